@@ -1,0 +1,334 @@
+"""The tile cache: the story of a request.
+
+A **hit** is found in memory, or is one file that is read; its use is noted in memory. No lock, no SQL, no render,
+and no database is needed.
+
+A **miss** belongs to a cuboid. Whoever misses first starts its flight, everyone else boards it. The flight takes the
+cuboid's lease, so that no other process fetches it too (another's lease: wait for the files it will store); looks
+again, for somebody may just have finished; asks the upstream for the voxels; renders, and answers, the slices that
+somebody waits for, then the others; stores them; gives the lease back. A failure stores nothing and reaches everyone
+who waits. Without the index there are no leases, and a flight goes on without one.
+
+Everything that other processes could see of a flight is there before its lease is given back: that is why a process
+that gets the lease and looks again need not fetch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+from zlib import crc32
+
+from cachetools import LRUCache
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from ocpproxy.address import TileAddress
+from ocpproxy.catalogue import Catalogue, Known, Source
+from ocpproxy.database import DatabaseAway
+from ocpproxy.geometry import Cuboid, Tile
+from ocpproxy.imagery import Grey, Voxels, blank_png, fingerprint, grey_png
+from ocpproxy.onefetch import Flight, OneFetch
+from ocpproxy.pool import InThread
+from ocpproxy.store import Stored, Usage
+from ocpproxy.upstream import OutOfRange, UnknownToken, Upstream, UpstreamBusy, UpstreamFailure
+
+_LOOK_EVERY = (0.01, 0.05)
+"""Seconds between looks for another process's files: first, and at most."""
+_ASK_LEASE_EVERY = 0.25
+_OVERHEAD = 400
+"""Bytes that a tile in memory takes beside its picture."""
+
+
+class Result(Enum):
+    """How a tile came."""
+
+    HIT_MEMORY = "hit_memory"
+    HIT_DISK = "hit_disk"
+    MISS = "miss"
+    """Fetched for this request."""
+    COLLAPSED = "collapsed"
+    """Fetched for another request at the same time."""
+    BLANK = "blank"
+    """Outside the volume."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A tile that can be served."""
+
+    picture: bytes
+    etag: str
+    """A strong validator, quoted."""
+    modified: float
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A tile, and how it came."""
+
+    ready: Ready
+    result: Result
+
+
+class Store(Protocol):
+    """Tiles on disk."""
+
+    async def read(self, tile: Tile) -> Stored | None:
+        """The tile, or None."""
+
+    def used(self, tile: Tile) -> None:
+        """The tile was served."""
+
+    async def write(self, pictures: list[tuple[Tile, bytes]]) -> int:
+        """Store tiles; how many were new."""
+
+
+class Lease(Protocol):
+    """One process at a time."""
+
+    async def take(self, name: str) -> bool:
+        """Whether it is ours now."""
+
+    async def give_back(self, name: str) -> None:
+        """Let go."""
+
+
+class Room(Protocol):
+    """Room for storing."""
+
+    def room(self, wanted: Usage) -> AbstractAsyncContextManager[int]:
+        """Keeps so many bytes free for the time of a block."""
+
+
+def _etag(tile: Tile, picture: bytes) -> str:
+    # The identity is in it too: equal pictures of different tiles are still different things to a shared cache.
+    return f'"{fingerprint(picture)}-{crc32("/".join(map(str, tile)).encode()):08x}"'
+
+
+class TileCache(Service):
+    """Tiles by address.
+
+    :param render: runs a render in a thread.
+    :param benches: how many renders of one flight go on side by side.
+    :param memory: bytes of tiles kept in memory.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        store: Store,
+        leases: Lease,
+        room: Room,
+        render: InThread,
+        clock: IReactorTime,
+        *,
+        benches: int,
+        memory: int,
+    ) -> None:
+        self._catalogue = catalogue
+        self._store = store
+        self._leases = leases
+        self._room = room
+        self._render_in_thread = render
+        self._clock = clock
+        self._benches = benches
+        self._memory: LRUCache[Tile, Ready] = LRUCache(memory, lambda ready: len(ready.picture) + _OVERHEAD)
+        self._turns: dict[Source, DeferredSemaphore] = {}
+        self.fetches: OneFetch[Cuboid, Tile, Answer] = OneFetch(self._fly, clock)
+
+    def stopService(self) -> Deferred[None]:
+        """Call off what can be called off, and finish the rest."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await self.fetches.stop()
+        await self._catalogue.stop()
+
+    # -- a request
+
+    async def tile(self, address: TileAddress) -> Answer:
+        """The tile.
+
+        :raises NotShown: there is no such channel or plane.
+        :raises DoesNotFit: the address is beyond what the index can hold.
+        :raises UpstreamFailure: it is not here, and the upstream did not give it.
+        """
+        known = self._catalogue.at_hand(address.token) or await self._catalogue.known(address.token)
+        cuboid = self._cuboid(known, address)
+        if cuboid is None:
+            return self._blank(known)
+        tile = cuboid.tile(address.slice)
+        hit = await self._hit(tile)
+        if hit is not None:
+            return hit
+        shared = self.fetches.in_the_air(cuboid)
+        answer = await self.fetches.join(cuboid, tile)
+        self._remember(tile, answer.ready)
+        return Answer(answer.ready, Result.COLLAPSED) if shared else answer
+
+    async def at_hand(self, address: TileAddress) -> Answer | None:
+        """The tile if it is here, and None if it would have to be fetched. Never asks for more than a description.
+
+        :raises NotShown:
+        :raises DoesNotFit:
+        :raises UpstreamFailure: nothing is known of the token.
+        """
+        known = await self._catalogue.known(address.token)
+        cuboid = self._cuboid(known, address)
+        return self._blank(known) if cuboid is None else await self._hit(cuboid.tile(address.slice))
+
+    def _cuboid(self, known: Known, address: TileAddress) -> Cuboid | None:
+        return known.stack(address).cuboid(address.time, address.level, address.slice, address.row, address.col)
+
+    def _blank(self, known: Known) -> Answer:
+        picture = blank_png()
+        return Answer(Ready(picture, f'"{fingerprint(picture)}"', known.read_at), Result.BLANK)
+
+    async def _hit(self, tile: Tile) -> Answer | None:
+        ready = self._memory.get(tile)
+        if ready is not None:
+            self._store.used(tile)
+            return Answer(ready, Result.HIT_MEMORY)
+        stored = await self._store.read(tile)
+        if stored is None:
+            return None
+        self._store.used(tile)
+        ready = Ready(stored.picture, _etag(tile, stored.picture), stored.modified)
+        self._remember(tile, ready)
+        return Answer(ready, Result.HIT_DISK)
+
+    def _remember(self, tile: Tile, ready: Ready) -> None:
+        if len(ready.picture) + _OVERHEAD <= self._memory.maxsize:
+            self._memory[tile] = ready
+
+    # -- a flight
+
+    async def _fly(self, flight: Flight[Cuboid, Tile, Answer]) -> None:
+        source = self._catalogue.source(flight.key.stack.dataset.token)
+        try:
+            async with self._leased(flight, source.patience), self._turn(source):
+                await self._look(flight)
+                if flight.awaited():
+                    await self._fetch(flight, source.upstream)
+        except UpstreamFailure as failure:
+            self._log.warn(
+                "{cuboid}: {outcome}: {reason}", cuboid=flight.key.name, outcome=failure.outcome, reason=str(failure)
+            )
+            raise
+
+    async def _fetch(self, flight: Flight[Cuboid, Tile, Answer], upstream: Upstream) -> None:
+        cuboid = flight.key
+        try:
+            voxels = await upstream.cutout(cuboid.cutout(), flight.mark_arriving)
+        except (OutOfRange, UnknownToken):
+            self._catalogue.refresh(cuboid.stack.dataset.token)  # what is known of it is out of date
+            raise
+        flight.mark_arriving()
+        await self._keep(await self._render(flight, voxels))
+
+    @asynccontextmanager
+    async def _turn(self, source: Source) -> AsyncIterator[None]:
+        """One of the places that an upstream has, so that not all of memory is voxels."""
+        places = self._turns.setdefault(source, DeferredSemaphore(source.flights))
+        await places.acquire().addTimeout(source.patience, self._clock, _too_busy)
+        try:
+            yield
+        finally:
+            places.release()
+
+    @asynccontextmanager
+    async def _leased(self, flight: Flight[Cuboid, Tile, Answer], patience: float) -> AsyncIterator[None]:
+        """The cuboid's lease; or none, when the index is away or another process has delivered meanwhile."""
+        name = flight.key.name
+        ours = await self._take_or_wait(name, flight, patience)
+        try:
+            yield
+        finally:
+            if ours:
+                await self._leases.give_back(name)
+
+    async def _take_or_wait(self, name: str, flight: Flight[Cuboid, Tile, Answer], patience: float) -> bool:
+        pause, longest = _LOOK_EVERY
+        began = asked = self._clock.seconds()
+        try:
+            if await self._leases.take(name):
+                return True
+            while flight.awaited() and self._clock.seconds() - began < patience:
+                await deferLater(self._clock, pause)
+                pause = min(pause * 1.5, longest)
+                await self._look(flight, Result.COLLAPSED)
+                if flight.awaited() and self._clock.seconds() - asked >= _ASK_LEASE_EVERY:
+                    asked = self._clock.seconds()
+                    if await self._leases.take(name):
+                        return True
+        except DatabaseAway:
+            pass
+        return False
+
+    async def _look(self, flight: Flight[Cuboid, Tile, Answer], result: Result = Result.HIT_DISK) -> None:
+        """Deliver what is on disk by now."""
+        for tile in flight.awaited():
+            stored = await self._store.read(tile)
+            if stored is not None:
+                self._store.used(tile)
+                flight.deliver(
+                    tile, Answer(Ready(stored.picture, _etag(tile, stored.picture), stored.modified), result)
+                )
+
+    async def _render(self, flight: Flight[Cuboid, Tile, Answer], voxels: Voxels) -> list[tuple[Tile, bytes]]:
+        """All tiles of the cuboid; those that somebody waits for are made, and delivered, first."""
+        left = dict.fromkeys(flight.key.tiles())
+        made: list[tuple[Tile, bytes]] = []
+
+        async def bench() -> None:
+            while left:
+                tile = next((tile for tile in flight.awaited() if tile in left), None) or next(iter(left))
+                del left[tile]
+                picture: bytes = await self._render_in_thread(_grey_slice, voxels, tile.slice - flight.key.box.z0)
+                made.append((tile, picture))
+                ready = Ready(picture, _etag(tile, picture), self._clock.seconds())
+                flight.deliver(tile, Answer(ready, Result.MISS))
+
+        try:
+            await gatherResults([Deferred.fromCoroutine(bench()) for _ in range(self._benches)], consumeErrors=True)
+        except FirstError as first:
+            first.subFailure.raiseException()
+        return made
+
+    async def _keep(self, made: list[tuple[Tile, bytes]]) -> None:
+        wanted = Usage(len(made), sum(len(picture) for _, picture in made))
+        async with self._room.room(wanted) as granted:
+            kept = []
+            for tile, picture in made:
+                granted -= len(picture)
+                if granted >= 0:
+                    kept.append((tile, picture))
+            if kept:
+                await self._store.write(kept)
+            if len(kept) < len(made):
+                self._log.warn(
+                    "no room in the cache: {count} of {all} tiles are not stored",
+                    count=len(made) - len(kept),
+                    all=len(made),
+                )
+
+
+def _grey_slice(voxels: Voxels, n: int) -> bytes:
+    """The tile of the n-th slice of an array (z, y, x)."""
+    pixels: Grey = voxels[n].astype("uint8", copy=False)
+    return grey_png(pixels)
+
+
+def _too_busy(_: object, patience: float) -> None:
+    raise UpstreamBusy(f"no place for another cuboid within {patience:g} s")

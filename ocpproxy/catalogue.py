@@ -1,0 +1,190 @@
+"""What is known of each token: which upstream has it, and its dataset.
+
+A dataset is asked for once and kept: in memory, and in the index for the next start. After `max_age` it is asked for
+again, in the background: nobody waits for that, and while the upstream does not answer the old one stays good. A token
+that the upstream does not know is not asked for again for a minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cachetools import LRUCache, TTLCache
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from ocpproxy.address import Colouring, TileAddress
+from ocpproxy.descriptions import Description
+from ocpproxy.geometry import Dataset, NotShown, Plane, Stack
+from ocpproxy.onefetch import Flight, OneFetch
+from ocpproxy.upstream import UnknownToken, Upstream, UpstreamBroken, UpstreamFailure, UpstreamRefused
+
+_UNKNOWN_FOR = 60.0
+_RETRY_EVERY = 30.0
+"""Seconds between questions to an upstream that does not say anything new of a token."""
+_MOST_TOKENS = 10_000
+_MOST_STACKS = 1000
+
+
+class Shelf(Protocol):
+    """Where descriptions are kept between starts."""
+
+    async def load(self, token: str, origin: str) -> Description | None:
+        """The description, if it is there."""
+
+    async def save(self, dataset: Dataset, origin: str, description: Description) -> None:
+        """Keep it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One upstream, and how it is used."""
+
+    upstream: Upstream
+    max_age: float
+    """Seconds that what it says of a token is good for."""
+    flights: int
+    """Cuboids that are fetched, rendered and stored at a time; the others wait for their turn."""
+    patience: float
+    """Seconds that a flight waits for its turn, or for another process's fetch."""
+
+
+@dataclass(eq=False)
+class Known:
+    """One token."""
+
+    source: Source
+    dataset: Dataset
+    read_at: float
+    ask_again: float
+    """When the upstream is to be asked again."""
+    stacks: LRUCache[tuple[Plane, str | None], Stack] = field(default_factory=lambda: LRUCache(_MOST_STACKS))
+
+    def stack(self, address: TileAddress) -> Stack:
+        """The stack that the address shows.
+
+        :raises NotShown:
+        """
+        channels = address.channels
+        if address.colouring is Colouring.NAMED or len(channels) > 1:
+            raise NotShown(f"false colour of {self.dataset.token} is not served")
+        wanted = (address.plane, channels[0].name if channels else None)
+        stack = self.stacks.get(wanted)
+        if stack is None:
+            stack = self.stacks[wanted] = self.dataset.stack(*wanted)
+        return stack
+
+
+class Catalogue:
+    """All tokens.
+
+    :param sources: the upstreams of tokens that have one of their own.
+    :param otherwise: the upstream of all others.
+    """
+
+    _log = Logger()
+
+    def __init__(self, sources: Mapping[str, Source], otherwise: Source, shelf: Shelf, clock: IReactorTime) -> None:
+        self._sources = sources
+        self._otherwise = otherwise
+        self._shelf = shelf
+        self._clock = clock
+        self._known: LRUCache[str, Known] = LRUCache(_MOST_TOKENS)
+        self._unknown: TTLCache[str, UpstreamFailure] = TTLCache(_MOST_TOKENS, _UNKNOWN_FOR, clock.seconds)
+        self._asking: OneFetch[str, str, Known] = OneFetch(self._ask, clock)
+
+    def tokens(self) -> list[str]:
+        """The tokens that are configured or have been asked for, in order."""
+        return sorted({*self._sources, *self._known})
+
+    def source(self, token: str) -> Source:
+        """Where the token's voxels come from."""
+        return self._sources.get(token, self._otherwise)
+
+    def at_hand(self, token: str) -> Known | None:
+        """What is known without asking anybody."""
+        known: Known | None = self._known.get(token)
+        if known is not None and self._clock.seconds() > known.ask_again:
+            known.ask_again = self._clock.seconds() + _RETRY_EVERY
+            self.refresh(token)
+        return known
+
+    async def known(self, token: str) -> Known:
+        """What is known of the token.
+
+        :raises UnknownToken: there is none such.
+        :raises UpstreamFailure: nothing is known and the upstream does not say.
+        """
+        known = self.at_hand(token)
+        if known is not None:
+            return known
+        unknown = self._unknown.get(token)
+        if unknown is not None:
+            raise unknown.with_traceback(None)
+        return await self._asking.join(token, token)
+
+    def refresh(self, token: str) -> None:
+        """Ask again, in the background; what is known stays until there is an answer."""
+        if not self._asking.in_the_air(token):
+            self._asking.join(token, token).addErrback(
+                lambda failure: self._log.debug("{token}: {reason}", token=token, reason=failure.getErrorMessage())
+            )
+
+    async def _ask(self, flight: Flight[str, str, Known]) -> None:
+        token = flight.key
+        flight.mark_arriving()
+        source = self.source(token)
+        kept = None
+        if token not in self._known:
+            kept = await self._kept(token, source)
+            if kept is not None and self._clock.seconds() < kept.ask_again:
+                self._known[token] = kept
+                flight.deliver(token, kept)
+                return
+        try:
+            known = await self._ask_upstream(token, source)
+        except CancelledError:
+            raise
+        except (UnknownToken, UpstreamRefused) as error:
+            self._unknown[token] = error
+            raise
+        except UpstreamFailure as error:
+            if kept is None:
+                raise
+            self._log.warn("{token} is served as it was known before: {reason}", token=token, reason=str(error))
+            kept.ask_again = self._clock.seconds() + _RETRY_EVERY
+            known = kept
+        old = self._known.get(token)
+        if old is not None and repr(old.dataset) == repr(known.dataset):
+            old.read_at, old.ask_again = known.read_at, known.ask_again  # nothing new: keep the stacks
+            known = old
+        self._known[token] = known
+        flight.deliver(token, known)
+
+    async def _kept(self, token: str, source: Source) -> Known | None:
+        kept = await self._shelf.load(token, source.upstream.origin)
+        if kept is None:
+            return None
+        try:
+            dataset = source.upstream.dataset(token, kept.text)
+            return Known(source, dataset, kept.read_at, kept.read_at + source.max_age)
+        except UpstreamBroken as error:
+            self._log.warn("what the index says of {token} makes no sense: {reason}", token=token, reason=str(error))
+            return None
+
+    async def _ask_upstream(self, token: str, source: Source) -> Known:
+        text = await source.upstream.describe(token)
+        now = self._clock.seconds()
+        known = Known(source, source.upstream.dataset(token, text), now, now + source.max_age)
+        saving = Deferred.fromCoroutine(
+            self._shelf.save(known.dataset, source.upstream.origin, Description(text, known.read_at))
+        )
+        saving.addErrback(lambda failure: self._log.failure("keeping what is known of {token}", failure, token=token))
+        return known
+
+    async def stop(self) -> None:
+        """Ask nobody any more."""
+        await self._asking.stop()

@@ -1,0 +1,76 @@
+"""The counters and gauges, named once. Scraped at ``/metrics``; the names are part of the gateway's outside."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric, SummaryMetricFamily
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class LoopLag:
+    """How late the event loop came to a timer: count and sum since the start, quantiles of the last samples."""
+
+    def __init__(self, samples: int = 600) -> None:
+        self._recent: deque[float] = deque(maxlen=samples)
+        self._count = 0
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Note one sample."""
+        self._recent.append(seconds)
+        self._count += 1
+        self._sum += seconds
+
+    def collect(self) -> Iterable[Metric]:
+        """What Prometheus reads."""
+        name = "ocpproxy_event_loop_lag_seconds"
+        lag = SummaryMetricFamily(name, "How late the event loop was; quantiles over the last minute", labels=())
+        lag.add_metric((), count_value=self._count, sum_value=self._sum)
+        ordered = sorted(self._recent)
+        for quantile in (0.5, 0.9, 0.99, 1.0):
+            value = ordered[min(len(ordered) - 1, int(quantile * len(ordered)))] if ordered else 0.0
+            lag.add_sample(name, {"quantile": f"{quantile:g}"}, value)
+        yield lag
+
+
+class Metrics:
+    """One set of metrics in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.tiles = Counter("ocpproxy_tiles", "Tile requests answered, by result", ["result"], registry=registry)
+        for result in ("hit_memory", "hit_disk", "miss", "blank", "error"):
+            self.tiles.labels(result)
+        self.upstream_requests = Counter(
+            "ocpproxy_upstream_requests", "Requests to upstreams", ["kind", "outcome"], registry=registry
+        )
+        self.upstream_seconds = Histogram(
+            "ocpproxy_upstream_seconds", "Time to the last byte", ["kind"], buckets=_SECONDS, registry=registry
+        )
+        self.cache_tiles = Gauge("ocpproxy_cache_tiles", "Tiles on disk", registry=registry)
+        self.cache_bytes = Gauge("ocpproxy_cache_bytes", "Bytes of tiles on disk", registry=registry)
+        self.reclaimed = Counter("ocpproxy_reclaimed_tiles", "Tiles reclaimed", registry=registry)
+        self.mended = Counter(
+            "ocpproxy_mended", "Differences between disk and index that were mended", ["what"], registry=registry
+        )
+        self.unstored = Counter(
+            "ocpproxy_unstored_tiles",
+            "Tiles answered but not stored: no room, or the disk refused",
+            registry=registry,
+        )
+        self.failed_turns = Counter(
+            "ocpproxy_failed_turns", "Turns of a background loop that failed", ["loop"], registry=registry
+        )
+        self.waiters = Gauge("ocpproxy_waiters", "Requests waiting for a fetch", registry=registry)
+        self.flights = Gauge("ocpproxy_flights", "Cuboids being fetched", registry=registry)
+        self.renders_queued = Gauge("ocpproxy_renders_queued", "Renders waiting for a thread", registry=registry)
+        self.index_up = Gauge("ocpproxy_index_up", "1 while the index database answers", registry=registry)
+        self.unsettled = Gauge(
+            "ocpproxy_unsettled_tiles", "Stored tiles the index has not accounted for yet", registry=registry
+        )
+        self.loop_lag = LoopLag()
+        registry.register(self.loop_lag)

@@ -1,0 +1,199 @@
+"""One fetch at a time: among those who wait, however many they are.
+
+A *flight* brings what belongs to one key (a cuboid, a token) for all who wait for items of it (its tiles). Everyone who
+joins gets a Deferred of his own: one who leaves disturbs nobody, and a failure reaches each. A flight delivers item by
+item, what is awaited first, and what it has delivered stays in hand until it ends, for those who join late.
+
+When the last one leaves, the flight is called off, unless it is *arriving*: then most of the price is paid, and it is
+finished into the cache.
+
+A failure is remembered for a moment, so that a broken upstream is not asked again by everyone who comes.
+
+Among processes the same is done by leases (`ocpproxy.leases`); `ocpproxy.cache` joins the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+from cachetools import TTLCache
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+K = TypeVar("K", bound=Hashable)
+I = TypeVar("I", bound=Hashable)  # noqa: E741 - an item
+R = TypeVar("R")
+
+NOT_AGAIN_FOR = 1.0
+"""Seconds that a failure is remembered."""
+
+
+_FINISH_WITHIN = 3.0
+"""Seconds that what is arriving has to be finished when everything stops."""
+_ROUNDS = 3
+"""Somebody may board while a flight is ending, and want what it has not brought: then it flies again."""
+
+
+class NotDelivered(Exception):
+    """A flight ended without an item that it was to bring."""
+
+
+class Flight(Generic[K, I, R]):
+    """One fetch in the air."""
+
+    def __init__(self, key: K) -> None:
+        self.key = key
+        self.arriving = False
+        self._waiting: dict[I, list[Deferred[R]]] = {}
+        self._delivered: dict[I, R] = {}
+        self.course: Deferred[None] | None = None
+
+    def awaited(self) -> list[I]:
+        """The items somebody waits for now, first come first."""
+        return list(self._waiting)
+
+    def mark_arriving(self) -> None:
+        """From here on the flight is finished, whoever leaves."""
+        self.arriving = True
+
+    def deliver(self, item: I, result: R) -> None:
+        """Hand the item to all who wait for it, and to those who come before the flight ends."""
+        self._delivered[item] = result
+        for waiting in self._waiting.pop(item, ()):
+            waiting.callback(result)
+
+    def _board(self, item: I, left: Callable[[], None]) -> Deferred[R]:
+        if item in self._delivered:
+            ready: Deferred[R] = Deferred()
+            ready.callback(self._delivered[item])
+            return ready
+
+        def leave(waiting: Deferred[R]) -> None:
+            crowd = self._waiting.get(item, [])
+            if waiting in crowd:
+                crowd.remove(waiting)
+                if not crowd:
+                    del self._waiting[item]
+            left()
+
+        waiting: Deferred[R] = Deferred(leave)
+        self._waiting.setdefault(item, []).append(waiting)
+        return waiting
+
+    def _fail(self, failure: BaseException) -> None:
+        stranded = [waiting for crowd in self._waiting.values() for waiting in crowd]
+        self._waiting.clear()
+        for waiting in stranded:
+            waiting.errback(Failure(failure.with_traceback(None)))
+
+    @property
+    def waiters(self) -> int:
+        """How many wait."""
+        return sum(map(len, self._waiting.values()))
+
+
+class OneFetch(Generic[K, I, R]):
+    """The flights in the air, one a key at the most.
+
+    :param fly: makes one flight: it is to deliver every awaited item, or to raise what all who still wait shall get.
+    """
+
+    _log = Logger()
+
+    def __init__(self, fly: Callable[[Flight[K, I, R]], Awaitable[None]], clock: IReactorTime) -> None:
+        self._fly = fly
+        self._clock = clock
+        self._flights: dict[K, Flight[K, I, R]] = {}
+        self._failures: TTLCache[K, Exception] = TTLCache(10_000, NOT_AGAIN_FOR, clock.seconds)
+        self._stopped = False
+
+    def in_the_air(self, key: K) -> bool:
+        """Whether somebody who joins now shares a fetch."""
+        return key in self._flights
+
+    def join(self, key: K, item: I) -> Deferred[R]:
+        """The item, by the flight in the air or by a new one. Cancel it to leave.
+
+        Fails with whatever the fetch fails with.
+        """
+        failed = self._failures.get(key)
+        if failed is not None:
+            return _failed(failed.with_traceback(None))
+        if self._stopped:
+            return _failed(CancelledError())
+        flight = self._flights.get(key)
+        new = flight is None
+        if flight is None:
+            flight = self._flights[key] = Flight(key)
+        boarded = flight._board(item, lambda: self._left(flight))
+        if new:
+            flight.course = Deferred.fromCoroutine(self._run(flight))
+            if flight.course.called:
+                flight.course = None
+        return boarded
+
+    async def _run(self, flight: Flight[K, I, R]) -> None:
+        error: Exception = NotDelivered(str(flight.key))
+        try:
+            for _ in range(_ROUNDS):
+                await self._fly(flight)
+                if not flight.waiters:
+                    break
+        except CancelledError as cancelled:
+            error = cancelled
+        except Exception as failure:
+            error = failure
+            self._failures[flight.key] = failure
+        finally:
+            # The way is free for the next flight before anyone is told: whoever is told may ask again at once.
+            if self._flights.get(flight.key) is flight:
+                del self._flights[flight.key]
+        flight._fail(error)
+
+    def _left(self, flight: Flight[K, I, R]) -> None:
+        if not flight.waiters and not flight.arriving and self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]  # who comes now begins anew
+            if flight.course is not None:
+                flight.course.cancel()
+
+    def forget_failure(self, key: K) -> None:
+        """Let the key be asked for at once."""
+        self._failures.pop(key, None)
+
+    @property
+    def waiters(self) -> int:
+        """How many wait, for whatever."""
+        return sum(flight.waiters for flight in self._flights.values())
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    async def stop(self) -> None:
+        """Call off what is not arriving, and wait for the rest, but not for long."""
+        self._stopped = True
+        courses = {flight.course: flight.arriving for flight in self._flights.values() if flight.course is not None}
+        ended: list[Deferred[None]] = []
+        for course, arriving in courses.items():
+            end: Deferred[None] = Deferred()
+            course.addBoth(end.callback)
+            ended.append(end)
+            if not arriving:
+                course.cancel()
+        late = self._clock.callLater(_FINISH_WITHIN, _cancel_all, list(courses))
+        await gatherResults(ended)
+        if late.active():
+            late.cancel()
+
+
+def _cancel_all(courses: list[Deferred[None]]) -> None:
+    for course in courses:
+        course.cancel()
+
+
+def _failed(error: Exception) -> Deferred[R]:
+    failed: Deferred[R] = Deferred()
+    failed.errback(Failure(error))
+    return failed

@@ -1,0 +1,209 @@
+"""Reclaiming: the cache stays within its size by forgetting what was used least recently.
+
+The policy is pure (`Limits`). The `Reclaimer` looks at the account every `interval`, and at once when something is
+about to be stored that would fill the cache: whoever stores asks for `room` first. Over ``reclaim_above`` of the
+size a turn goes down to ``reclaim_to`` in small slices, each a transaction and some unlinks in threads, so nothing
+waits long. One process at a time reclaims, by a lease; what is chosen and freed is computed in the transaction, so
+even two would not free too much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+
+from ocpproxy.database import DatabaseAway
+from ocpproxy.metrics import Metrics
+from ocpproxy.store import Usage
+
+LEASE = "reclaim"
+_SLICE = 250
+"""Tiles in one transaction."""
+_PATIENCE = 5.0
+"""Seconds that somebody who wants to store waits for room."""
+_PAUSE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much the cache may hold: `size` bytes, and `max_tiles` tiles when that is not 0."""
+
+    size: int
+    max_tiles: int
+    above: float
+    to: float
+
+    def is_full(self, usage: Usage) -> bool:
+        """Whether it is time to reclaim."""
+        return usage.bytes > self.above * self.size or bool(
+            self.max_tiles and usage.tiles > self.above * self.max_tiles
+        )
+
+    def holds(self, usage: Usage) -> bool:
+        """Whether so much may lie on disk at all."""
+        return usage.bytes <= self.size and not (self.max_tiles and usage.tiles > self.max_tiles)
+
+    def keep(self, incoming: Usage) -> Usage:
+        """What is left when a turn ends, with room for what is about to be stored."""
+        tiles = min(int(self.to * self.max_tiles), self.max_tiles - incoming.tiles) if self.max_tiles else 2**62
+        return Usage(max(0, tiles), max(0, min(int(self.to * self.size), self.size - incoming.bytes)))
+
+
+class Account(Protocol):
+    """What is reclaimed."""
+
+    @property
+    def usage(self) -> Usage:
+        """What it holds now."""
+
+    async def refresh(self) -> Usage:
+        """Look again what it holds."""
+
+    async def shrink(self, keep: Usage, at_most: int) -> Usage:
+        """Remove the least recently used until `keep` is left, `at_most` so many tiles; what was removed."""
+
+
+class Lease(Protocol):
+    """One process at a time."""
+
+    async def take(self, name: str) -> bool:
+        """Whether it is ours now."""
+
+    async def give_back(self, name: str) -> None:
+        """Let go."""
+
+
+class Reclaimer(Service):
+    """Keeps one account within its limits."""
+
+    _log = Logger()
+
+    def __init__(
+        self, account: Account, lease: Lease, limits: Limits, interval: float, clock: IReactorTime, metrics: Metrics
+    ) -> None:
+        self._account = account
+        self._lease = lease
+        self._limits = limits
+        self._interval = interval
+        self._clock = clock
+        self._metrics = metrics
+        self._incoming = Usage()
+        self._turning: Deferred[None] | None = None
+        self._loop = LoopingCall(self._tick)
+        self._loop.clock = clock
+
+    def startService(self) -> None:
+        """Begin to look."""
+        super().startService()
+        self._loop.start(self._interval, now=False)
+
+    def stopService(self) -> Deferred[None] | None:
+        """Stop looking; a turn that is under way ends after its slice."""
+        super().stopService()
+        self._loop.stop()
+        return self._turn_ended() if self._turning is not None else None
+
+    async def _tick(self) -> None:
+        try:
+            await self._account.refresh()
+            if self._limits.is_full(self._projected()):
+                await self.turn()
+        except DatabaseAway:
+            pass
+        except CancelledError:
+            raise
+        except Exception:
+            self._failed()
+
+    def _failed(self) -> None:
+        self._metrics.failed_turns.labels("reclaim").inc()
+        self._log.failure("reclaiming failed; it is tried again")
+
+    def _projected(self) -> Usage:
+        usage = self._account.usage
+        return Usage(usage.tiles + self._incoming.tiles, usage.bytes + self._incoming.bytes)
+
+    @asynccontextmanager
+    async def room(self, wanted: Usage) -> AsyncIterator[int]:
+        """Room for storing: yields how many bytes may be stored, kept free until the end of the block.
+
+        That is what is wanted or, when the cache could not be made small enough in time, 0: the cache is bounded even
+        in a burst, and while the index is away. One cuboid never takes more than half of the cache.
+        """
+        granted = Usage(wanted.tiles, min(wanted.bytes, self._limits.size // 2))
+        self._incoming = Usage(self._incoming.tiles + granted.tiles, self._incoming.bytes + granted.bytes)
+        try:
+            yield granted.bytes if await self._make_room() else 0
+        finally:
+            self._incoming = Usage(self._incoming.tiles - granted.tiles, self._incoming.bytes - granted.bytes)
+            self._begin_if_full()
+
+    async def _make_room(self) -> bool:
+        self._begin_if_full()
+        deadline = self._clock.seconds() + _PATIENCE
+        while not self._limits.holds(self._projected()):
+            if self._clock.seconds() > deadline:
+                return False
+            await self.turn()
+            if not self._limits.holds(self._projected()):
+                await deferLater(self._clock, _PAUSE)  # another process reclaims, or the index is away
+        return True
+
+    def _begin_if_full(self) -> None:
+        if self._turning is None and self.running and self._limits.is_full(self._projected()):
+            self._begin()
+
+    def _begin(self) -> None:
+        self._turning = Deferred.fromCoroutine(self._turn())
+        self._turning.addErrback(lambda failure: failure.trap(DatabaseAway) and None)
+        self._turning.addErrback(lambda failure: self._log.failure("reclaiming", failure))
+        self._turning.addBoth(self._turned)
+        if self._turning.called:
+            self._turning = None
+
+    def _turned(self, _: object) -> None:
+        self._turning = None
+
+    def _turn_ended(self) -> Deferred[None]:
+        ended: Deferred[None] = Deferred()
+        if self._turning is None:
+            ended.callback(None)
+        else:
+            self._turning.addBoth(lambda _: ended.callback(None))
+        return ended
+
+    async def turn(self) -> None:
+        """One turn of reclaiming, shared by all who wait for one."""
+        if self._turning is None:
+            self._begin()
+        await self._turn_ended()
+
+    async def _turn(self) -> None:
+        if not await self._lease.take(LEASE):
+            await self._account.refresh()
+            return
+        try:
+            while self.running:
+                keep = self._limits.keep(self._incoming)
+                removed = await self._account.shrink(keep, _SLICE)
+                if not removed.tiles:
+                    return
+                usage = self._account.usage
+                if usage.tiles <= keep.tiles and usage.bytes <= keep.bytes:
+                    return
+        except DatabaseAway:
+            raise
+        except CancelledError:
+            raise
+        except Exception:
+            self._failed()
+        finally:
+            await self._lease.give_back(LEASE)

@@ -1,0 +1,294 @@
+"""Tiles on disk and their account in the index, as one promise.
+
+The file is the truth, the row is its account. `TileStore.read` opens one file and needs no database; `write` creates
+files and answers as soon as they are there, and the account follows in the background, many tiles in one transaction.
+While the index is away the tiles that were written wait to be *settled* (`ocpproxy.store.account`); the journal
+remembers them should the process die. A use is noted in memory and written down every few seconds.
+
+====================  ============================================================
+`keys`                path and key of a tile, both ways
+`files`               tiles as files: whole or not there
+`journal`             what a crash would leave in doubt
+`account`             rows and totals, as interactions
+`mend`                finds and mends what disagrees, at the start and for fsck
+====================  ============================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from ocpproxy.database import Database, DatabaseAway
+from ocpproxy.geometry import Tile
+from ocpproxy.metrics import Metrics
+from ocpproxy.pool import InThread
+from ocpproxy.store import account
+from ocpproxy.store.account import Usage
+from ocpproxy.store.files import BrokenTile, Files, Stored
+from ocpproxy.store.journal import Journal
+from ocpproxy.store.keys import DoesNotFit
+
+__all__ = ["DoesNotFit", "Stored", "TileStore", "Usage"]
+
+_SETTLE_AT_ONCE = 512
+_USES_EVERY = 2.0
+_MOST_IN_DOUBT = 200_000
+"""Tiles that may wait for the index in memory; beyond, the journal remembers them and the mender finds them."""
+_MOST_USES = 500_000
+
+
+class TileStore(Service):
+    """The store of one cache directory.
+
+    :param directory: of the cache; tiles are in ``tiles/``, the journals of the processes in ``journal/``.
+    :param in_thread: runs blocking work on files.
+    :param owner: a name of this process that no other has.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, directory: Path, database: Database, reactor: Any, in_thread: InThread, owner: str, metrics: Metrics
+    ) -> None:
+        self.files = Files(directory / "tiles", owner)
+        self.journal = Journal(directory / "journal", owner)
+        self._database = database
+        self._reactor = reactor
+        self._in_thread = in_thread
+        self._metrics = metrics
+        self._said = Usage()
+        self._doubts: dict[Tile, int] = {}
+        self._doubted_bytes = 0
+        self._uses: dict[Tile, float] = {}
+        self._changing = 0
+        self._settling: Deferred[None] | None = None
+        self.overflowed = False
+        """More tiles were stored while the index was away than are remembered here: a sweep has to find them."""
+        self._uses_loop = LoopingCall(self._write_uses)
+        self._uses_loop.clock = reactor
+        database.when_up(self._up)
+
+    # -- life
+
+    def startService(self) -> None:
+        """Take the directory into use.
+
+        :raises OSError: when it cannot be written to.
+        """
+        super().startService()
+        self.files.directory.mkdir(parents=True, exist_ok=True)
+        self.journal.open()
+        self.files.writable()
+        self._uses_loop.start(_USES_EVERY, now=False)
+
+    def stopService(self) -> Deferred[None]:
+        """Write down what is only in memory; what the index will not take stays in the journal."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._uses_loop.stop()
+        await self._write_uses()
+        if self._settling is None:
+            self._settle_soon()
+        if self._settling is not None:
+            await self._settling
+        self._maybe_clear()
+        self.journal.close()
+
+    def _up(self) -> None:
+        self._settle_soon()
+        Deferred.fromCoroutine(self.refresh()).addErrback(
+            lambda failure: failure.trap(DatabaseAway) and None,
+        )
+
+    # -- tiles
+
+    async def read(self, tile: Tile) -> Stored | None:
+        """The tile from disk, or None. A torn file is removed, and is None.
+
+        :raises DoesNotFit: when there can be no such tile.
+        """
+        try:
+            found: Stored | None = await self._in_thread(self.files.read, tile)
+        except BrokenTile:
+            self._log.warn("{tile} is torn: removed", tile=tile)
+            self._metrics.mended.labels("torn tile").inc()
+            await self.discard([tile])
+            return None
+        return found
+
+    def used(self, tile: Tile) -> None:
+        """The tile was served just now."""
+        if len(self._uses) < _MOST_USES or tile in self._uses:
+            self._uses[tile] = self._reactor.seconds()
+
+    async def write(self, pictures: Sequence[tuple[Tile, bytes]]) -> int:
+        """Store the tiles; those that are there already stay as they are. Returns how many are stored now.
+
+        The account follows by itself. A disk that refuses is logged, and the tiles are not stored.
+        """
+        self._changing += 1
+        created: list[tuple[Tile, int]] = []
+        try:
+            refused = await self._in_thread(self._create, pictures, created)
+        except CancelledError:  # the thread goes on; whatever it creates is in the journal
+            self._changing += 1
+            raise
+        finally:
+            self._changing -= 1
+        for tile, size in created:
+            self.doubt(tile, size)
+        self._settle_soon()
+        if refused is not None:
+            self._metrics.unstored.inc(len(pictures) - len(created))
+            self._log.error("a tile could not be stored: {reason}", reason=str(refused))
+        return len(created)
+
+    def _create(self, pictures: Sequence[tuple[Tile, bytes]], created: list[tuple[Tile, int]]) -> OSError | None:
+        try:
+            self.journal.note(tile for tile, _ in pictures)
+            for tile, picture in pictures:
+                if self.files.create(tile, picture):
+                    created.append((tile, len(picture)))
+        except OSError as error:
+            return error
+        return None
+
+    async def discard(self, tiles: Iterable[Tile]) -> None:
+        """Remove the tiles' files, whatever the index says; the account follows."""
+        tiles = list(tiles)
+        self._changing += 1
+        try:
+            await self._in_thread(self._remove, tiles)
+        finally:
+            self._changing -= 1
+        for tile in tiles:
+            self.doubt(tile, 0)
+        self._settle_soon()
+
+    def _remove(self, tiles: Sequence[Tile], *, noted: bool = False) -> None:
+        if not noted:
+            self.journal.note(tiles)
+        for tile in tiles:
+            self.files.remove(tile)
+
+    # -- the account
+
+    @property
+    def usage(self) -> Usage:
+        """What the cache holds: the account as it was last seen, and what is not in it yet."""
+        return Usage(self._said.tiles + len(self._doubts), self._said.bytes + self._doubted_bytes)
+
+    @property
+    def in_doubt(self) -> int:
+        """Tiles whose account is not settled."""
+        return len(self._doubts)
+
+    async def refresh(self) -> Usage:
+        """Look what the account says now: other processes change it too.
+
+        :raises DatabaseAway:
+        """
+        self._say(await self._database.read(account.usage))
+        return self.usage
+
+    def _say(self, usage: Usage) -> None:
+        self._said = usage
+        self._metrics.cache_tiles.set(self.usage.tiles)
+        self._metrics.cache_bytes.set(self.usage.bytes)
+        self._metrics.unsettled.set(len(self._doubts))
+
+    def doubt(self, tile: Tile, size: int = 0) -> None:
+        """The account of this tile has to be looked at; `size` bytes may have come to it."""
+        if len(self._doubts) < _MOST_IN_DOUBT or tile in self._doubts:
+            self._doubted_bytes += size - self._doubts.get(tile, 0)
+            self._doubts[tile] = size
+        else:
+            self.overflowed = True
+
+    def _settle_soon(self) -> None:
+        if self._settling is None and self._doubts and self._database.up:
+            self._settling = Deferred.fromCoroutine(self._settle())
+            self._settling.addErrback(lambda failure: self._log.failure("settling the account", failure))
+            self._settling.addBoth(self._settled)
+
+    def _settled(self, _: object) -> None:
+        self._settling = None
+        self._maybe_clear()
+
+    async def _settle(self) -> None:
+        while self._doubts:
+            batch = {tile: self._doubts[tile] for tile, _ in zip(self._doubts, range(_SETTLE_AT_ONCE), strict=False)}
+            try:
+                done = await self._database.run(account.settle, list(batch), self.files.look)
+            except DatabaseAway:
+                return
+            except CancelledError:
+                raise
+            except Exception:
+                self._metrics.failed_turns.labels("settle").inc()
+                self._log.failure("{count} tiles could not be accounted for; a sweep will look again", count=len(batch))
+                self.overflowed = True
+                done = None
+            for tile, size in batch.items():
+                if self._doubts.get(tile) == size:
+                    self._doubted_bytes -= self._doubts.pop(tile)
+            self._say(done.usage if done else self._said)
+
+    async def settled(self) -> None:
+        """Returns when nothing is in doubt, or the index is away."""
+        while self._doubts and self._database.up:
+            self._settle_soon()
+            if self._settling is not None:
+                done: Deferred[None] = Deferred()
+                self._settling.addBoth(lambda _: done.callback(None))  # noqa: B023 - awaited before the next turn
+                await done
+
+    def _maybe_clear(self) -> None:
+        if not self._doubts and not self._changing and not self.overflowed:
+            self.journal.clear()
+
+    async def _write_uses(self) -> None:
+        """Put the uses that are only in memory into the index; they stay in memory while it is away."""
+        uses, self._uses = self._uses, {}
+        try:
+            if uses and self._database.up:
+                await self._database.run(account.note_uses, uses)
+                uses = {}
+        except DatabaseAway:
+            pass
+        except CancelledError:
+            raise
+        except Exception:
+            self._metrics.failed_turns.labels("uses").inc()
+            self._log.failure("uses could not be noted")
+            uses = {}
+        if uses and len(self._uses) < _MOST_USES:
+            self._uses = {**uses, **self._uses}
+
+    async def shrink(self, keep: Usage, at_most: int) -> Usage:
+        """Remove the tiles used least recently, `at_most` so many, until no more than `keep` is left.
+
+        Returns what was removed. The rows go first; a crash before the files have gone is mended by the journal.
+
+        :raises DatabaseAway:
+        """
+        await self._write_uses()
+        self._changing += 1
+        try:
+            done = await self._database.run(account.forget_oldest, at_most, keep, self.journal.note)
+            self._say(done.usage)
+            await self._in_thread(self._remove, done.tiles, noted=True)
+        finally:
+            self._changing -= 1
+            self._maybe_clear()
+        self._metrics.reclaimed.inc(done.rows)
+        return Usage(done.rows, done.bytes)

@@ -1,0 +1,163 @@
+"""Tiles as files: whole or not there.
+
+A file is written under a temporary name in its own directory and then given its name, which fails if there is one
+already: so a file, once there, never changes until it is removed, and whoever created it is the one who accounts for
+it. Everything here blocks and is called in a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ocpproxy.geometry import Tile
+from ocpproxy.imagery import is_whole
+from ocpproxy.store import keys
+
+LARGEST = 8 * 2**20
+"""Bytes of a tile that is read; a longer file is none of ours."""
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tile as it lies on disk."""
+
+    picture: bytes
+    modified: float
+    """Seconds since 1970."""
+
+
+class BrokenTile(Exception):
+    """The file is there but is no whole tile."""
+
+
+class Files:
+    """The directory of tiles.
+
+    :param owner: a name of this process, part of its temporary files' names.
+    """
+
+    def __init__(self, directory: Path, owner: str) -> None:
+        self.directory = directory
+        self._temporary = f".{owner}.tmp"
+
+    def _at(self, tile: Tile) -> str:
+        return os.path.join(self.directory, keys.path(tile))
+
+    def read(self, tile: Tile) -> Stored | None:
+        """The tile, or None when there is no file: one ``open``.
+
+        :raises BrokenTile: when the file is torn or not a tile.
+        """
+        try:
+            fd = os.open(self._at(tile), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise BrokenTile from None
+            raise
+        with open(fd, "rb", buffering=0) as file:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
+                raise BrokenTile
+            picture = file.read(found.st_size) or b""
+        if not is_whole(picture):
+            raise BrokenTile
+        return Stored(picture, found.st_mtime)
+
+    def look(self, tile: Tile) -> tuple[int, float] | None:
+        """(bytes, seconds since 1970 of its making) of the tile's file, or None."""
+        try:
+            found = os.stat(self._at(tile), follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return (found.st_size, found.st_mtime) if stat.S_ISREG(found.st_mode) else None
+
+    def create(self, tile: Tile, picture: bytes) -> bool:
+        """Make the tile's file; False when there is one already, which is left as it is.
+
+        :raises OSError: when the disk refuses; then nothing is left behind.
+        """
+        name = self._at(tile)
+        temporary = name + self._temporary
+        fd = self._open_new(temporary)
+        try:
+            with open(fd, "wb", buffering=0) as file:
+                written = file.write(picture)
+                if written != len(picture):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), temporary)
+            try:
+                os.link(temporary, name)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                # A file system without hard links: the look and the rename are two steps there.
+                if os.path.lexists(name):
+                    return False
+                os.rename(temporary, name)
+            return True
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+    def _open_new(self, name: str) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        for _ in range(10):
+            try:
+                return os.open(name, flags, 0o644)
+            except FileNotFoundError:  # also when a reclaim took the empty directory just now
+                os.makedirs(os.path.dirname(name), exist_ok=True)
+            except FileExistsError:  # left by a write that was cut short
+                os.unlink(name)
+        raise OSError(errno.EIO, "the directory vanishes while a tile is written", name)
+
+    def remove(self, tile: Tile) -> None:
+        """Remove the tile's file, and the directories that become empty with it."""
+        name = self._at(tile)
+        for leftover in (name, name + self._temporary):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.unlink(leftover)
+        parent = Path(name).parent
+        while parent != self.directory:
+            try:
+                parent.rmdir()
+            except OSError:
+                return
+            parent = parent.parent
+
+    def remove_temporary(self, path: str) -> None:
+        """Remove a temporary file that its owner can no longer remove."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.directory, path))
+
+    def remove_temporaries(self, tiles: Iterable[Tile], owner: str) -> None:
+        """The same for all that a dead process may have left of these tiles."""
+        for tile in tiles:
+            self.remove_temporary(f"{keys.path(tile)}.{owner}.tmp")
+
+    def writable(self) -> None:
+        """Prove that tiles can be written.
+
+        :raises OSError: when they cannot.
+        """
+        name = os.path.join(self.directory, "probe" + self._temporary)
+        os.close(self._open_new(name))
+        os.unlink(name)
+
+    def walk(self) -> Iterator[tuple[str, int]]:
+        """(path, bytes) of every file below the directory, directory by directory; links are not followed."""
+        for place, folders, names in os.walk(self.directory):
+            folders.sort()
+            for name in names:
+                full = os.path.join(place, name)
+                with contextlib.suppress(FileNotFoundError):
+                    yield os.path.relpath(full, self.directory), os.lstat(full).st_size

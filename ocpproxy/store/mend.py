@@ -1,0 +1,195 @@
+"""Finds what disk and index do not agree on, and mends it.
+
+Three looks, each in slices that leave room for everybody else:
+
+* the journals of processes that died: a short list of tiles to look at again (`Mender.recover`);
+* every file: has it a row? (disk to index) and every row: has it a file? (index to disk);
+* the totals: ``numtiles`` and ``bytes`` against the rows.
+
+The daemon does all three at its start, in the background; ``ocpproxy fsck`` does them now, reads every file too, and
+tells what it mended. Both may run while daemons serve: tiles that a living process is working on are in its journal
+and are left to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from itertools import islice
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from ocpproxy.database import Database, DatabaseAway
+from ocpproxy.geometry import Tile
+from ocpproxy.metrics import Metrics
+from ocpproxy.pool import InThread
+from ocpproxy.store import TileStore, account, keys
+from ocpproxy.store.files import BrokenTile
+from ocpproxy.store.journal import DeadJournal
+from ocpproxy.store.keys import Key
+
+_AT_ONCE = 500
+_RECOVER_EVERY = 30.0
+_TEMPORARY = re.compile(r".*\.([\w.-]+)\.tmp")
+
+Report = Callable[[str, str], None]
+"""Told of each thing that was mended: what it was, and where."""
+
+
+class Mender:
+    """Mends one store.
+
+    :param forget_owner: gives back the leases of a process that died.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: TileStore,
+        database: Database,
+        in_thread: InThread,
+        forget_owner: Callable[[str], Awaitable[None]],
+        metrics: Metrics,
+        report: Report | None = None,
+    ) -> None:
+        self._store = store
+        self._database = database
+        self._in_thread = in_thread
+        self._forget_owner = forget_owner
+        self._metrics = metrics
+        self._told = report
+
+    def failed(self) -> None:
+        """Put down that a turn failed; the next one tries again."""
+        self._metrics.failed_turns.labels("mend").inc()
+        self._log.failure("mending failed; it is tried again")
+
+    def _report(self, what: str, where: str) -> None:
+        self._metrics.mended.labels(what).inc()
+        self._log.info("mended: {what}: {where}", what=what, where=where)
+        if self._told is not None:
+            self._told(what, where)
+
+    async def recover(self) -> None:
+        """Settle what dead processes left in doubt, and give back their leases.
+
+        :raises DatabaseAway: nothing is lost; call again.
+        """
+        dead: list[DeadJournal] = await self._in_thread(self._store.journal.dead)
+        try:
+            while dead:
+                journal = dead[-1]
+                await self._in_thread(self._store.files.remove_temporaries, journal.tiles, journal.owner)
+                await self._settle(sorted(journal.tiles))
+                await self._forget_owner(journal.owner)
+                dead.pop().bury()
+        finally:
+            for journal in dead:
+                journal.leave()
+
+    async def _settle(self, tiles: list[Tile]) -> None:
+        for start in range(0, len(tiles), _AT_ONCE):
+            done = await self._database.run(account.settle, tiles[start : start + _AT_ONCE], self._store.files.look)
+            for tile in done.inserted:
+                self._report("file without a row", keys.path(tile))
+            for tile in done.deleted:
+                self._report("row without a file", keys.path(tile))
+            for tile in done.resized:
+                self._report("row with a wrong size", keys.path(tile))
+
+    async def _settle_idle(self, tiles: list[Tile]) -> None:
+        """Settle those that no living process is working on.
+
+        The journals are read after the difference was seen: a process notes a tile before it touches row or file, so
+        whatever made the difference either is noted or is over, and then `settle` finds nothing to do.
+        """
+        if tiles:
+            _, busy = await self._in_thread(self._store.journal.living)
+            await self._settle([tile for tile in tiles if tile not in busy])
+
+    async def sweep(self, *, read_all: bool = False) -> None:
+        """Compare all files, all rows and the totals.
+
+        :param read_all: open every file to see whether it is whole.
+        :raises DatabaseAway: what was found until then is mended.
+        """
+        self._store.overflowed = False
+        await self._disk_to_index(read_all)
+        await self._index_to_disk()
+        said, counted = await self._database.read(account.miscounted)
+        if said != counted:
+            await self._database.run(account.correct, said, counted)
+            self._report("totals", f"numtiles {said.tiles} is {counted.tiles}, bytes {said.bytes} is {counted.bytes}")
+        await self._store.refresh()
+
+    async def _disk_to_index(self, read_all: bool) -> None:
+        files = self._store.files.walk()
+        while True:
+            batch: list[tuple[str, int]] = await self._in_thread(lambda: list(islice(files, _AT_ONCE)))
+            if not batch:
+                return
+            owners, busy = await self._in_thread(self._store.journal.living)
+            sizes: dict[Tile, int] = {}
+            for path, size in batch:
+                tile = keys.tile_at(path)
+                if tile is None:
+                    await self._stray(path, owners)
+                elif tile not in busy and not (read_all and await self._torn(tile)):
+                    sizes[tile] = size
+            await self._settle_idle(await self._database.read(account.unaccounted, sizes))
+
+    async def _stray(self, path: str, owners: set[str]) -> None:
+        found = _TEMPORARY.fullmatch(path)
+        if found is None:
+            self._log.warn("{path} in the cache directory is no tile; it is left alone", path=path)
+        elif found[1] not in owners:
+            await self._in_thread(self._store.files.remove_temporary, path)
+            self._report("temporary file of a dead process", path)
+
+    async def _torn(self, tile: Tile) -> bool:
+        try:
+            await self._in_thread(self._store.files.read, tile)
+        except BrokenTile:
+            await self._in_thread(self._store.files.remove, tile)
+            self._report("torn tile", keys.path(tile))
+            await self._database.run(account.settle, [tile], self._store.files.look)
+            return True
+        return False
+
+    async def _index_to_disk(self) -> None:
+        after: Key = (-(2**63), -(2**63))
+        while True:
+            found, named = await self._database.read(account.page, after, _AT_ONCE)
+            if not found:
+                return
+            after = found[-1]
+            for key in [key for key in found if key not in named]:
+                if await self._database.run(account.drop, [key]):
+                    self._report("row that names no tile", f"highkey {key[0]}, lowkey {key[1]}")
+            missing = await self._in_thread(
+                lambda tiles: [tile for tile in tiles if self._store.files.look(tile) is None], list(named.values())
+            )
+            await self._settle_idle(missing)
+
+
+async def keep_mended(mender: Mender, store: TileStore, database: Database, clock: IReactorTime) -> None:
+    """All of it once the index is there; then what other processes leave when they die, and what overflowed."""
+    swept = False
+    while True:
+        await database.wait_up()
+        try:
+            await mender.recover()
+            if not swept or store.overflowed:
+                await mender.sweep()
+                swept = True
+        except DatabaseAway:
+            continue
+        except CancelledError:
+            raise
+        except Exception:
+            mender.failed()
+        await deferLater(clock, _RECOVER_EVERY)

@@ -1,0 +1,229 @@
+"""Polite and suspicious HTTP.
+
+Polite: one pool of connections for the whole process, at most so many to one host at a time, retries that are bounded
+and spread. Suspicious: one deadline that covers waiting, retries and the last byte of the body; a bound on the body
+while it is read; no redirect to another host.
+
+What Twisted leaves open, and why this is not just ``treq.get``: ``Agent``'s and treq's timeouts end at the headers;
+``maxPersistentPerHost`` limits only the connections that are kept idle; ``content()`` reads without bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from twisted.web.client import PartialDownloadError, ResponseDone, ResponseFailed, ResponseNeverReceived
+from twisted.web.http import PotentialDataLoss
+from twisted.web.iweb import IResponse
+
+from ocpproxy.upstream import UpstreamBroken, UpstreamDown, UpstreamFailure, UpstreamSlow
+
+_ERROR_BODY = 4096
+"""Bytes of an answer other than 200 that are read."""
+_REDIRECTS = 3
+_PAUSE = 0.1
+"""Seconds before the first retry; doubled for each, and spread by as much again."""
+_LOST = (ConnectError, ConnectionClosed, ConnectTimeout, DNSLookupError, ResponseFailed, ResponseNeverReceived)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete answer."""
+
+    status: int
+    body: bytes
+    retry_after: float | None
+    """Seconds, when the upstream said so."""
+
+
+Judge = Callable[[Answer], UpstreamFailure | None]
+"""Says what an answer means: None when it is what was asked for."""
+
+
+class _Body(Protocol):
+    """Collects a body of at most `limit` bytes; `cut` says whether a longer one is an error or just cut off."""
+
+    def __init__(self, limit: int, cut: bool, arriving: Callable[[], None]) -> None:
+        self.finished: Deferred[bytes] = Deferred(lambda _: self._hang_up())
+        self._parts: list[bytes] = []
+        self._left = limit
+        self._cut = cut
+        self._arriving = arriving
+
+    def _hang_up(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take the next part."""
+        if self.finished.called:
+            return
+        if not self._parts:
+            self._arriving()
+        self._left -= len(data)
+        self._parts.append(data)
+        if self._left < 0:
+            if self._cut:
+                self.finished.callback(b"".join(self._parts)[: self._left])
+            else:
+                self.finished.errback(UpstreamBroken("the answer is longer than what was asked for"))
+            self._hang_up()
+
+    def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
+        """The end, or a loss."""
+        if self.finished.called:
+            return
+        if reason.check(ResponseDone, PotentialDataLoss):  # the latter: no length was given; decoding will tell
+            self.finished.callback(b"".join(self._parts))
+        else:
+            self.finished.errback(UpstreamDown(f"the connection was lost in the middle: {reason.getErrorMessage()}"))
+
+
+class Http:
+    """The HTTP of the whole process: `client` with its pool, and a cap for each host."""
+
+    def __init__(self, client: HTTPClient, clock: IReactorTime, random: Random) -> None:
+        self.client = client
+        self.clock = clock
+        self.random = random
+        self._caps: dict[tuple[str, str], DeferredSemaphore] = {}
+
+    def cap(self, url: str, connections: int) -> DeferredSemaphore:
+        """The places of the host; those who name the same host share them, and the smallest number given counts."""
+        parts = urlsplit(url)
+        host = (parts.scheme, parts.netloc.lower())
+        cap = self._caps.setdefault(host, DeferredSemaphore(connections))
+        if connections < cap.limit:
+            cap.tokens -= cap.limit - connections
+            cap.limit = connections
+        return cap
+
+
+@dataclass
+class Fetcher:
+    """GET from one host.
+
+    :param timeout: seconds for everything, from asking for a place to the last byte of the last attempt.
+    """
+
+    http: Http
+    url: str
+    timeout: float
+    connections: int
+    retries: int
+
+    def __post_init__(self) -> None:
+        self._cap = self.http.cap(self.url, self.connections)
+
+    async def get(self, path: str, limit: int, judge: Judge, arriving: Callable[[], None]) -> bytes:
+        """The body of the answer to GET ``url/path``.
+
+        :param limit: bytes that the body may have.
+        :raises UpstreamFailure: what `judge` says, `UpstreamSlow` after the deadline, `UpstreamDown` when there is no
+            connection, `UpstreamBroken` for a body over the limit or a redirect to another host.
+        """
+        work = Deferred.fromCoroutine(self._insist(f"{self.url}/{path}", limit, judge, arriving))
+        try:
+            return await work.addTimeout(self.timeout, self.http.clock)
+        except DeferredTimeout:
+            raise UpstreamSlow(f"no complete answer within {self.timeout:g} s") from None
+
+    async def _insist(self, url: str, limit: int, judge: Judge, arriving: Callable[[], None]) -> bytes:
+        attempt = 0
+        while True:
+            try:
+                answer = await self._ask(url, limit, arriving)
+                failure = judge(answer)
+                if failure is None:
+                    return answer.body
+                raise failure
+            except UpstreamFailure as error:
+                if not error.transient or attempt >= self.retries:
+                    raise
+                pause = error.retry_after or _PAUSE * 2**attempt * (1 + self.http.random.random())
+                if pause > self.timeout / 2:
+                    raise
+            attempt += 1
+            await deferLater(self.http.clock, pause)
+
+    async def _ask(self, url: str, limit: int, arriving: Callable[[], None]) -> Answer:
+        await self._cap.acquire()
+        try:
+            return await self._ask_now(url, limit, arriving)
+        except CancelledError:
+            raise
+        except UpstreamFailure:
+            raise
+        except PartialDownloadError as error:
+            raise UpstreamDown(f"the connection was lost in the middle: {error}") from error
+        except _LOST as error:
+            raise UpstreamDown(f"no answer: {_reasons(error)}") from error
+        except Exception as error:  # what else treq makes of a malformed answer
+            raise UpstreamBroken(f"no HTTP: {error}") from error
+        finally:
+            # Not now: the connection goes back to the pool (or is closed) only after its answer's end was told to us,
+            # and whoever has the place next must not open another one beside it.
+            self.http.clock.callLater(0, self._cap.release)
+
+    async def _ask_now(self, url: str, limit: int, arriving: Callable[[], None]) -> Answer:
+        for _ in range(_REDIRECTS + 1):
+            response: IResponse = await self.http.client.get(url, allow_redirects=False, unbuffered=True)
+            fine = response.code == 200
+            if fine and isinstance(response.length, int) and response.length > limit:
+                _Refused().refuse(response)
+                raise UpstreamBroken(f"the answer has {response.length} bytes, expected at most {limit}")
+            body = _Body(limit if fine else _ERROR_BODY, not fine, arriving if fine else _nothing)
+            response.deliverBody(body)
+            content = await body.finished
+            target = _header(response, "location")
+            if response.code not in (301, 302, 303, 307, 308) or target is None:
+                return Answer(response.code, content, _seconds(_header(response, "retry-after")))
+            there = urljoin(url, target)
+            if urlsplit(there)[:2] != urlsplit(url)[:2]:
+                raise UpstreamBroken("it redirects to another host")
+            url = there
+        raise UpstreamBroken(f"it redirects more than {_REDIRECTS} times")
+
+
+class _Refused(Protocol):
+    """Reads nothing of a body."""
+
+    def refuse(self, response: IResponse) -> None:
+        """Hang up."""
+        response.deliverBody(self)
+
+    def makeConnection(self, transport: Any) -> None:
+        """The body would begin here."""
+        super().makeConnection(transport)
+        transport.loseConnection()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _header(response: IResponse, name: str) -> str | None:
+    values = response.headers.getRawHeaders(name.encode())
+    return values[0].decode("latin-1") if values else None
+
+
+def _seconds(text: str | None) -> float | None:
+    return float(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 6 else None
+
+
+def _reasons(error: BaseException) -> str:
+    reasons = getattr(error, "reasons", None)
+    return "; ".join(reason.getErrorMessage() for reason in reasons) if reasons else str(error)

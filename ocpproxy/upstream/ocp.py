@@ -1,0 +1,114 @@
+"""The Open Connectome / ndstore services, generations 1, 2 and 3.
+
+======== =====================================================================================
+info     ``{url}/ca/{token}/info/``                                             (all generations)
+cutout 1 ``{url}/ca/{token}/npz/[{channel}/]{level}/{x0},{x1}/{y0},{y1}/{z0},{z1}/``
+cutout 2 ``{url}/ca/{token}/{channel}/npz/{level}/{x0},{x1}/{y0},{y1}/{z0},{z1}/[{t0},{t1}/]``
+======== =====================================================================================
+
+Ranges are half-open, in voxels of the level, and the last slash is needed. A box that only partly overlaps the image is
+refused by the server, so boxes come clipped. Arrays are (z, y, x) in generation 1 and (channel, z, y, x) later, with a
+time axis before z when a time was asked for.
+
+The server's errors are text in a 404: a token that does not exist, a range outside the image, and a MySQL error tuple
+when its database is down. Only the first means that there is nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from ocpproxy.geometry import Cutout, Dataset
+from ocpproxy.imagery import Voxels
+from ocpproxy.pool import InThread
+from ocpproxy.upstream import (
+    OutOfRange,
+    UnknownToken,
+    UpstreamBroken,
+    UpstreamBusy,
+    UpstreamDown,
+    UpstreamFailure,
+    UpstreamRefused,
+    info,
+    npz,
+)
+from ocpproxy.upstream.http import Answer, Fetcher
+
+_LONGEST_INFO = 2 * 2**20
+_OUTAGE = re.compile(r"['\"]*\(\d{4}, ")
+_ABSENT = re.compile(r"does not exist|not found|did not find", re.IGNORECASE)
+_OUTSIDE = re.compile(r"illegal range|check cube|scaling level|illegal arguments", re.IGNORECASE)
+
+
+def _failure(answer: Answer, otherwise: type[UpstreamFailure]) -> UpstreamFailure | None:
+    """What an answer means; `otherwise` is for a 404 that does not say why."""
+    if answer.status == 200:
+        return None
+    text = answer.body.decode("utf-8", "replace").strip()
+    said = f"{answer.status}: {text[:200]}"
+    if answer.status == 404:
+        if _OUTAGE.match(text):
+            return UpstreamDown(said)
+        if _OUTSIDE.search(text):
+            return OutOfRange(said)
+        if _ABSENT.search(text):
+            return UnknownToken(said)
+        return otherwise(said)
+    if answer.status in (401, 403):
+        return UpstreamRefused(said)
+    if answer.status in (429, 503):
+        return UpstreamBusy(said, answer.retry_after)
+    if answer.status in (502, 504):
+        return UpstreamDown(said)
+    return UpstreamBroken(said)
+
+
+class OpenConnectome:
+    """One Open Connectome server.
+
+    :param in_thread: runs the decoding of a cutout.
+    :param channel: the channel of addresses that name none, when the operator has said so.
+    """
+
+    def __init__(self, fetcher: Fetcher, in_thread: InThread, channel: str | None = None) -> None:
+        self._fetcher = fetcher
+        self._in_thread = in_thread
+        self._channel = channel
+        self.origin = f"ocp {fetcher.url}"
+
+    async def describe(self, token: str) -> str:
+        """As `Upstream.describe`: the info document."""
+        body = await self._fetcher.get(
+            f"ca/{token}/info/", _LONGEST_INFO, lambda answer: _failure(answer, UnknownToken), lambda: None
+        )
+        try:
+            return body.decode("utf-8")
+        except UnicodeDecodeError:
+            raise UpstreamBroken(f"the info of {token} is no text") from None
+
+    def dataset(self, token: str, description: str) -> Dataset:
+        """As `Upstream.dataset`."""
+        return info.read(token, description, self._channel)
+
+    async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
+        """As `Upstream.cutout`."""
+        body = await self._fetcher.get(
+            self._path(cutout), npz.longest(cutout.nbytes), lambda answer: _failure(answer, OutOfRange), arriving
+        )
+        voxels: Voxels = await self._in_thread(npz.decode, body, cutout.channel.dtype, self._shape(cutout))
+        return voxels
+
+    def _path(self, cutout: Cutout) -> str:
+        box, channel, token = cutout.box, cutout.channel, cutout.dataset.token
+        args = f"{cutout.level}/{box.x0},{box.x1}/{box.y0},{box.y1}/{box.z0},{box.z1}/"
+        times = f"{cutout.time},{cutout.time + 1}/" if channel.kind == "timeseries" else ""
+        if cutout.dataset.dialect == "generation 1":
+            chosen = f"{channel.number}/" if channel.kind == "channels" else times
+            return f"ca/{token}/npz/{chosen}{args}"
+        return f"ca/{token}/{channel.name}/npz/{args}{times}"
+
+    def _shape(self, cutout: Cutout) -> tuple[int, ...]:
+        time = (1,) if cutout.channel.kind == "timeseries" else ()
+        listed = cutout.dataset.dialect != "generation 1" or cutout.channel.kind == "channels"
+        return ((1,) if listed else ()) + time + cutout.box.shape

@@ -1,0 +1,175 @@
+"""What an answer is made of: headers, validators, and the one table from failures to HTTP.
+
+Viewers decide most of it. CATMAID's WebGL layers stall for seconds, and never ask again, when a tile's answer is no
+picture; so what is outside is a black tile, and an upstream's failure is a picture too, with a status that programs see
+and ``no-store``, so that no cache keeps it. ``Access-Control-Allow-Origin`` must be on every answer: a copy without
+it in a browser's cache breaks the next request that needs it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from math import ceil
+
+from twisted.web.http import stringToDatetime
+from twisted.web.server import Request
+
+from ocpproxy.address import BadAddress
+from ocpproxy.cache import Answer, Result
+from ocpproxy.geometry import NotShown
+from ocpproxy.imagery import blank_png
+from ocpproxy.store import DoesNotFit
+from ocpproxy.upstream import UnknownToken, UpstreamFailure, UpstreamRefused, UpstreamSlow
+
+COMMON = {
+    b"access-control-allow-origin": b"*",
+    b"access-control-expose-headers": b"ETag, Cache-Status, Retry-After",
+    b"cache-status": b"ocpproxy",
+    b"x-content-type-options": b"nosniff",
+}
+"""On every answer."""
+ALLOWED = b"GET, HEAD, OPTIONS"
+
+_STATUS = {
+    Result.HIT_MEMORY: "hit; detail=memory",
+    Result.HIT_DISK: "hit",
+    Result.MISS: "fwd=miss; stored",
+    Result.COLLAPSED: "fwd=miss; collapsed",
+    Result.BLANK: "detail=out-of-bounds",
+}
+"""``Cache-Status`` (RFC 9211)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One complete answer."""
+
+    code: int
+    body: bytes
+    headers: Mapping[bytes, bytes] = field(default_factory=dict)
+
+    def send(self, request: Request) -> None:
+        """Write it, unless the client has left."""
+        if request.channel is None:
+            return
+        request.setResponseCode(self.code)
+        for name, value in self.headers.items():
+            request.setHeader(name, value)
+        if self.code not in (204, 304):
+            request.setHeader(b"content-length", b"%d" % len(self.body))
+            request.write(self.body)
+        request.finish()
+
+
+def text(code: int, sentence: str, **headers: str) -> Reply:
+    """One sentence as plain text, not to be kept by anyone."""
+    said = {
+        b"content-type": b"text/plain; charset=utf-8",
+        b"cache-control": b"no-store",
+        **{name.replace("_", "-").encode(): value.encode() for name, value in headers.items()},
+    }
+    return Reply(code, sentence.encode("utf-8", "replace") + b"\n", said)
+
+
+def document(code: int, value: object) -> Reply:
+    """JSON that is made anew each time."""
+    body = json.dumps(value, indent=1).encode()
+    return Reply(code, body, {b"content-type": b"application/json", b"cache-control": b"no-cache"})
+
+
+def page(html: str) -> Reply:
+    """A page for people."""
+    headers = {
+        b"content-type": b"text/html; charset=utf-8",
+        b"cache-control": b"no-cache",
+        b"content-security-policy": b"default-src 'none'; style-src 'unsafe-inline'; img-src 'self'",
+    }
+    return Reply(200, html.encode(), headers)
+
+
+def preflight() -> Reply:
+    """What may be asked for from a page of another origin."""
+    return Reply(
+        204,
+        b"",
+        {
+            b"allow": ALLOWED,
+            b"access-control-allow-methods": ALLOWED,
+            b"access-control-allow-headers": b"Authorization, If-None-Match, If-Modified-Since, Range",
+            b"access-control-max-age": b"86400",
+        },
+    )
+
+
+def tile(request: Request, answer: Answer, max_age: int) -> Reply:
+    """A tile, or that the client has it already."""
+    ready = answer.ready
+    headers = {
+        b"etag": ready.etag.encode(),
+        b"cache-control": b"public, max-age=%d" % max_age,
+        b"last-modified": formatdate(ready.modified, usegmt=True).encode(),
+        b"cache-status": b"ocpproxy; " + _STATUS[answer.result].encode(),
+    }
+    if _has_it(request, ready.etag, ready.modified):
+        return Reply(304, b"", headers)
+    return Reply(200, ready.picture, {**headers, b"content-type": b"image/png"})
+
+
+def not_here() -> Reply:
+    """HEAD of a tile that would have to be fetched: it would be a picture, and that is all that is known."""
+    return Reply(
+        200,
+        b"",
+        {
+            b"content-type": b"image/png",
+            b"cache-control": b"no-store",
+            b"cache-status": b"ocpproxy; fwd=miss; detail=not-fetched-for-head",
+        },
+    )
+
+
+def _has_it(request: Request, etag: str, modified: float) -> bool:
+    """RFC 9110, 13.1: If-None-Match (weak comparison) is asked first; only without it If-Modified-Since counts."""
+    matches = request.requestHeaders.getRawHeaders("if-none-match")
+    if matches is not None:
+        tags = [tag.strip().removeprefix("W/") for tag in ",".join(matches).split(",")]
+        return etag in tags or "*" in tags
+    since = request.requestHeaders.getRawHeaders("if-modified-since")
+    if since is None:
+        return False
+    try:
+        return int(modified) <= int(stringToDatetime(since[0].encode("latin-1")))
+    except (ValueError, IndexError, KeyError, OverflowError):
+        return False
+
+
+def failed(error: Exception, token: str, *, as_text: bool) -> Reply | None:
+    """The answer to a failure, or None for one that nobody has foreseen.
+
+    :param as_text: an upstream's failure is told in words instead of a picture (``[server] error_body``).
+    """
+    if isinstance(error, (BadAddress, NotShown, DoesNotFit)):
+        return text(404, str(error), cache_status="ocpproxy; detail=not-found")
+    if isinstance(error, UnknownToken):
+        return text(404, f"unknown token {token}", cache_status="ocpproxy; detail=unknown-token")
+    if isinstance(error, UpstreamRefused):
+        return text(403, f"the upstream does not let this gateway read {token}", cache_status="ocpproxy; fwd=miss")
+    if isinstance(error, UpstreamFailure):
+        code = 504 if isinstance(error, UpstreamSlow) else 503
+        said = f"the upstream of {token} is {error.outcome}; try again"
+        return picture_or_text(code, said, error.outcome, ceil(error.retry_after or 1), as_text=as_text)
+    return None
+
+
+def picture_or_text(code: int, sentence: str, detail: str, retry_after: int, *, as_text: bool) -> Reply:
+    """A failure that may be over soon."""
+    headers = {
+        b"content-type": b"text/plain; charset=utf-8" if as_text else b"image/png",
+        b"cache-control": b"no-store",
+        b"retry-after": b"%d" % retry_after,
+        b"cache-status": b"ocpproxy; fwd=miss; detail=" + detail.replace(" ", "-").encode(),
+    }
+    return Reply(code, sentence.encode() + b"\n" if as_text else blank_png(), headers)

@@ -1,0 +1,202 @@
+"""Tiles, and what there is to know of a token."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from ocpproxy import address
+from ocpproxy.address import BadAddress
+from ocpproxy.cache import TileCache
+from ocpproxy.catalogue import Catalogue
+from ocpproxy.geometry import Dataset, Level, NotShown, Plane, Triple
+from ocpproxy.metrics import Metrics
+from ocpproxy.web import answers
+from ocpproxy.web.answers import Reply
+
+_HOST = re.compile(r"[\w.:\[\]-]{1,255}", re.ASCII)
+
+
+class Answering(Resource):
+    """A resource that answers GET and HEAD by a coroutine, OPTIONS by itself, and refuses what else there is."""
+
+    isLeaf = True
+    _log = Logger()
+
+    async def answer(self, request: Request) -> Reply:
+        """The answer to a GET; for a HEAD only its headers are sent."""
+        raise NotImplementedError
+
+    def failed(self, request: Request, error: Exception) -> Reply | None:
+        """The answer when `answer` raises, or None when it should not have."""
+        return None
+
+    def broken(self) -> Reply:
+        """The answer when something is wrong with the gateway itself."""
+        return answers.text(500, "something is wrong with this gateway; its log tells what")
+
+    def render(self, request: Request) -> Any:
+        """Begin to answer; a client that leaves ends it."""
+        if request.method == b"OPTIONS":
+            answers.preflight().send(request)
+        elif request.method not in (b"GET", b"HEAD"):
+            answers.text(405, "expected GET, HEAD or OPTIONS", allow=answers.ALLOWED.decode()).send(request)
+        else:
+            gone = request.notifyFinish()
+            work = Deferred.fromCoroutine(self._answer(request))
+            gone.addErrback(lambda _: work.cancel())
+            work.addErrback(lambda failure: failure.trap(CancelledError) and None)
+            work.addErrback(lambda failure: self._log.failure("an answer could not be sent", failure))
+        return NOT_DONE_YET
+
+    async def _answer(self, request: Request) -> None:
+        try:
+            reply = await self.answer(request)
+        except CancelledError:
+            if request.channel is None:
+                raise  # the client has left
+            reply = answers.text(503, "the gateway is stopping", retry_after="5")
+        except Exception as error:
+            found = self.failed(request, error)
+            if found is None:
+                self._log.failure("while answering {uri}", uri=request.uri.decode("latin-1"))
+                found = self.broken()
+            reply = found
+        reply.send(request)
+
+
+class Page(Answering):
+    """A resource whose answer is made by one function."""
+
+    def __init__(self, make: Callable[[Request], Awaitable[Reply]]) -> None:
+        super().__init__()
+        self._make = make
+
+    async def answer(self, request: Request) -> Reply:
+        """What the function makes."""
+        return await self._make(request)
+
+
+class TokenResource(Answering):
+    """Everything behind a token: its tiles in all their spellings, and a document that tells what there is.
+
+    :param max_age: seconds that a viewer may keep a tile.
+    :param error_text: failures of upstreams in words.
+    """
+
+    def __init__(
+        self, cache: TileCache, catalogue: Catalogue, metrics: Metrics, *, max_age: int, error_text: bool
+    ) -> None:
+        super().__init__()
+        self._cache = cache
+        self._catalogue = catalogue
+        self._metrics = metrics
+        self._max_age = max_age
+        self._error_text = error_text
+
+    async def answer(self, request: Request) -> Reply:
+        """A tile or a document."""
+        path = request.path.decode("latin-1").removeprefix("/")
+        base = _image_base(path)
+        if base is not None:
+            return await self._describe(request, *base)
+        asked = address.parse(path)
+        if request.method == b"HEAD":
+            there = await self._cache.at_hand(asked)
+            return answers.not_here() if there is None else answers.tile(request, there, self._max_age)
+        found = await self._cache.tile(asked)
+        self._metrics.tiles.labels("miss" if found.result.value == "collapsed" else found.result.value).inc()
+        return answers.tile(request, found, self._max_age)
+
+    def failed(self, request: Request, error: Exception) -> Reply | None:
+        """By the table of failures."""
+        reply = answers.failed(error, _token(request), as_text=self._error_text)
+        if request.method == b"GET":
+            self._metrics.tiles.labels("error").inc()
+        return reply
+
+    def broken(self) -> Reply:
+        """A picture, like all that a viewer gets."""
+        self._metrics.tiles.labels("error").inc()
+        return answers.picture_or_text(
+            500, "something is wrong with this gateway; its log tells what", "fault", 5, as_text=self._error_text
+        )
+
+    async def _describe(self, request: Request, token: str, channel: str | None, plane: str | None) -> Reply:
+        known = await self._catalogue.known(token)
+        if channel is not None:
+            known.dataset.channel(channel)
+        if plane is not None and plane not in {known_plane.value for known_plane in Plane}:
+            raise NotShown(f"{token} has no plane {plane}")
+        return answers.document(200, told(known.dataset, root_url(request)))
+
+
+def _image_base(path: str) -> tuple[str, str | None, str | None] | None:
+    """(token, channel, plane) of ``token/``, ``token/plane/`` or ``token/channel/plane/``; None for other paths."""
+    segments = address.strip_prefix(path.split("/"))
+    if len(segments) == 1 and segments[0]:
+        segments.append("")  # the token without its slash
+    if not 2 <= len(segments) <= 4 or segments[-1]:
+        return None
+    token, *rest = segments[:-1]
+    if not all(re.fullmatch(r"\w[\w-]{0,63}", part, re.ASCII) for part in (token, *rest)):
+        raise BadAddress("expected token/, token/plane/ or token/channel/plane/")
+    plane = rest.pop() if rest else None
+    return token, rest[0] if rest else None, plane
+
+
+def _token(request: Request) -> str:
+    segments = address.strip_prefix(request.path.decode("latin-1").removeprefix("/").split("/"))
+    while segments and segments[0] in ("mcfc", "viking") and len(segments) > 4:
+        segments = segments[1:]
+    return re.sub(r"[^\w-]", "?", segments[0])[:64] if segments else ""
+
+
+def root_url(request: Request) -> str:
+    """The address under which the client sees this gateway, without a slash at its end."""
+    host = request.requestHeaders.getRawHeaders("host", [""])[0]
+    forwarded = request.requestHeaders.getRawHeaders("x-forwarded-proto", [""])[0]
+    scheme = forwarded if forwarded in ("http", "https") else "https" if request.isSecure() else "http"
+    return f"{scheme}://{host}" if _HOST.fullmatch(host) else ""
+
+
+def told(dataset: Dataset, root: str) -> dict[str, Any]:
+    """What the gateway knows of a dataset, and the image bases to paste into a viewer."""
+    shown = [channel for channel in dataset.channels if _shown(dataset, channel.name)]
+    return {
+        "token": dataset.token,
+        "tile_size": 512,
+        "file_extension": "png",
+        "tile_source_type": 1,
+        "levels": {str(n): _level(level) for n, level in dataset.levels.items()},
+        "channels": [
+            {
+                "name": channel.name,
+                "kind": channel.kind,
+                "dtype": channel.dtype,
+                "window": channel.window,
+                "time": channel.time,
+            }
+            for channel in dataset.channels
+        ],
+        "default_channel": dataset.default_channel,
+        "image_bases": [f"{root}/ocpcatmaid/{dataset.token}/{channel.name}/xy/" for channel in shown],
+    }
+
+
+def _level(level: Level) -> dict[str, Triple]:
+    return {"size": level.size, "offset": level.offset, "cube": level.cube}
+
+
+def _shown(dataset: Dataset, channel: str) -> bool:
+    try:
+        dataset.stack(Plane.XY, channel)
+    except NotShown:
+        return False
+    return True

@@ -1,0 +1,60 @@
+"""ocpproxy: a caching tile gateway for connectomics volumes (a Twisted daemon)."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+here = Path(__file__).parent
+
+setup(
+    name="ocpproxy",
+    version=re.search(r'__version__ = "(.+)"', (here / "ocpproxy/__init__.py").read_text(encoding="utf-8"))[1],
+    description=__doc__,
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # Flat layout: find_packages() cannot see twisted.plugins, which has no __init__.py and must not have one.
+    packages=[
+        "ocpproxy",
+        "ocpproxy.schema",
+        "ocpproxy.store",
+        "ocpproxy.upstream",
+        "ocpproxy.web",
+        "twisted.plugins",
+    ],
+    package_data={"ocpproxy": ["py.typed", "schema/*/*.sql"]},
+    install_requires=[
+        "Twisted[tls]>=24.10",
+        "treq>=24.9",
+        "PyMySQL>=1.1",
+        "numpy>=1.26",
+        "cachetools>=5.3",
+        "prometheus_client>=0.20",
+        # The fast deflate of the PNG writer; wheels for x86-64 and arm64. Elsewhere zlib serves.
+        "isal>=1.6; platform_machine in 'x86_64 AMD64 aarch64 arm64'",
+    ],
+    extras_require={
+        "test": ["hypothesis>=6.100", "Pillow>=10"],
+        "lint": [
+            "ruff>=0.6",
+            "mypy>=1.11",
+            "mypy-zope>=1.0.7",
+            "types-PyMySQL",
+            "types-cachetools",
+            "towncrier>=23.11",
+        ],
+    },
+    entry_points={"console_scripts": ["ocpproxy = ocpproxy.cli:main"]},
+    zip_safe=False,
+    classifiers=[
+        "Framework :: Twisted",
+        "Intended Audience :: Science/Research",
+        "Intended Audience :: System Administrators",
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Internet :: Proxy Servers",
+        "Topic :: Scientific/Engineering :: Image Processing",
+    ],
+)
