@@ -18,6 +18,7 @@ Rooms, each importing only from below (``tests/test_layers.py`` reads the import
               leases        one process at a time
               descriptions  what upstreams said of their tokens, from one start to the next
               database      adbapi as a service nobody waits for without bound; schema/ its tables
+              dialect       what differs between MySQL and SQLite
               pool          threads for one kind of work
   1  words    address       tile addresses and the URL forms, both ways
               geometry      datasets, levels, cuboids, tiles: what is where

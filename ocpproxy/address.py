@@ -34,7 +34,7 @@ from ocpproxy.geometry import Plane
 MAX_PATH = 1024
 """Characters of a path that are looked at; a longer one is no tile address."""
 MAX_CHANNELS = 6
-COLOURS = "CMYRGB"
+COLOURS = tuple("CMYRGB")
 """Cyan, magenta, yellow, red, green, blue: a channel without a colour of its own takes the one of its position."""
 
 _HOSTS = ("ocpcatmaid", "ocptilecache", "ndtilecache")
@@ -107,7 +107,7 @@ class TileAddress:
             raise BadAddress(f"{self.channels[0].name!r} in the place of a channel list is a plane")
         for channel in self.channels:
             if channel.colour is not None and (self.colouring is not Colouring.NAMED or channel.colour not in COLOURS):
-                raise BadAddress(f"expected one of the colours {COLOURS} behind mcfc/ only")
+                raise BadAddress(f"expected one of the colours {' '.join(COLOURS)} behind mcfc/ only")
 
 
 _PLANES = {plane.value: plane for plane in Plane}
@@ -220,7 +220,8 @@ def parse(path: str) -> TileAddress:
     """
     if len(path) > MAX_PATH:
         raise BadAddress(f"expected a path of at most {MAX_PATH} characters")
-    rest = "/".join(strip_prefix([unquote(segment) for segment in path.split("/")]))
+    segments = [unquote(segment) for segment in path.split("/")]
+    rest = "" if any("/" in segment for segment in segments) else "/".join(strip_prefix(segments))
     for form in _FORMS:
         address = form.read(rest)
         if address is not None:

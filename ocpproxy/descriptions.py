@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-from ocpproxy.database import Database, DatabaseAway, Transaction
+from ocpproxy.database import Database, DatabaseAway
+from ocpproxy.dialect import Transaction
 from ocpproxy.geometry import Dataset, Plane
 
 PATIENCE = 1.0

@@ -19,7 +19,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from ocpproxy.database import Database, DatabaseAway, Transaction
+from ocpproxy.database import Database, DatabaseAway
+from ocpproxy.dialect import Transaction
 
 PATIENCE = 0.5
 """Seconds that a miss waits for the database before it goes on without a lease."""

@@ -162,12 +162,10 @@ class Reclaimer(Service):
             self._begin()
 
     def _begin(self) -> None:
-        self._turning = Deferred.fromCoroutine(self._turn())
-        self._turning.addErrback(lambda failure: failure.trap(DatabaseAway) and None)
-        self._turning.addErrback(lambda failure: self._log.failure("reclaiming", failure))
-        self._turning.addBoth(self._turned)
-        if self._turning.called:
-            self._turning = None
+        turning = self._turning = Deferred.fromCoroutine(self._turn())
+        turning.addErrback(lambda failure: failure.trap(DatabaseAway) and None)
+        turning.addErrback(lambda failure: self._log.failure("reclaiming", failure))
+        turning.addBoth(self._turned)
 
     def _turned(self, _: object) -> None:
         self._turning = None

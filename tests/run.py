@@ -38,7 +38,7 @@ def main() -> int:
     skipped = said.get("skips", 0) + said.get("todos", 0)
     ran = re.findall(r"^Ran (\d+) tests", "".join(lines), re.MULTILINE)
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
-    if not ran or int(ran[-1]) != passed + failed + skipped:
+    if not ran or int(ran[-1]) > passed + failed + skipped:
         print(f"trial ran {ran[-1:]} tests: some are not counted")
         return 1
     return trial.returncode

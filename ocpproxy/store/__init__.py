@@ -147,6 +147,7 @@ class TileStore(Service):
         for tile, size in created:
             self.doubt(tile, size)
         self._settle_soon()
+        self._maybe_clear()
         if refused is not None:
             self._metrics.unstored.inc(len(pictures) - len(created))
             self._log.error("a tile could not be stored: {reason}", reason=str(refused))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from ocpproxy.database import Transaction
+from ocpproxy.dialect import Transaction
 from ocpproxy.geometry import Tile
 from ocpproxy.store import keys
 from ocpproxy.store.keys import Key

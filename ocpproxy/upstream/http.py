@@ -19,7 +19,7 @@ from urllib.parse import urljoin, urlsplit
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol
@@ -36,7 +36,15 @@ _ERROR_BODY = 4096
 _REDIRECTS = 3
 _PAUSE = 0.1
 """Seconds before the first retry; doubled for each, and spread by as much again."""
-_LOST = (ConnectError, ConnectionClosed, ConnectTimeout, DNSLookupError, ResponseFailed, ResponseNeverReceived)
+_LOST = (
+    ConnectError,
+    ConnectingCancelledError,
+    ConnectionClosed,
+    ConnectTimeout,
+    DNSLookupError,
+    ResponseFailed,
+    ResponseNeverReceived,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +178,8 @@ class Fetcher:
         except PartialDownloadError as error:
             raise UpstreamDown(f"the connection was lost in the middle: {error}") from error
         except _LOST as error:
+            if _was_cancelled(error):
+                raise CancelledError from None
             raise UpstreamDown(f"no answer: {_reasons(error)}") from error
         except Exception as error:  # what else treq makes of a malformed answer
             raise UpstreamBroken(f"no HTTP: {error}") from error
@@ -222,6 +232,14 @@ def _header(response: IResponse, name: str) -> str | None:
 
 def _seconds(text: str | None) -> float | None:
     return float(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 6 else None
+
+
+def _was_cancelled(error: BaseException) -> bool:
+    """Twisted tells a cancel in its own words, depending on how far the request had come."""
+    reasons = getattr(error, "reasons", None) or ()
+    return isinstance(error, ConnectingCancelledError) or any(
+        reason.check(CancelledError, ConnectingCancelledError) for reason in reasons
+    )
 
 
 def _reasons(error: BaseException) -> str:

@@ -1,0 +1,158 @@
+"""The configuration: every option, every fault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from ocpproxy import cli, config, service
+from ocpproxy.config import DATASET_OPTIONS, OPTIONS, BadConfiguration, Settings
+
+HERE = Path("/etc/ocpproxy")
+EXAMPLE = Path(__file__).parent.parent / "etc" / "ocp.ini"
+
+
+def parse(text: str, **environ: str) -> Settings:
+    """Read a text."""
+    return config.parse(text, HERE, environ)
+
+
+class DefaultsTests(SynchronousTestCase):
+    """etc/ocp.ini and what is true."""
+
+    def test_example_is_the_default(self) -> None:
+        """The example parses, says every option once, and each value in it is the real default."""
+        self.assertEqual(config.parse(EXAMPLE.read_text(), HERE, {}), parse(""))
+        import configparser
+
+        parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=(";",))
+        parser.read(EXAMPLE)
+        self.assertEqual(
+            {name: set(parser[name]) for name in parser.sections()},
+            {name: set(options) for name, options in OPTIONS.items()},
+        )
+        for name, options in OPTIONS.items():
+            for key, option in options.items():
+                self.assertEqual(parser[name][key], option.default, f"[{name}] {key}")
+
+    def test_every_dataset_option_is_explained(self) -> None:
+        """The example shows a dataset of its own."""
+        text = EXAMPLE.read_text()
+        self.assertIn("[dataset kasthuri11]", text)
+        for key in DATASET_OPTIONS:
+            self.assertIn(f"{key} =", text)
+
+    def test_without_a_file(self) -> None:
+        """The demo, and everything under the user's cache directory."""
+        settings = config.embedded({"XDG_CACHE_HOME": "/x"})
+        self.assertEqual(settings.upstream.type, "demo")
+        self.assertEqual(
+            (str(settings.cache.directory), settings.index.url.path), ("/x/ocpproxy", "/x/ocpproxy/index.sqlite")
+        )
+        self.assertEqual(str(config.embedded({"HOME": "/h"}).cache.directory), "/h/.cache/ocpproxy")
+
+
+class ValuesTests(SynchronousTestCase):
+    """What values mean."""
+
+    def test_values(self) -> None:
+        """Sizes, suffixes, several sockets, the environment, inheritance."""
+        settings = parse(
+            "[server]\nlisten = tcp:80\n  unix:/run/x.sock\naccess_log = off ; quiet\n"
+            "[cache]\ndirectory = ../tiles\nsize = 1.5 TiB\nmemory = 0\n"
+            "[index]\nurl = mysql://u%40x:${SECRET}@db:3307/ocpcatmaid\n"
+            "[upstream]\nurl = https://h/ocp/\ntimeout = 5\n"
+            "[dataset a]\nchannel = em\n[dataset B-1]\ntype = demo\n",
+            SECRET="p:w",
+        )
+        self.assertEqual(settings.server.listen, ("tcp:80", "unix:/run/x.sock"))
+        self.assertFalse(settings.server.access_log)
+        self.assertEqual((settings.cache.size, settings.cache.memory), (3 * 2**39, 0))
+        self.assertEqual(settings.cache.directory, HERE / "../tiles")
+        url = settings.index.url
+        self.assertEqual(
+            (url.user, url.password, url.host, url.port, url.database), ("u@x", "p:w", "db", 3307, "ocpcatmaid")
+        )
+        self.assertNotIn("p:w", repr(settings))
+        self.assertEqual(settings.datasets["a"].upstream, settings.upstream)
+        self.assertEqual(settings.datasets["a"].channel, "em")
+        self.assertEqual(
+            (settings.datasets["B-1"].upstream.type, settings.datasets["B-1"].upstream.timeout), ("demo", 5)
+        )
+        socket = parse("[index]\nurl = mysql://me@localhost/x?unix_socket=/run/m.sock").index.url
+        self.assertEqual((socket.unix_socket, socket.user), ("/run/m.sock", "me"))
+        self.assertEqual(parse("[index]\nurl = sqlite:///x.db").index.url.path, str(HERE / "x.db"))
+
+    def test_all_faults_at_once(self) -> None:
+        """Every fault is told, with section, key, value and what was expected."""
+        text = (
+            "[server]\nlisten = 8080\nworkers = many\nlissen = x\nerror_body = html\naccess_log = perhaps\n"
+            "[cache]\nsize = 0\nmemory = lots\nreclaim_above = 95\nreclaim_interval = never\nmax_tiles = -1\n"
+            "[index]\nurl = postgres://x\nlease = 0\n"
+            "[upstream]\ntype = ftp\nurl = file:///etc/passwd\ntimeout = inf\nconnections = 0\nformat = pickle\n"
+            "[dataset a b]\nurl = x\n[dataset c]\nurl = http://user:secret@host/\nchannel = a b\n[nonsense]\n"
+        )
+        bad = self.assertRaises(BadConfiguration, parse, text)
+        told = {(fault.section, fault.key) for fault in bad.faults}
+        self.assertEqual(len(bad.faults), len(told))
+        self.assertEqual(
+            told,
+            {
+                *(("server", k) for k in ("listen", "workers", "lissen", "error_body", "access_log")),
+                *(("cache", k) for k in ("size", "memory", "reclaim_above", "reclaim_interval", "max_tiles")),
+                ("index", "url"),
+                ("index", "lease"),
+                *(("upstream", k) for k in ("type", "url", "timeout", "connections", "format")),
+                ("dataset a b", "-"),
+                ("dataset c", "url"),
+                ("dataset c", "channel"),
+                ("nonsense", "-"),
+            },
+        )
+        self.assertIn("did you mean listen?", str(bad))
+        self.assertNotIn("secret", str(bad))
+
+    def test_more_faults(self) -> None:
+        """What only two values together, or the environment, make wrong."""
+        for text, said in (
+            ("[cache]\nreclaim_to = 0.96", "no more than reclaim_above"),
+            ("[index]\nurl = mysql://u:${NOT_SET}@h/d", "environment variable NOT_SET"),
+            ("size = 3", "sections"),
+            ("[cache]\nsize = 1\nsize = 2", "already exists"),
+        ):
+            self.assertIn(said, str(self.assertRaises(BadConfiguration, parse, text)))
+
+    @given(st.text(max_size=100), st.sampled_from([(s, k) for s, options in OPTIONS.items() for k in options]))
+    def test_any_value(self, value: str, where: tuple[str, str]) -> None:
+        """Any value of any option is read or is a fault."""
+        try:
+            parse(f"[{where[0]}]\n{where[1]} = {value}\n")
+        except BadConfiguration as bad:
+            self.assertTrue(bad.faults)
+
+
+class CommandTests(SynchronousTestCase):
+    """check-config, and the daemon's own refusal."""
+
+    def write(self, text: str) -> str:
+        """A file."""
+        path = self.mktemp()
+        Path(path).write_text(text)
+        return path
+
+    def test_check_config(self) -> None:
+        """0 for a good file, 1 for a bad one, also when only Twisted can tell; the daemon says the same."""
+        from twisted.python.usage import UsageError
+
+        good = self.write("[cache]\nsize = 5 GiB\n")
+        self.assertEqual(cli.main(["check-config", "--config", good]), 0)
+        for text in ("[cache]\nsize = x\n", "[server]\nlisten = ssl:443:privateKey=/nonexistent\n", "\0"):
+            bad = self.write(text)
+            self.assertEqual(cli.main(["check-config", "--config", bad]), 1)
+            options = service.Options()
+            error = self.assertRaises(UsageError, options.parseOptions, ["--config", bad])
+            self.assertIn("expected", str(error))
+        self.assertEqual(cli.main(["check-config", "--config", "/nonexistent/ocp.ini"]), 1)

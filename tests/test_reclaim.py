@@ -1,0 +1,164 @@
+"""Reclaiming: the policy, and a reclaimer on fake time."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ocpproxy.database import DatabaseAway
+from ocpproxy.metrics import Metrics
+from ocpproxy.reclaim import Limits, Reclaimer
+from ocpproxy.store import Usage
+
+MIB = 2**20
+
+
+class LimitsTests(SynchronousTestCase):
+    """The policy."""
+
+    def test_thresholds(self) -> None:
+        """Over 95 % is full, 95 % is not; a turn ends at 90 %, or lower when more is about to come."""
+        limits = Limits(1000, 0, 0.95, 0.90)
+        self.assertEqual([limits.is_full(Usage(9**9, n)) for n in (950, 951)], [False, True])
+        self.assertEqual(limits.keep(Usage()).bytes, 900)
+        self.assertEqual(limits.keep(Usage(1, 300)).bytes, 700)
+        counted = Limits(1000, 100, 0.95, 0.90)
+        self.assertEqual([counted.is_full(Usage(n, 0)) for n in (95, 96)], [False, True])
+        self.assertEqual(counted.keep(Usage(20, 0)), Usage(80, 900))
+
+    @given(st.integers(1, 10**6), st.integers(0, 10**6), st.floats(0.01, 1), st.floats(0, 1), st.integers(0, 10**7))
+    def test_a_turn_is_enough(self, size: int, most: int, above: float, to: float, incoming: int) -> None:
+        """What is kept, and what comes, is held; and is not full again when `to` is not over `above`."""
+        limits = Limits(size, most, max(above, to), to)
+        keep = limits.keep(Usage(0, min(incoming, size // 2)))
+        self.assertTrue(limits.holds(Usage(keep.tiles, keep.bytes + min(incoming, size // 2))))
+        self.assertFalse(limits.is_full(keep))
+        self.assertGreaterEqual(min(keep.tiles, keep.bytes), 0)
+
+
+class Cache:
+    """An account in memory, of tiles of 1 byte... and a lease."""
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self.away = False
+        self.theirs = False
+        self.turns = 0
+        self.broken = False
+
+    def store(self, nbytes: int) -> None:
+        """Store one tile."""
+        self.usage = Usage(self.usage.tiles + 1, self.usage.bytes + nbytes)
+
+    async def refresh(self) -> Usage:
+        """As in the store."""
+        if self.away:
+            raise DatabaseAway("for the test")
+        return self.usage
+
+    async def shrink(self, keep: Usage, at_most: int) -> Usage:
+        """As in the store: at most `at_most` tiles of equal size."""
+        await self.refresh()
+        if self.broken:
+            raise ValueError("for the test")
+        size = self.usage.bytes // self.usage.tiles if self.usage.tiles else 1
+        tiles = 0
+        while tiles < at_most and (
+            self.usage.bytes - tiles * size > keep.bytes or self.usage.tiles - tiles > keep.tiles
+        ):
+            tiles += 1
+        self.usage = Usage(self.usage.tiles - tiles, self.usage.bytes - tiles * size)
+        return Usage(tiles, tiles * size)
+
+    async def take(self, name: str) -> bool:
+        """As in leases."""
+        await self.refresh()
+        self.turns += 1
+        return not self.theirs
+
+    async def give_back(self, name: str) -> None:
+        """As in leases."""
+
+
+class ReclaimerTests(SynchronousTestCase):
+    """The loop and the room."""
+
+    def setUp(self) -> None:
+        """1000 bytes, looked at every 30 s."""
+        self.clock, self.cache = Clock(), Cache()
+        limits = Limits(1000, 0, 0.95, 0.90)
+        self.reclaimer = Reclaimer(self.cache, self.cache, limits, 30, self.clock, Metrics())
+        self.reclaimer.startService()
+        self.addCleanup(self.reclaimer.stopService)
+
+    async def keep(self, nbytes: int) -> int:
+        """Store one tile as the cache does; how much was granted."""
+        async with self.reclaimer.room(Usage(1, nbytes)) as granted:
+            if granted:
+                self.cache.store(nbytes)
+            return granted
+
+    def test_tick(self) -> None:
+        """The tick reclaims when it is full, and only then."""
+        for _ in range(94):
+            self.cache.store(10)
+        self.clock.advance(30)
+        self.assertEqual(self.cache.usage.bytes, 940)
+        for _ in range(10):
+            self.cache.store(10)
+        self.clock.advance(30)
+        self.assertEqual(self.cache.usage.bytes, 900)
+
+    def test_burst(self) -> None:
+        """A burst between two ticks never goes over the size, and rests below the mark."""
+        for _ in range(500):
+            self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.keep(10))), 10)
+            self.assertLessEqual(self.cache.usage.bytes, 1000)
+        self.assertLessEqual(self.cache.usage.bytes, 950)
+
+    def test_half_at_most(self) -> None:
+        """One cuboid gets half of the cache and no more."""
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.keep(400))), 400)
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.keep(700))), 500)
+
+    def test_index_away(self) -> None:
+        """While the index is away there is room up to the size, and then none: nobody waits for ever."""
+        self.cache.away = True
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.keep(400))), 400)
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.keep(500))), 500)
+        waiting = Deferred.fromCoroutine(self.keep(200))
+        self.assertNoResult(waiting)
+        self.clock.pump([0.05] * 120)
+        self.assertEqual(self.successResultOf(waiting), 0)
+        self.assertEqual(self.cache.usage.bytes, 900)
+        self.cache.away = False
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.keep(200))), 200)
+
+    def test_another_process_reclaims(self) -> None:
+        """With the lease in other hands it waits for the other's work to show."""
+        self.cache.theirs = True
+        self.successResultOf(Deferred.fromCoroutine(self.keep(500)))
+        self.successResultOf(Deferred.fromCoroutine(self.keep(450)))
+        waiting = Deferred.fromCoroutine(self.keep(100))
+        self.clock.advance(0.05)
+        self.assertNoResult(waiting)
+        self.cache.usage = Usage(1, 500)
+        self.clock.advance(0.05)
+        self.assertEqual(self.successResultOf(waiting), 100)
+
+    def test_cannot_die(self) -> None:
+        """A turn that fails is logged, and the next tick reclaims."""
+        for _ in range(99):
+            self.cache.store(10)
+        self.cache.broken = True
+        self.clock.advance(30)
+        self.clock.advance(30)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
+        self.cache.broken, self.cache.away = False, True
+        self.clock.advance(30)
+        self.cache.away = False
+        self.clock.advance(30)
+        self.assertEqual(self.cache.usage.bytes, 900)
