@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.interfaces import IReactorTime
+
 from ocpproxy.database import Database, DatabaseAway
 from ocpproxy.dialect import Transaction
 from ocpproxy.geometry import Dataset, Plane
@@ -55,14 +58,17 @@ def save(tx: Transaction, token: str, origin: str, description: Description, his
 class Descriptions:
     """The descriptions in one index."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: IReactorTime) -> None:
         self._database = database
+        self._clock = clock
 
     async def load(self, token: str, origin: str) -> Description | None:
         """The description of the token by this upstream, if it is there and the index answers."""
         try:
+            if not self._database.up:  # it is looked for just now: at the start that takes a moment
+                await self._database.wait_up().addTimeout(PATIENCE, self._clock)
             return await self._database.run_within(PATIENCE, None, load, token, origin)
-        except DatabaseAway:
+        except (DatabaseAway, DeferredTimeout):
             return None
 
     async def save(self, dataset: Dataset, origin: str, description: Description) -> None:

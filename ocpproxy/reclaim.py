@@ -19,6 +19,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from ocpproxy.database import DatabaseAway
 from ocpproxy.metrics import Metrics
@@ -96,7 +97,7 @@ class Reclaimer(Service):
         self._clock = clock
         self._metrics = metrics
         self._incoming = Usage()
-        self._turning: Deferred[None] | None = None
+        self._turning: Deferred[bool] | Deferred[None] | None = None
         self._loop = LoopingCall(self._tick)
         self._loop.clock = clock
 
@@ -121,11 +122,7 @@ class Reclaimer(Service):
         except CancelledError:
             raise
         except Exception:
-            self._failed()
-
-    def _failed(self) -> None:
-        self._metrics.failed_turns.labels("reclaim").inc()
-        self._log.failure("reclaiming failed; it is tried again")
+            self._turn_failed(Failure())
 
     def _projected(self) -> Usage:
         usage = self._account.usage
@@ -163,12 +160,19 @@ class Reclaimer(Service):
 
     def _begin(self) -> None:
         turning = self._turning = Deferred.fromCoroutine(self._turn())
-        turning.addErrback(lambda failure: failure.trap(DatabaseAway) and None)
-        turning.addErrback(lambda failure: self._log.failure("reclaiming", failure))
+        turning.addErrback(self._turn_failed)
         turning.addBoth(self._turned)
 
-    def _turned(self, _: object) -> None:
+    def _turn_failed(self, failure: Failure) -> bool:
+        if not failure.check(DatabaseAway, CancelledError):
+            self._metrics.failed_turns.labels("reclaim").inc()
+            self._log.failure("reclaiming failed; it is tried again", failure)
+        return False
+
+    def _turned(self, done: bool) -> None:
         self._turning = None
+        if done:
+            self._begin_if_full()  # what was being stored while the turn ended has come on top
 
     def _turn_ended(self) -> Deferred[None]:
         ended: Deferred[None] = Deferred()
@@ -184,24 +188,20 @@ class Reclaimer(Service):
             self._begin()
         await self._turn_ended()
 
-    async def _turn(self) -> None:
+    async def _turn(self) -> bool:
+        """Whether the cache was made as small as it is to be."""
         if not await self._lease.take(LEASE):
             await self._account.refresh()
-            return
+            return False
         try:
             while self.running:
                 keep = self._limits.keep(self._incoming)
                 removed = await self._account.shrink(keep, _SLICE)
-                if not removed.tiles:
-                    return
                 usage = self._account.usage
                 if usage.tiles <= keep.tiles and usage.bytes <= keep.bytes:
-                    return
-        except DatabaseAway:
-            raise
-        except CancelledError:
-            raise
-        except Exception:
-            self._failed()
+                    return True
+                if not removed.tiles:
+                    return False
+            return False
         finally:
             await self._lease.give_back(LEASE)

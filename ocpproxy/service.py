@@ -9,18 +9,20 @@ then the answers that are open, then the flights, the reclaimer, the store's acc
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
+from types import FrameType
 from typing import Any
 
 from treq.client import HTTPClient
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, gatherResults, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall
@@ -159,6 +161,7 @@ class Background(Service):
         """Begin."""
         super().startService()
         self._running = Deferred.fromCoroutine(self._work())
+        self._running.addErrback(lambda failure: failure.trap(CancelledError) and None)
         self._running.addErrback(lambda failure: self._log.failure("in the background", failure))
 
     def stopService(self) -> Deferred[None] | None:
@@ -167,6 +170,28 @@ class Background(Service):
         if self._running is not None:
             self._running.cancel()
         return self._running
+
+
+class CleanExit(Service):
+    """Makes TERM end the daemon with exit code 0.
+
+    twistd stops on TERM too, but then kills itself with the same signal, which a supervisor sees as a death.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def startService(self) -> None:
+        """Take TERM over, once the reactor has set its own handlers."""
+        super().startService()
+        self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._term)
+
+    def _term(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._stop)
+
+    def _stop(self) -> None:
+        if self._reactor.running:
+            self._reactor.stop()
 
 
 class LagProbe(Service):
@@ -266,7 +291,7 @@ def make_catalogue(
     otherwise = source(settings.upstream, None, demo.TOKEN)
     if settings.upstream.type == "demo":
         named.setdefault(demo.TOKEN, otherwise)
-    return Catalogue(named, otherwise, Descriptions(database), reactor)
+    return Catalogue(named, otherwise, Descriptions(database, reactor), reactor)
 
 
 def make_gateway(settings: Settings, reactor: Any) -> InTurn:
@@ -353,4 +378,6 @@ def makeService(options: Options) -> IService:
     """What twistd runs."""
     from twisted.internet import reactor
 
-    return make_gateway(options["settings"], reactor)
+    gateway = make_gateway(options["settings"], reactor)
+    CleanExit(reactor).setServiceParent(gateway)
+    return gateway

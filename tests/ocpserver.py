@@ -192,7 +192,7 @@ class Faults:
     def half(self) -> None:
         """Half a body, and then the end of the connection."""
         self.silence()
-        self._request.transport.loseConnection()
+        self._request.channel.loseConnection()
 
     def half_unsized(self) -> None:
         """Half a body that does not say how long it is, properly ended."""

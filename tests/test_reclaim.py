@@ -119,6 +119,24 @@ class ReclaimerTests(SynchronousTestCase):
             self.assertLessEqual(self.cache.usage.bytes, 1000)
         self.assertLessEqual(self.cache.usage.bytes, 950)
 
+    def test_landing_while_a_turn_ends(self) -> None:
+        """What is stored while a turn gives its lease back is not forgotten until the next tick."""
+        ending: Deferred[None] = Deferred()
+
+        async def give_back(name: str) -> None:
+            await ending
+
+        self.patch(self.cache, "give_back", give_back)
+        for _ in range(96):
+            self.cache.store(10)
+        storing = self.reclaimer.room(Usage(1, 90))
+        self.successResultOf(Deferred.fromCoroutine(storing.__aenter__()))
+        self.cache.store(90)
+        self.successResultOf(Deferred.fromCoroutine(storing.__aexit__(None, None, None)))
+        self.assertEqual(self.cache.usage.bytes, 990)
+        ending.callback(None)
+        self.assertLessEqual(self.cache.usage.bytes, 900)
+
     def test_half_at_most(self) -> None:
         """One cuboid gets half of the cache and no more."""
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.keep(400))), 400)

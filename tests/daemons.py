@@ -1,0 +1,166 @@
+"""The real daemon in a process of its own, for tests that use it as a person would."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import treq
+from treq.client import HTTPClient
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import deferLater
+from twisted.protocols.policies import WrappingFactory
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+from twisted.web.client import Agent, HTTPConnectionPool
+
+from ocpproxy.config import IndexUrl
+from tests import ocpserver
+from tests.databases import as_option
+
+ROOT = Path(__file__).parent.parent
+
+
+class _Process(ProcessProtocol):
+    """Collects what the daemon says."""
+
+    def __init__(self) -> None:
+        self.said = ""
+        self.ready: Deferred[str] = Deferred()
+        self.ended: Deferred[int] = Deferred()
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        """Its log."""
+        self.said += data.decode("utf-8", "replace")
+        found = re.search(r"ocpproxy answers at (\S+)/", self.said)
+        if found and not self.ready.called:
+            self.ready.callback(found[1])
+
+    def processEnded(self, reason: Failure) -> None:
+        """Its end."""
+        if not self.ready.called:
+            self.ready.errback(RuntimeError(f"the daemon did not start:\n{self.said}"))
+        code = getattr(reason.value, "exitCode", None)
+        self.ended.callback(-int(getattr(reason.value, "signal", 0) or 0) if code is None else code)
+
+
+class Daemon:
+    """One running daemon."""
+
+    def __init__(self, url: str, process: Any, protocol: _Process, get: Callable[..., Any]) -> None:
+        self.url = url
+        self.process = process
+        self.protocol = protocol
+        self._get = get
+
+    @property
+    def log(self) -> str:
+        """What it has said."""
+        return self.protocol.said
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return int(self.process.pid)
+
+    async def get(self, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes, dict[str, str]]:
+        """(status, body, headers) of one request."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        response = await self._get(method, f"{self.url}/{path}", headers=named)
+        body = await treq.content(response)
+        found = {name.decode().lower(): values[0].decode() for name, values in response.headers.getAllRawHeaders()}
+        return response.code, body, found
+
+    async def metric(self, name: str) -> float:
+        """The sum of a metric's samples whose line begins so."""
+        _, body, _ = await self.get("metrics")
+        lines = [line for line in body.decode().splitlines() if line.startswith(name)]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; the exit code."""
+        if not self.protocol.ended.called:
+            os.kill(self.pid, number)
+        ended: Deferred[int] = Deferred()
+        self.protocol.ended.addCallback(lambda code: (ended.callback(code), code)[1])
+        return await ended.addTimeout(60, reactor)  # type: ignore[arg-type]
+
+    async def rest(self) -> None:
+        """Wait until nothing is being fetched or settled."""
+        while await self.metric("ocpproxy_flights") or await self.metric("ocpproxy_unsettled_tiles"):
+            await deferLater(reactor, 0.02)  # type: ignore[arg-type]
+
+
+class DaemonCase(TestCase):
+    """Starts daemons and doubles, and ends them with the test."""
+
+    timeout = 90
+
+    def setUp(self) -> None:
+        """A client, and a directory."""
+        self.place = Path(self.mktemp()).absolute()
+        self.place.mkdir()
+        self.pool = HTTPConnectionPool(reactor)
+        self.pool.maxPersistentPerHost = 100
+        self.pool.retryAutomatically = False
+        self.client = HTTPClient(Agent(reactor, pool=self.pool))
+        self.addCleanup(self.pool.closeCachedConnections)
+
+    def serve(self, service: ocpserver.Service) -> str:
+        """Start a double; its address."""
+        factory = WrappingFactory(ocpserver.site(service))
+        port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+
+        async def end() -> None:
+            await port.stopListening()
+            while factory.protocols:
+                for connection in list(factory.protocols):
+                    connection.transport.abortConnection()
+                await deferLater(reactor, 0.01)  # type: ignore[arg-type]
+
+        self.addCleanup(lambda: Deferred.fromCoroutine(end()))
+        return f"http://127.0.0.1:{port.getHost().port}"
+
+    def configure(self, upstream: str, index: IndexUrl | None = None, name: str = "ocp.ini", **options: str) -> Path:
+        """An ini file: ``section_option = value`` for each that is said."""
+        url = as_option(index) if index else "sqlite:///index.sqlite"
+        said = {
+            "server": {"listen": "tcp:0:interface=127.0.0.1"},
+            "cache": {"directory": "cache"},
+            "index": {"url": url, "lease": "2"},
+            "upstream": {"url": upstream, "timeout": "5", "retries": "0"},
+        }
+        for option, value in options.items():
+            section, _, key = option.partition("_")
+            said[section][key] = value
+        path = self.place / name
+        lines = [f"[{s}]\n" + "".join(f"{k} = {v}\n" for k, v in values.items()) for s, values in said.items()]
+        path.write_text("".join(lines))
+        return path
+
+    async def start(self, config: Path | None, *arguments: str, **environ: str) -> Daemon:
+        """Start a daemon; returns when it answers."""
+        protocol = _Process()
+        command = [str(Path(sys.executable).parent / "twistd"), "--nodaemon", "--pidfile=", *arguments, "ocpproxy"]
+        if config is not None:
+            command += ["--config", str(config)]
+        process = reactor.spawnProcess(  # type: ignore[attr-defined]
+            protocol, command[0], command, env={**os.environ, **environ}, path=str(self.place)
+        )
+        daemon = Daemon("", process, protocol, self.client.request)
+
+        async def end() -> None:
+            if not protocol.ended.called:
+                os.kill(process.pid, signal.SIGCONT)
+                await daemon.stop(signal.SIGKILL)
+
+        self.addCleanup(lambda: Deferred.fromCoroutine(end()))
+        daemon.url = await protocol.ready.addTimeout(60, reactor)  # type: ignore[arg-type]
+        return daemon
