@@ -198,10 +198,8 @@ class Reclaimer(Service):
                 keep = self._limits.keep(self._incoming)
                 removed = await self._account.shrink(keep, _SLICE)
                 usage = self._account.usage
-                if usage.tiles <= keep.tiles and usage.bytes <= keep.bytes:
-                    return True
-                if not removed.tiles:
-                    return False
+                if not removed.tiles or (usage.tiles <= keep.tiles and usage.bytes <= keep.bytes):
+                    return True  # as far as the account goes; what is stored meanwhile is for the next turn
             return False
         finally:
             await self._lease.give_back(LEASE)

@@ -180,6 +180,7 @@ class CleanExit(Service):
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
+        self._stopping = False
 
     def startService(self) -> None:
         """Take TERM over, once the reactor has set its own handlers."""
@@ -187,11 +188,9 @@ class CleanExit(Service):
         self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._term)
 
     def _term(self, number: int, frame: FrameType | None) -> None:
-        self._reactor.callFromThread(self._stop)
-
-    def _stop(self) -> None:
-        if self._reactor.running:
-            self._reactor.stop()
+        if not self._stopping:  # another TERM does not stop it any faster
+            self._stopping = True
+            self._reactor.callFromThread(self._reactor.stop)
 
 
 class LagProbe(Service):

@@ -76,6 +76,8 @@ class Daemon:
         response = await self._get(method, f"{self.url}/{path}", headers=named)
         body = await treq.content(response)
         found = {name.decode().lower(): values[0].decode() for name, values in response.headers.getAllRawHeaders()}
+        if isinstance(response.length, int):
+            found["content-length"] = str(response.length)
         return response.code, body, found
 
     async def metric(self, name: str) -> float:

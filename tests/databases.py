@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -36,7 +37,12 @@ def mysql_server() -> dict[str, Any] | None:
     }
     if named or _answers(options):
         return options
-    return _private_server()
+    try:
+        server = PrivateServer()
+    except SkipTest:
+        return None
+    atexit.register(server.end)
+    return server.options
 
 
 def _answers(options: dict[str, Any]) -> bool:
@@ -47,43 +53,49 @@ def _answers(options: dict[str, Any]) -> bool:
     return True
 
 
-def _private_server() -> dict[str, Any] | None:
-    program = shutil.which("mariadbd", path=os.environ["PATH"] + ":/usr/sbin")
-    install = shutil.which("mariadb-install-db")
-    if program is None or install is None:
-        return None
-    home = Path(tempfile.mkdtemp(prefix="ocpproxy-mariadb-"))
-    user = ["--user=root"] if os.geteuid() == 0 else []
-    common = ["--no-defaults", f"--datadir={home}/data", *user]
-    subprocess.run(
-        [install, *common, "--auth-root-authentication-method=normal", "--skip-test-db"],
-        check=True,
-        capture_output=True,
-    )
-    server = subprocess.Popen(
-        [program, *common, f"--socket={home}/s", "--skip-networking", f"--pid-file={home}/pid"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+class PrivateServer:
+    """A mariadbd of one's own, in a temporary directory, behind a socket: it may be frozen and killed."""
 
-    def end() -> None:
-        server.terminate()
-        server.wait()
-        shutil.rmtree(home, ignore_errors=True)
+    def __init__(self) -> None:
+        program = shutil.which("mariadbd", path=os.environ["PATH"] + ":/usr/sbin")
+        install = shutil.which("mariadb-install-db")
+        if program is None or install is None:
+            raise SkipTest("no MariaDB server is installed")
+        self.home = Path(tempfile.mkdtemp(prefix="ocpproxy-mariadb-"))
+        user = ["--user=root"] if os.geteuid() == 0 else []
+        common = ["--no-defaults", f"--datadir={self.home}/data", *user]
+        fresh = [install, *common, "--auth-root-authentication-method=normal", "--skip-test-db"]
+        subprocess.run(fresh, check=True, capture_output=True)
+        self._command = [
+            *(program, *common, f"--socket={self.home}/s", "--skip-networking", f"--pid-file={self.home}/pid")
+        ]
+        self.options = {"unix_socket": f"{self.home}/s", "user": "root", "password": ""}
+        self.start()
 
-    atexit.register(end)
-    options = {"unix_socket": f"{home}/s", "user": "root", "password": ""}
-    deadline = time.monotonic() + 60
-    while not _answers(options):
-        if server.poll() is not None or time.monotonic() > deadline:
-            return None
-        os.sched_yield()
-    return options
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not _answers(self.options):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("the private MariaDB server does not start")
+            os.sched_yield()
+
+    def stop(self) -> None:
+        """Stop it, as a restart does."""
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        self.process.wait()
+
+    def end(self) -> None:
+        """Stop it and remove everything."""
+        self.stop()
+        shutil.rmtree(self.home, ignore_errors=True)
 
 
-def mysql_database(case: TestCase) -> IndexUrl:
+def mysql_database(case: TestCase, server: dict[str, Any] | None = None) -> IndexUrl:
     """A new, empty database that goes with the test."""
-    server = mysql_server()
+    server = server or mysql_server()
     if server is None:
         raise SkipTest("no MariaDB server can be reached or started")
     name = f"ocpproxy_test_{uuid.uuid4().hex[:12]}"

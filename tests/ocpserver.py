@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from twisted.internet import reactor
+from twisted.internet.defer import CancelledError
 from twisted.internet.task import deferLater
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -237,11 +238,14 @@ class _Answer(Resource):
         service.open_now += 1
         service.most_open = max(service.most_open, service.open_now)
 
+        answering = deferLater(reactor, service.delay, self._cutout, request, rest)  # type: ignore[arg-type]
+        answering.addErrback(lambda failure: failure.trap(CancelledError))
+
         def closed(_: object) -> None:
             service.open_now -= 1
+            answering.cancel()
 
         request.notifyFinish().addBoth(closed)
-        deferLater(reactor, service.delay, self._cutout, request, rest)  # type: ignore[arg-type]
         return NOT_DONE_YET
 
     def _cutout(self, request: Request, rest: list[str]) -> None:

@@ -387,7 +387,7 @@ class CommandTests(DaemonCase):
         out, _, _ = await getProcessOutputAndValue(
             sys.executable, ["-c", CLIENT, str(self.place / "http.sock"), "/kat/1/0_0_0.png"], {**os.environ}
         )
-        self.assertTrue(out.startswith(b"HTTP/1.1 200 OK"), out[:200])
+        self.assertTrue(out.startswith(b"HTTP/1.0 200 OK"), out[:200])
         os.kill(pid, signal.SIGTERM)
         while (self.place / "d.pid").exists():
             await pause(0.02)

@@ -282,6 +282,7 @@ class TileStore(Service):
 
         :raises DatabaseAway:
         """
+        await self.settled()  # what is chosen is chosen from the rows: all that is on disk must have one
         await self._write_uses()
         self._changing += 1
         try:
