@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -97,7 +97,7 @@ class Reclaimer(Service):
         self._clock = clock
         self._metrics = metrics
         self._incoming = Usage()
-        self._turning: Deferred[bool] | Deferred[None] | None = None
+        self._turning: Deferred[Any] | None = None
         self._loop = LoopingCall(self._tick)
         self._loop.clock = clock
 
@@ -159,7 +159,8 @@ class Reclaimer(Service):
             self._begin()
 
     def _begin(self) -> None:
-        turning = self._turning = Deferred.fromCoroutine(self._turn())
+        turning: Deferred[Any] = Deferred.fromCoroutine(self._turn())
+        self._turning = turning
         turning.addErrback(self._turn_failed)
         turning.addBoth(self._turned)
 
@@ -169,7 +170,7 @@ class Reclaimer(Service):
             self._log.failure("reclaiming failed; it is tried again", failure)
         return False
 
-    def _turned(self, done: bool) -> None:
+    def _turned(self, done: Any) -> None:
         self._turning = None
         if done:
             self._begin_if_full()  # what was being stored while the turn ended has come on top

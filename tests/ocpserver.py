@@ -153,7 +153,7 @@ class Faults:
 
     def reset(self) -> None:
         """The connection is reset."""
-        self._request.transport.abortConnection()
+        self._request.channel.abortConnection()
 
     def bomb(self) -> None:
         """1 GiB of zeros in 1 MiB."""

@@ -25,7 +25,7 @@ def main() -> int:
     command = [sys.executable, "-m", "twisted.trial", *(sys.argv[1:] or ["tests"])]
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as trial:
         assert trial.stdout is not None
-        lines = []
+        lines: list[str] = []
         for line in trial.stdout:
             print(line, end="", flush=True)
             lines = [*lines[-20:], line]

@@ -202,7 +202,7 @@ class ThirdGenerationTests(OpenConnectomeTests, UpstreamCase):
 class FaultTests(UpstreamCase):
     """Everything that can go wrong at an Open Connectome server."""
 
-    async def fail(self, mode: str, timeout: float = 1, retries: int = 0) -> UpstreamFailure:
+    async def failure(self, mode: str, timeout: float = 1, retries: int = 0) -> UpstreamFailure:
         """What a cutout fails with; a moment later, when the server is well, it works."""
         self.service = ocpserver.Service(em(), 2)
         upstream = self.ocp(self.serve(self.service), timeout, retries=retries)
@@ -214,7 +214,7 @@ class FaultTests(UpstreamCase):
         except UpstreamFailure as failure:
             found = failure
         else:
-            self.fail("it did not fail")
+            raise AssertionError(f"{mode}: it did not fail")
         self.service.mode = "well"
         np.testing.assert_array_equal(await upstream.cutout(cutout, nothing), em()[:16, :512, :512])
         return found
@@ -240,14 +240,14 @@ class FaultTests(UpstreamCase):
             ("elsewhere", UpstreamBroken),
         ):
             with self.subTest(mode=mode):
-                failure = await Deferred.fromCoroutine(self.fail(mode))
+                failure = await Deferred.fromCoroutine(self.failure(mode))
                 self.assertIs(type(failure), kind, f"{mode}: {failure!r}")
-        self.assertEqual((await Deferred.fromCoroutine(self.fail("busy"))).retry_after, 7)
+        self.assertEqual((await Deferred.fromCoroutine(self.failure("busy"))).retry_after, 7)
 
     async def test_retries(self) -> None:
         """What may pass is asked again, so often and no more; what may not is asked once."""
         for mode, asked in (("outage", 3), ("reset", 3), ("error500", 1), ("short", 1), ("elsewhere", 1)):
-            await Deferred.fromCoroutine(self.fail(mode, 5, retries=2))
+            await Deferred.fromCoroutine(self.failure(mode, 5, retries=2))
             self.assertEqual(self.service.asked["cutout"], asked + 1, mode)
 
     async def test_out_of_range(self) -> None:
@@ -441,7 +441,7 @@ class InfoTests(SynchronousTestCase):
 
     def test_hostile(self) -> None:
         """Each field is checked."""
-        for changes in (
+        hostile: tuple[dict[str, Any], ...] = (
             {"resolutions": []},
             {"resolutions": [0, 0]},
             {"resolutions": [99]},
@@ -457,7 +457,8 @@ class InfoTests(SynchronousTestCase):
             {"voxelres": {"0": [1e300, 1, 1], "1": [1, 1, 1], "2": [1, 1, 1]}},
             {"voxelres": {"0": ["1", 1, 1], "1": [1, 1, 1], "2": [1, 1, 1]}},
             {"timerange": [5, 2]},
-        ):
+        )
+        for changes in hostile:
             with self.subTest(changes=changes):
                 self.assertRaises(UpstreamBroken, info.read, "kat", self.document(**changes), None)
         for text in ('{"dataset": NaN}', "9" * 5000, "[" * 100000, '{"a": 1e999999999}'):
