@@ -34,7 +34,7 @@ from ocpproxy.catalogue import Catalogue, Known, Source
 from ocpproxy.database import DatabaseAway
 from ocpproxy.geometry import Cuboid, Tile
 from ocpproxy.imagery import Grey, Voxels, blank_png, fingerprint, grey_png
-from ocpproxy.onefetch import Flight, OneFetch
+from ocpproxy.onefetch import Flight, Lease, OneFetch
 from ocpproxy.pool import InThread
 from ocpproxy.store import Stored, Usage
 from ocpproxy.upstream import OutOfRange, UnknownToken, Upstream, UpstreamBusy, UpstreamFailure
@@ -89,16 +89,6 @@ class Store(Protocol):
 
     async def write(self, pictures: list[tuple[Tile, bytes]]) -> int:
         """Store tiles; how many were new."""
-
-
-class Lease(Protocol):
-    """One process at a time."""
-
-    async def take(self, name: str) -> bool:
-        """Whether it is ours now."""
-
-    async def give_back(self, name: str) -> None:
-        """Let go."""
 
 
 class Room(Protocol):

@@ -9,13 +9,13 @@ finished into the cache.
 
 A failure is remembered for a moment, so that a broken upstream is not asked again by everyone who comes.
 
-Among processes the same is done by leases (`ocpproxy.leases`); `ocpproxy.cache` joins the two.
+Among processes the same is done by leases (`Lease`, kept in the index); `ocpproxy.cache` joins the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from cachetools import TTLCache
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
@@ -39,6 +39,19 @@ _ROUNDS = 3
 
 class NotDelivered(Exception):
     """A flight ended without an item that it was to bring."""
+
+
+class Lease(Protocol):
+    """One process at a time."""
+
+    async def take(self, name: str) -> bool:
+        """Whether it is ours now; then `give_back` must follow.
+
+        :raises DatabaseAway: nobody can tell.
+        """
+
+    async def give_back(self, name: str) -> None:
+        """Let go."""
 
 
 class Flight(Generic[K, I, R]):
@@ -166,7 +179,7 @@ class OneFetch(Generic[K, I, R]):
     @property
     def waiters(self) -> int:
         """How many wait, for whatever."""
-        return sum(flight.waiters for flight in self._flights.values())
+        return sum(flight.waiters for flight in list(self._flights.values()))  # also asked from a thread
 
     def __len__(self) -> int:
         return len(self._flights)

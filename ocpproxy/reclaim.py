@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 from ocpproxy.database import DatabaseAway
 from ocpproxy.metrics import Metrics
+from ocpproxy.onefetch import Lease
 from ocpproxy.store import Usage
 
 LEASE = "reclaim"
@@ -70,16 +71,6 @@ class Account(Protocol):
 
     async def shrink(self, keep: Usage, at_most: int) -> Usage:
         """Remove the least recently used until `keep` is left, `at_most` so many tiles; what was removed."""
-
-
-class Lease(Protocol):
-    """One process at a time."""
-
-    async def take(self, name: str) -> bool:
-        """Whether it is ours now."""
-
-    async def give_back(self, name: str) -> None:
-        """Let go."""
 
 
 class Reclaimer(Service):

@@ -238,7 +238,10 @@ class _Answer(Resource):
         service.open_now += 1
         service.most_open = max(service.most_open, service.open_now)
 
-        answering = deferLater(reactor, service.delay, self._cutout, request, rest)  # type: ignore[arg-type]
+        began = reactor.seconds()  # type: ignore[attr-defined]
+        code, body = service.cutout(rest)
+        left = max(0.0, began + service.delay - reactor.seconds())  # type: ignore[attr-defined]
+        answering = deferLater(reactor, left, self._cutout, request, code, body)  # type: ignore[arg-type]
         answering.addErrback(lambda failure: failure.trap(CancelledError))
 
         def closed(_: object) -> None:
@@ -248,10 +251,9 @@ class _Answer(Resource):
         request.notifyFinish().addBoth(closed)
         return NOT_DONE_YET
 
-    def _cutout(self, request: Request, rest: list[str]) -> None:
+    def _cutout(self, request: Request, code: int, body: bytes) -> None:
         if request.channel is None:
             return
-        code, body = self._service.cutout(rest)
         if self._service.mode != "well" and not self._service.mode.startswith("info_"):
             getattr(Faults(request, body), self._service.mode)()
             return

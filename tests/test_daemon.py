@@ -115,50 +115,46 @@ class GatewayTests:
         await daemon.stop()
         await self.assert_account()
 
+    async def herd(self: Any, service: ocpserver.Service, daemons: list[Daemon], bound: float) -> None:
+        """32 clients, in turn at each daemon, on the 16 slices of a cuboid: one cutout, and p95 within the bound.
+
+        On a machine with other work to do a figure may be missed by no fault of ours: there are three cuboids to try.
+        """
+        for daemon in daemons:
+            await daemon.get("kat/")
+        figures = []
+        for row, col in ((0, 0), (0, 1), (1, 0)):
+            answers: list[tuple[float, int, tuple[int, bytes, dict[str, str]]]] = []
+            asked = service.asked["cutout"]
+
+            async def one(n: int, tile: str, answers: list[Any] = answers) -> None:
+                z, began = n // len(daemons) % 16, now()
+                answer = await daemons[n % len(daemons)].get(f"kat/{1 + z}/{tile}.png")
+                answers.append((now() - began, z, answer))  # looked at later: this process is the origin too
+
+            tile = f"{row}_{col}_0"
+            await gatherResults([Deferred.fromCoroutine(one(n, tile)) for n in range(32)])
+            self.assertEqual(service.asked["cutout"], asked + 1)
+            for _, z, (code, body, _headers) in answers:
+                self.assertEqual(code, 200)
+                self.assertTrue((pixels(body) == expected_tile(em(), 0, z, row, col)).all())
+            await gatherResults([Deferred.fromCoroutine(one(n, tile)) for n in range(32)])
+            self.assertEqual(service.asked["cutout"], asked + 1, "all 16 are there")
+            figures.append(quantile([took for took, _, _ in answers[:32]], 0.95))
+            if figures[-1] < bound:
+                return
+        raise AssertionError(f"p95 {figures} s, expected under {bound} s")
+
     async def test_herd(self: Any) -> None:
         """32 clients on the 16 slices of a cuboid, 1 s away: one cutout, p95 under 1.15 s; afterwards none."""
         service = ocpserver.Service(em(), 2, delay=1.0)
-        daemon = await self.gateway(service)
-        await daemon.get("kat/")
-        times: list[float] = []
-
-        async def one(z: int) -> None:
-            began = now()
-            code, body, _ = await daemon.get(f"kat/{z}/0_0_0.png")
-            times.append(now() - began)
-            self.assertEqual(code, 200)
-            self.assertTrue((pixels(body) == expected_tile(em(), 0, z - 1, 0, 0)).all())
-
-        await gatherResults([Deferred.fromCoroutine(one(1 + n % 16)) for n in range(32)])
-        self.assertEqual(service.asked["cutout"], 1)
-        self.assertLess(quantile(times, 0.95), 1.15 * SLACK)
-        await gatherResults([Deferred.fromCoroutine(one(1 + n)) for n in range(16)])
-        self.assertEqual(service.asked["cutout"], 1)
+        await self.herd(service, [await self.gateway(service)], 1.15)
 
     async def test_herd_on_two_daemons(self: Any) -> None:
         """The same through two daemons that share cache and index: one cutout in all, p95 under 1.6 s."""
         service = ocpserver.Service(em(), 2, delay=1.0)
-        first = await self.gateway(service)
-        second = await self.start(self.config)
-        daemons = [first, second]
-        for daemon in daemons:
-            await daemon.get("kat/")
-        times: list[float] = []
-        stati: list[str] = []
-
-        async def one(n: int) -> None:
-            began = now()
-            code, body, headers = await daemons[n % 2].get(f"kat/{1 + n // 2 % 16}/0_0_0.png")
-            times.append(now() - began)
-            stati.append(headers["cache-status"])
-            self.assertEqual(code, 200)
-            self.assertTrue((pixels(body) == expected_tile(em(), 0, n // 2 % 16, 0, 0)).all())
-
-        await gatherResults([Deferred.fromCoroutine(one(n)) for n in range(32)])
-        self.assertEqual(service.asked["cutout"], 1, stati)
-        self.assertLess(quantile(times, 0.95), 1.6 * SLACK)
-        await gatherResults([Deferred.fromCoroutine(one(n)) for n in range(32)])
-        self.assertEqual(service.asked["cutout"], 1)
+        daemons = [await self.gateway(service), await self.start(self.config)]
+        await self.herd(service, daemons, 1.6)
         for daemon in daemons:
             await daemon.rest()
             self.assertEqual(await daemon.stop(), 0)

@@ -30,6 +30,7 @@ WITHIN = {
     ("cache", "onefetch"),
     ("cache", "catalogue"),
     ("catalogue", "onefetch"),
+    ("reclaim", "onefetch"),
     ("cli", "service"),
 }
 """The arrows inside a ring."""
