@@ -153,7 +153,7 @@ class Faults:
 
     def reset(self) -> None:
         """The connection is reset."""
-        self._request.channel.abortConnection()
+        self._request.transport.abortConnection()  # type: ignore[union-attr]
 
     def bomb(self) -> None:
         """1 GiB of zeros in 1 MiB."""
