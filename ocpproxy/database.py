@@ -43,6 +43,8 @@ PATIENCE = 5.0
 _PROBE_EVERY = 0.5
 _ATTEMPTS = 10
 """Runs of one interaction; more than the pool has connections, for all of them may have been closed by the server."""
+_UPGRADE = 300
+"""Seconds that one statement of a schema step may take."""
 _STUCK = 10
 """Seconds after which a MySQL connection that says nothing is given up (its thread is stuck until then)."""
 
@@ -52,6 +54,10 @@ _REFUSALS = (pymysql.OperationalError, pymysql.InterfaceError, sqlite3.Operation
 
 class DatabaseAway(Exception):
     """The database does not answer, or not in time. Nothing is wrong with what was asked."""
+
+
+class Abandoned(DatabaseAway):
+    """The work was begun, and may still be carried out: its end is told to `late`."""
 
 
 class Database(Service):
@@ -141,11 +147,11 @@ class Database(Service):
         if pool is None:
             return
         try:
+            await pool.runInteraction(self._reading, lambda tx: tx.many("SELECT 1"), (), {})
             if not self._schema_known:
                 taken = await deferToThreadPool(self._reactor, pool.threadpool, self._upgrade)
                 self._schema_known = True
                 self._log.info("index schema is ready, {taken} steps taken", taken=taken)
-            await pool.runInteraction(self._reading, lambda tx: tx.many("SELECT 1"), (), {})
         except CancelledError:
             return
         except Exception as error:  # whatever a driver may raise: it is still away
@@ -167,8 +173,9 @@ class Database(Service):
         try:
             cursor = connection.cursor()
             if self.dialect is MYSQL:
-                cursor.execute("SELECT GET_LOCK('ocpproxy schema', 600)")
-                cursor.fetchone()
+                cursor.execute("SELECT GET_LOCK('ocpproxy schema', 1)")
+                if cursor.fetchone() != (1,):
+                    raise DatabaseAway("another process is making the schema")
             elif self.dialect.begin:
                 cursor.execute(self.dialect.begin)
             taken = upgrade(cursor, self.dialect.name, self.dialect.errors)
@@ -184,9 +191,11 @@ class Database(Service):
             self._log.warn("the index database is away: {reason}", reason=reason)
         return DatabaseAway(reason)
 
-    def _too_slow(self, patience: float) -> DatabaseAway:
+    def _too_slow(self, patience: float) -> Abandoned:
         reason = f"no answer within {patience:g} s"
-        return self._gone(reason) if patience >= PATIENCE else DatabaseAway(reason)
+        if patience == PATIENCE:  # a caller in a hurry says nothing of the database
+            self._gone(reason)
+        return Abandoned(reason)
 
     # -- work
 
@@ -225,7 +234,7 @@ class Database(Service):
     async def run_within(
         self,
         patience: float,
-        late: Callable[[T], None] | None,
+        late: Callable[[T | None], None] | None,
         interaction: Callable[Concatenate[Transaction, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
@@ -233,10 +242,10 @@ class Database(Service):
         """`run` for somebody who waits at most `patience` seconds.
 
         An interaction cannot be called back: it may still be carried out when nobody waits for it any more (patience
-        ran out, or the caller was cancelled). Its result then goes to `late`. That a short patience ran out does not
-        yet mean that the database is away.
+        ran out, or the caller was cancelled). Its result then goes to `late`, or None when it came to nothing. That
+        a short patience ran out does not yet mean that the database is away.
 
-        :raises DatabaseAway: when the database is not there, or does not answer in time.
+        :raises DatabaseAway: when the database is not there; `Abandoned` when it does not answer in time.
         """
         return await self._run(self._writing, patience, late, interaction, args, kwargs)
 
@@ -244,7 +253,7 @@ class Database(Service):
         self,
         within: Callable[..., T],
         patience: float,
-        late: Callable[[T], None] | None,
+        late: Callable[[T | None], None] | None,
         interaction: Callable[..., T],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -253,9 +262,17 @@ class Database(Service):
         for _ in range(_ATTEMPTS):
             if not self.up or self._pool is None:
                 raise DatabaseAway(self.reason)
-            work: Deferred[T] = self._pool.runInteraction(within, interaction, args, kwargs)
+            wanted: list[bool] = [True]
+
+            def if_wanted(cursor: Any, wanted: list[bool] = wanted) -> T:
+                # Work that has been given up while it waited for a thread is not begun.
+                if not wanted:
+                    raise DatabaseAway("nobody waits for it any more")
+                return within(cursor, interaction, args, kwargs)
+
+            work: Deferred[T] = self._pool.runInteraction(if_wanted)
             try:
-                return await self._bounded(work, patience, late)
+                return await self._bounded(work, patience, late, wanted)
             except CancelledError:
                 raise
             except self.dialect.errors as error:
@@ -267,17 +284,28 @@ class Database(Service):
                 raise
         raise self._gone(str(failed)) from failed
 
-    def _bounded(self, work: Deferred[T], patience: float, late: Callable[[T], None] | None) -> Deferred[T]:
+    def _bounded(
+        self, work: Deferred[T], patience: float, late: Callable[[T | None], None] | None, wanted: list[bool]
+    ) -> Deferred[T]:
         """The result of the work, for `patience` seconds and as long as it is not cancelled."""
-        answer: Deferred[T] = Deferred(lambda _: timer.cancel())
-        timer = self._reactor.callLater(patience, lambda: answer.errback(self._too_slow(patience)))
+
+        def cancelled(_: object) -> None:
+            wanted.clear()
+            timer.cancel()
+
+        def out_of_patience() -> None:
+            wanted.clear()
+            answer.errback(self._too_slow(patience))
+
+        answer: Deferred[T] = Deferred(cancelled)
+        timer = self._reactor.callLater(patience, out_of_patience)
 
         def finished(result: Any) -> None:
             if not answer.called:
                 timer.cancel()
                 answer.callback(result)
-            elif late is not None and not isinstance(result, Failure):
-                late(result)
+            elif late is not None:
+                late(None if isinstance(result, Failure) else result)
 
         work.addBoth(finished)
         return answer
@@ -317,7 +345,7 @@ def open_database(url: IndexUrl, reactor: Any, up: Callable[[bool], None] = lamb
                 write_timeout=_STUCK,
                 **options,
             ),
-            lambda: pymysql.connect(**options),
+            lambda: pymysql.connect(read_timeout=_UPGRADE, **options),
             up,
         )
 

@@ -10,8 +10,10 @@ Time is the database's, because every process sees the same one. While the datab
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import count
 from typing import Any
 
 from twisted.application.service import Service
@@ -54,14 +56,16 @@ def give_back(tx: Transaction, name: str, owner: str) -> None:
     tx.run("DELETE FROM fetching WHERE url = ? AND owner = ?", name, owner)
 
 
-def renew(tx: Transaction, owner: str, term: int) -> None:
-    """Put off the expiry of everything that the owner holds."""
-    tx.run(f"UPDATE fetching SET expires = {tx.dialect.now} + ? WHERE owner = ?", term, owner)
+def renew(tx: Transaction, held: dict[str, str], term: int) -> None:
+    """Put off the expiry of these leases: owners by name."""
+    for name, owner in held.items():
+        tx.run(f"UPDATE fetching SET expires = {tx.dialect.now} + ? WHERE url = ? AND owner = ?", term, name, owner)
 
 
-def forget(tx: Transaction, owner: str) -> int:
-    """Delete all rows of an owner that is dead."""
-    return tx.run("DELETE FROM fetching WHERE owner = ?", owner)
+def forget(tx: Transaction, process: str) -> int:
+    """Delete all rows of a process that is dead."""
+    prefix = f"{process}#"
+    return tx.run("DELETE FROM fetching WHERE SUBSTR(owner, 1, ?) = ?", len(prefix), prefix)
 
 
 def expired(tx: Transaction) -> list[str]:
@@ -76,6 +80,9 @@ def expired(tx: Transaction) -> list[str]:
 class Leases(Service):
     """The leases of this process.
 
+    The owner of a row is this process and a number that is new each time: so a lease that is taken for somebody who has
+    left, or given back late, is never mistaken for the next one of the same name.
+
     :param term: seconds that a lease holds without being renewed.
     """
 
@@ -83,7 +90,8 @@ class Leases(Service):
     owner: str
     term: float
     reactor: Any
-    _held: set[str] = field(default_factory=set)
+    _held: dict[str, str] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=count)
 
     _log = Logger()
 
@@ -110,7 +118,7 @@ class Leases(Service):
     async def _renew(self) -> None:
         try:
             if self._held:
-                await self.database.run(renew, self.owner, self._microseconds)
+                await self.database.run(renew, dict(self._held), self._microseconds)
         except DatabaseAway:
             pass
         except CancelledError:
@@ -123,24 +131,28 @@ class Leases(Service):
 
         :raises DatabaseAway: when the database does not answer at once.
         """
-        held = await self.database.run_within(
-            PATIENCE, lambda held: self._too_late(name, held), take, name, self.owner, self._microseconds
-        )
+        owner = f"{self.owner}#{next(self._numbers)}"
+
+        def too_late(held: Held | None) -> None:
+            """The database answered when nobody waited any more."""
+            if held is Held.OURS:
+                Deferred.fromCoroutine(self._give_back(name, owner)).addErrback(
+                    lambda failure: self._log.failure("giving back {name}", failure, name=name)
+                )
+
+        held = await self.database.run_within(PATIENCE, too_late, take, name, owner, self._microseconds)
         if held is Held.OURS:
-            self._held.add(name)
+            self._held[name] = owner
         return held is Held.OURS
 
-    def _too_late(self, name: str, held: Held) -> None:
-        """The database answered when nobody waited any more."""
-        if held is Held.OURS:
-            Deferred.fromCoroutine(self.give_back(name)).addErrback(
-                lambda failure: self._log.failure("giving back {name}", failure, name=name)
-            )
-
     async def give_back(self, name: str) -> None:
-        """Let go. When the database is away the lease expires by itself."""
-        self._held.discard(name)
+        """Let go of what is held. When the database is away the lease expires by itself."""
+        owner = self._held.pop(name, None)
+        if owner is not None:
+            await self._give_back(name, owner)
+
+    async def _give_back(self, name: str, owner: str) -> None:
         try:
-            await self.database.run(give_back, name, self.owner)
+            await self.database.run(give_back, name, owner)
         except DatabaseAway:
             self._log.debug("{name} could not be given back; it expires", name=name)

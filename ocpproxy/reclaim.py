@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
@@ -87,7 +87,10 @@ class Reclaimer(Service):
         self._interval = interval
         self._clock = clock
         self._metrics = metrics
-        self._incoming = Usage()
+        self._granted = Usage()
+        self._wanted = Usage()
+        self._door = DeferredLock()
+        self._index_away = False
         self._turning: Deferred[Any] | None = None
         self._loop = LoopingCall(self._tick)
         self._loop.clock = clock
@@ -115,48 +118,60 @@ class Reclaimer(Service):
         except Exception:
             self._turn_failed(Failure())
 
-    def _projected(self) -> Usage:
-        usage = self._account.usage
-        return Usage(usage.tiles + self._incoming.tiles, usage.bytes + self._incoming.bytes)
+    def _projected(self, wanted: Usage = Usage()) -> Usage:  # noqa: B008 - a value
+        """What lies on disk when all that was granted, and this, is written."""
+        usage, granted = self._account.usage, self._granted
+        return Usage(usage.tiles + granted.tiles + wanted.tiles, usage.bytes + granted.bytes + wanted.bytes)
 
     @asynccontextmanager
     async def room(self, wanted: Usage) -> AsyncIterator[int]:
         """Room for storing: yields how many bytes may be stored, kept free until the end of the block.
 
         That is what is wanted or, when the cache could not be made small enough in time, 0: the cache is bounded even
-        in a burst, and while the index is away. One cuboid never takes more than half of the cache.
+        in a burst, and while the index is away. One cuboid never takes more than half of the cache. Who comes first
+        is served first.
         """
-        granted = Usage(wanted.tiles, min(wanted.bytes, self._limits.size // 2))
-        self._incoming = Usage(self._incoming.tiles + granted.tiles, self._incoming.bytes + granted.bytes)
+        wanted = Usage(wanted.tiles, min(wanted.bytes, self._limits.size // 2))
+        await self._door.acquire()
         try:
-            yield granted.bytes if await self._make_room() else 0
+            granted = wanted if await self._make_room(wanted) else Usage()
+            self._granted = Usage(self._granted.tiles + granted.tiles, self._granted.bytes + granted.bytes)
         finally:
-            self._incoming = Usage(self._incoming.tiles - granted.tiles, self._incoming.bytes - granted.bytes)
-            self._begin_if_full()
+            self._wanted = Usage()
+            self._door.release()
+        try:
+            yield granted.bytes
+        finally:
+            self._granted = Usage(self._granted.tiles - granted.tiles, self._granted.bytes - granted.bytes)
+            self._begin_if_full(self._projected())
 
-    async def _make_room(self) -> bool:
-        self._begin_if_full()
+    async def _make_room(self, wanted: Usage) -> bool:
+        self._wanted = wanted
+        self._begin_if_full(self._projected(wanted))
         deadline = self._clock.seconds() + _PATIENCE
-        while not self._limits.holds(self._projected()):
-            if self._clock.seconds() > deadline:
-                return False
+        while not self._limits.holds(self._projected(wanted)):
             await self.turn()
-            if not self._limits.holds(self._projected()):
-                await deferLater(self._clock, _PAUSE)  # another process reclaims, or the index is away
+            if self._index_away or self._clock.seconds() > deadline:
+                return self._limits.holds(self._projected(wanted))
+            if not self._limits.holds(self._projected(wanted)):
+                await deferLater(self._clock, _PAUSE)  # another process reclaims
         return True
 
-    def _begin_if_full(self) -> None:
-        if self._turning is None and self.running and self._limits.is_full(self._projected()):
+    def _begin_if_full(self, usage: Usage) -> None:
+        if self._turning is None and self.running and self._limits.is_full(usage):
             self._begin()
 
     def _begin(self) -> None:
         turning: Deferred[Any] = Deferred.fromCoroutine(self._turn())
         self._turning = turning
+        self._index_away = False
         turning.addErrback(self._turn_failed)
         turning.addBoth(self._turned)
 
     def _turn_failed(self, failure: Failure) -> bool:
-        if not failure.check(DatabaseAway, CancelledError):
+        if failure.check(DatabaseAway):
+            self._index_away = True
+        elif not failure.check(CancelledError):
             self._metrics.failed_turns.labels("reclaim").inc()
             self._log.failure("reclaiming failed; it is tried again", failure)
         return False
@@ -164,7 +179,7 @@ class Reclaimer(Service):
     def _turned(self, done: Any) -> None:
         self._turning = None
         if done:
-            self._begin_if_full()  # what was being stored while the turn ended has come on top
+            self._begin_if_full(self._account.usage)  # what was being stored while the turn ended has come on top
 
     def _turn_ended(self) -> Deferred[None]:
         ended: Deferred[None] = Deferred()
@@ -187,7 +202,8 @@ class Reclaimer(Service):
             return False
         try:
             while self.running:
-                keep = self._limits.keep(self._incoming)
+                coming = Usage(self._granted.tiles + self._wanted.tiles, self._granted.bytes + self._wanted.bytes)
+                keep = self._limits.keep(coming)
                 removed = await self._account.shrink(keep, _SLICE)
                 usage = self._account.usage
                 if not removed.tiles or (usage.tiles <= keep.tiles and usage.bytes <= keep.bytes):

@@ -52,6 +52,7 @@ from ocpproxy.web.tiles import TokenResource
 
 _FILE_THREADS = 4
 _LAG_EVERY = 0.1
+_CLOSE_WITHIN = 1.0
 
 
 class Options(usage.Options):
@@ -223,14 +224,15 @@ class LagProbe(Service):
 class Connections(Service):
     """The idle connections to upstreams."""
 
-    def __init__(self, pool: HTTPConnectionPool) -> None:
+    def __init__(self, pool: HTTPConnectionPool, reactor: Any) -> None:
         self._pool = pool
+        self._reactor = reactor
 
     def stopService(self) -> Deferred[None]:
         """Close them."""
         super().stopService()
         closed: Deferred[None] = self._pool.closeCachedConnections()
-        return closed
+        return closed.addTimeout(_CLOSE_WITHIN, self._reactor, lambda *_: None)  # a TLS peer may never say good-bye
 
 
 @dataclass(frozen=True)
@@ -334,7 +336,7 @@ def make_gateway(settings: Settings, reactor: Any) -> InTurn:
         *kept.services(),
         LagProbe(reactor, metrics),
         Background(lambda: keep_mended(kept.mender, kept.store, kept.database, reactor)),
-        Connections(connections),
+        Connections(connections, reactor),
         reclaimer,
         cache,
         open_answers,

@@ -11,13 +11,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import Clock
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from ocpproxy import leases
+from ocpproxy import store as store_module
 from ocpproxy.config import IndexUrl
-from ocpproxy.database import Database
+from ocpproxy.database import Database, DatabaseAway
 from ocpproxy.geometry import Tile
 from ocpproxy.imagery import blank_png, grey_png
 from ocpproxy.leases import Leases
@@ -202,9 +203,9 @@ class JournalTests(SynchronousTestCase):
         journal.note([tile(1)])
         journal.clear()
         journal.clear()
-        self.assertEqual(journal.living()[1], set())
+        self.assertEqual(journal.noted(), set())
         journal.note([tile(2)])
-        self.assertEqual(journal.living()[1], {tile(2)})
+        self.assertEqual(journal.noted(), {tile(2)})
         journal.close()
 
 
@@ -251,6 +252,8 @@ class Kept:
 class StoreTests:
     """What the store promises on every database."""
 
+    timeout = 30
+
     index_url: Callable[[], IndexUrl]
 
     async def kept(self: Any, owner: str = "one", url: IndexUrl | None = None, directory: Path | None = None) -> Kept:
@@ -270,7 +273,7 @@ class StoreTests:
         stored = await kept.store.read(tile(3))
         self.assertEqual(stored.picture, PICTURES[3])
         self.assertIsNone(await kept.store.read(tile(99)))
-        self.assertEqual(kept.store.journal.living()[1], set())
+        self.assertEqual(kept.store.journal.noted(), set())
 
     async def test_two_processes(self: Any) -> None:
         """Two that store the same and other tiles at once agree on every total."""
@@ -442,6 +445,65 @@ class StoreTests:
         await kept.database.wait_up()
         self.assertEqual((await kept.agree()).tiles, 8)
 
+    async def test_reclaim_outlives_its_patience(self: Any) -> None:
+        """Rows that are forgotten when nobody waits any more: their files go too, or their rows come back."""
+        kept = await self.kept()
+        await kept.store.write([(tile(n), PICTURES[0]) for n in range(20)])
+        await kept.store.settled()
+        for keep, patience in ((15, 0.0), (10, 0.001), (5, 0.004), (3, 0.02), (1, 5.0)):
+            self.patch(store_module, "PATIENCE", patience)
+            work = Deferred.fromCoroutine(kept.store.shrink(Usage(keep, 10**9), 100))
+            work.addErrback(lambda failure: failure.trap(DatabaseAway, CancelledError))
+            if patience == 5:
+                work.cancel()
+            await work
+            while kept.store._changing:
+                await deferLater(reactor, 0.01)
+            await kept.agree()
+            self.assertEqual(kept.store.journal.noted(), set())
+
+    async def test_overflow(self: Any) -> None:
+        """More tiles than are remembered while the index is away: the sweep finds those that were not."""
+        self.patch(store_module, "_MOST_IN_DOUBT", 10)
+        kept = await self.kept()
+        kept.database._gone("for the test")
+        await kept.store.write([(tile(n), PICTURES[0]) for n in range(40)])
+        self.assertTrue(kept.store.overflowed)
+        await kept.database.wait_up()
+        await kept.store.settled()
+        await kept.mender.sweep()
+        self.assertFalse(kept.store.overflowed)
+        self.assertEqual((await kept.agree()).tiles, 40)
+
+    async def test_probes_side_by_side(self: Any) -> None:
+        """Many who ask at once whether tiles can be written get the same answer."""
+        kept = await self.kept()
+        await gatherResults([kept.pool.run(kept.store.files.writable) for _ in range(200)])
+
+    async def test_left_while_discarding(self: Any) -> None:
+        """A torn tile whose reader leaves in the middle is settled all the same."""
+        kept = await self.kept()
+        await kept.store.write([(tile(1), PICTURES[0])])
+        await kept.store.settled()
+        (kept.store.files.directory / keys.path(tile(1))).write_bytes(b"torn")
+        work = Deferred.fromCoroutine(kept.store.discard([tile(1)]))
+        work.addErrback(lambda failure: failure.trap(CancelledError))
+        work.cancel()
+        await work
+        while kept.store._changing:
+            await deferLater(reactor, 0.01)
+        self.assertEqual((await kept.agree()).tiles, 0)
+
+    async def test_totals_mended_twice(self: Any) -> None:
+        """Two who find the same wrong totals mend them once."""
+        kept = await self.kept()
+        await kept.store.write([(tile(1), PICTURES[0])])
+        await kept.store.settled()
+        await kept.database.run(lambda tx: tx.run("UPDATE metadata SET numtiles = 9"))
+        await gatherResults([Deferred.fromCoroutine(kept.mender._totals()) for _ in range(4)])
+        await kept.store.refresh()
+        await kept.agree()
+
     async def test_disk_refuses(self: Any) -> None:
         """A disk that refuses costs the store of a tile, and no exception."""
         kept = await self.kept()
@@ -520,6 +582,21 @@ class LeaseTests:
         await one.database.run(lambda tx: tx.run("INSERT INTO fetching (url) VALUES ('historical')"))
         self.assertEqual(await one.database.run(leases.expired), ["historical"])
 
+    async def test_successor(self: Any) -> None:
+        """What is given back late, for somebody who left, is not the lease of who came next."""
+        url = self.index_url()
+        one, two = await self.leases("one", url), await self.leases("two", url)
+        left = Deferred.fromCoroutine(one.take("a"))
+        left.addErrback(lambda _: None)
+        left.cancel()
+        while not await one.take("a"):
+            pass
+        for _ in range(10):
+            self.assertFalse(await two.take("a"))
+            await one._renew()
+        await one.give_back("a")
+        self.assertTrue(await two.take("a"))
+
     async def test_given_up(self: Any) -> None:
         """A lease that comes when nobody waits any more is given back."""
         url = self.index_url()
@@ -529,7 +606,7 @@ class LeaseTests:
         waiting.cancel()
         while not await two.take("a"):
             pass
-        self.assertEqual(one._held, set())
+        self.assertEqual(one._held, {})
 
 
 class SQLiteLeaseTests(OnSQLite, LeaseTests, TestCase):

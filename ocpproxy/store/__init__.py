@@ -16,7 +16,7 @@ remembers them should the process die. A use is noted in memory and written down
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from ocpproxy.database import Database, DatabaseAway
+from ocpproxy.database import PATIENCE, Abandoned, Database, DatabaseAway
 from ocpproxy.geometry import Tile
 from ocpproxy.metrics import Metrics
 from ocpproxy.pool import InThread
@@ -39,6 +39,7 @@ __all__ = ["DoesNotFit", "Stored", "TileStore", "Usage"]
 
 _SETTLE_AT_ONCE = 512
 _USES_EVERY = 2.0
+_USES_AT_ONCE = 2000
 _MOST_IN_DOUBT = 200_000
 """Tiles that may wait for the index in memory; beyond, the journal remembers them and the mender finds them."""
 _MOST_USES = 500_000
@@ -64,8 +65,10 @@ class TileStore(Service):
         self._in_thread = in_thread
         self._metrics = metrics
         self._said = Usage()
+        self._sayings = 0
         self._doubts: dict[Tile, int] = {}
         self._doubted_bytes = 0
+        self._doubted_tiles = 0
         self._uses: dict[Tile, float] = {}
         self._changing = 0
         self._settling: Deferred[None] | None = None
@@ -135,23 +138,37 @@ class TileStore(Service):
 
         The account follows by itself. A disk that refuses is logged, and the tiles are not stored.
         """
-        self._changing += 1
         created: list[tuple[Tile, int]] = []
-        try:
-            refused = await self._in_thread(self._create, pictures, created)
-        except CancelledError:  # the thread goes on; whatever it creates is in the journal
-            self._changing += 1
-            raise
-        finally:
-            self._changing -= 1
-        for tile, size in created:
-            self.doubt(tile, size)
-        self._settle_soon()
-        self._maybe_clear()
+        refused = await self._in_hand(self._create, pictures, created, then=lambda: dict(created))
         if refused is not None:
             self._metrics.unstored.inc(len(pictures) - len(created))
             self._log.error("a tile could not be stored: {reason}", reason=str(refused))
         return len(created)
+
+    def _in_hand(
+        self, work: Callable[..., Any], *args: Any, then: Callable[[], Mapping[Tile, int]], **kwargs: Any
+    ) -> Deferred[Any]:
+        """Change files in a thread; when the thread has ended, the tiles that `then` names are in doubt.
+
+        That is so whether or not anybody still waits for the result: a thread cannot be called back.
+        """
+        self._changing += 1
+        answer: Deferred[Any] = Deferred(lambda _: None)
+
+        def ended(result: Any) -> None:
+            self._changed(then())
+            if not answer.called:
+                answer.callback(result)
+
+        self._in_thread(work, *args, **kwargs).addBoth(ended)
+        return answer
+
+    def _changed(self, tiles: Mapping[Tile, int]) -> None:
+        self._changing -= 1
+        for tile, size in tiles.items():
+            self.doubt(tile, size)
+        self._settle_soon()
+        self._maybe_clear()
 
     def _create(self, pictures: Sequence[tuple[Tile, bytes]], created: list[tuple[Tile, int]]) -> OSError | None:
         try:
@@ -166,18 +183,10 @@ class TileStore(Service):
     async def discard(self, tiles: Iterable[Tile]) -> None:
         """Remove the tiles' files, whatever the index says; the account follows."""
         tiles = list(tiles)
-        self._changing += 1
-        try:
-            await self._in_thread(self._remove, tiles)
-        finally:
-            self._changing -= 1
-        for tile in tiles:
-            self.doubt(tile, 0)
-        self._settle_soon()
+        await self._in_hand(self._remove, tiles, then=lambda: dict.fromkeys(tiles, 0))
 
-    def _remove(self, tiles: Sequence[Tile], *, noted: bool = False) -> None:
-        if not noted:
-            self.journal.note(tiles)
+    def _remove(self, tiles: Sequence[Tile]) -> None:
+        self.journal.note(tiles)
         for tile in tiles:
             self.files.remove(tile)
 
@@ -186,7 +195,7 @@ class TileStore(Service):
     @property
     def usage(self) -> Usage:
         """What the cache holds: the account as it was last seen, and what is not in it yet."""
-        return Usage(self._said.tiles + len(self._doubts), self._said.bytes + self._doubted_bytes)
+        return Usage(self._said.tiles + self._doubted_tiles, self._said.bytes + self._doubted_bytes)
 
     @property
     def in_doubt(self) -> int:
@@ -198,11 +207,15 @@ class TileStore(Service):
 
         :raises DatabaseAway:
         """
-        self._say(await self._database.read(account.usage))
+        said = self._sayings
+        usage = await self._database.read(account.usage)
+        if said == self._sayings:  # else something newer has been said meanwhile
+            self._say(usage)
         return self.usage
 
     def _say(self, usage: Usage) -> None:
         self._said = usage
+        self._sayings += 1
         self._metrics.cache_tiles.set(self.usage.tiles)
         self._metrics.cache_bytes.set(self.usage.bytes)
         self._metrics.unsettled.set(len(self._doubts))
@@ -210,10 +223,21 @@ class TileStore(Service):
     def doubt(self, tile: Tile, size: int = 0) -> None:
         """The account of this tile has to be looked at; `size` bytes may have come to it."""
         if len(self._doubts) < _MOST_IN_DOUBT or tile in self._doubts:
-            self._doubted_bytes += size - self._doubts.get(tile, 0)
+            self._undoubt(tile)
             self._doubts[tile] = size
+            self._doubted_bytes += size
+            self._doubted_tiles += size > 0
         else:
             self.overflowed = True
+
+    def _undoubt(self, tile: Tile) -> None:
+        size = self._doubts.pop(tile, 0)
+        self._doubted_bytes -= size
+        self._doubted_tiles -= size > 0
+
+    def is_in_hand(self, tile: Tile) -> bool:
+        """Whether this process will settle the tile anyway."""
+        return tile in self._doubts
 
     def _settle_soon(self) -> None:
         if self._settling is None and self._doubts and self._database.up:
@@ -241,7 +265,7 @@ class TileStore(Service):
                 done = None
             for tile, size in batch.items():
                 if self._doubts.get(tile) == size:
-                    self._doubted_bytes -= self._doubts.pop(tile)
+                    self._undoubt(tile)
             self._say(done.usage if done else self._said)
 
     async def settled(self) -> None:
@@ -259,38 +283,56 @@ class TileStore(Service):
 
     async def _write_uses(self) -> None:
         """Put the uses that are only in memory into the index; they stay in memory while it is away."""
-        uses, self._uses = self._uses, {}
-        try:
-            if uses and self._database.up:
-                await self._database.run(account.note_uses, uses)
-                uses = {}
-        except DatabaseAway:
-            pass
-        except CancelledError:
-            raise
-        except Exception:
-            self._metrics.failed_turns.labels("uses").inc()
-            self._log.failure("uses could not be noted")
-            uses = {}
-        if uses and len(self._uses) < _MOST_USES:
-            self._uses = {**uses, **self._uses}
+        while self._uses and self._database.up:
+            some = {tile: self._uses[tile] for tile, _ in zip(self._uses, range(_USES_AT_ONCE), strict=False)}
+            try:
+                await self._database.run(account.note_uses, some)
+            except DatabaseAway:
+                return
+            except CancelledError:
+                raise
+            except Exception:
+                self._metrics.failed_turns.labels("uses").inc()
+                self._log.failure("uses could not be noted")
+            for tile, used in some.items():
+                if self._uses.get(tile) == used:
+                    del self._uses[tile]
+            if len(some) < _USES_AT_ONCE:
+                return
 
     async def shrink(self, keep: Usage, at_most: int) -> Usage:
         """Remove the tiles used least recently, `at_most` so many, until no more than `keep` is left.
 
-        Returns what was removed. The rows go first; a crash before the files have gone is mended by the journal.
+        Returns what was removed. The rows go first; what a crash leaves of their files is in the journal. Whatever
+        becomes of the transaction, when it has ended, perhaps long after patience has, the tiles that it meant are
+        settled.
 
         :raises DatabaseAway:
         """
         await self.settled()  # what is chosen is chosen from the rows: all that is on disk must have one
         await self._write_uses()
+        meant: dict[Tile, int] = {}
+
+        def intend(tiles: list[Tile]) -> None:
+            self.journal.note(tiles)
+            meant.update(dict.fromkeys(tiles, 0))
+
+        def late(done: account.Forgotten | None) -> None:
+            removing = self._in_hand(self._remove, done.tiles if done else [], then=lambda: meant)
+            removing.addErrback(lambda failure: self._log.failure("removing what was forgotten late", failure))
+            self._changing -= 1
+
         self._changing += 1
         try:
-            done = await self._database.run(account.forget_oldest, at_most, keep, self.journal.note)
-            self._say(done.usage)
-            await self._in_thread(self._remove, done.tiles, noted=True)
-        finally:
-            self._changing -= 1
-            self._maybe_clear()
+            done = await self._database.run_within(PATIENCE, late, account.forget_oldest, at_most, keep, intend)
+        except (Abandoned, CancelledError):
+            raise  # `late` will be told
+        except BaseException:
+            self._changed(meant)
+            raise
+        self._say(done.usage)
+        removing = self._in_hand(self._remove, done.tiles, then=lambda: meant)
+        self._changing -= 1
+        await removing
         self._metrics.reclaimed.inc(done.rows)
         return Usage(done.rows, done.bytes)

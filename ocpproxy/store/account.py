@@ -267,6 +267,9 @@ def miscounted(tx: Transaction) -> tuple[Usage, Usage]:
     return Usage(int(said_tiles), int(said_size)), Usage(int(tiles), int(size))
 
 
-def correct(tx: Transaction, said: Usage, counted: Usage) -> None:
-    """Mend the totals by what they were wrong; what was settled since then is in both."""
-    _add(tx, _lock(tx), counted.tiles - said.tiles, counted.bytes - said.bytes)
+def correct(tx: Transaction) -> tuple[Usage, Usage]:
+    """Count again while nobody can change the account, and mend the totals; (as they stood, as they are)."""
+    before = _lock(tx)
+    said, counted = miscounted(tx)
+    _add(tx, before, counted.tiles - said.tiles, counted.bytes - said.bytes)
+    return said, counted

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from ocpproxy.geometry import Tile
 from ocpproxy.imagery import is_whole
@@ -115,7 +116,8 @@ class Files:
             try:
                 return os.open(name, flags, 0o644)
             except FileNotFoundError:  # also when a reclaim took the empty directory just now
-                os.makedirs(os.path.dirname(name), exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # or took a directory above it
+                    os.makedirs(os.path.dirname(name), exist_ok=True)
             except FileExistsError:  # left by a write that was cut short
                 os.unlink(name)
         raise OSError(errno.EIO, "the directory vanishes while a tile is written", name)
@@ -123,9 +125,8 @@ class Files:
     def remove(self, tile: Tile) -> None:
         """Remove the tile's file, and the directories that become empty with it."""
         name = self._at(tile)
-        for leftover in (name, name + self._temporary):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                os.unlink(leftover)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(name)
         parent = Path(name).parent
         while parent != self.directory:
             try:
@@ -149,9 +150,10 @@ class Files:
 
         :raises OSError: when they cannot.
         """
-        name = os.path.join(self.directory, "probe" + self._temporary)
-        os.close(self._open_new(name))
-        os.unlink(name)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=self.directory, prefix="probe", suffix=self._temporary) as probe:
+            probe.write(b"written")
+            probe.flush()
 
     def walk(self) -> Iterator[tuple[str, int]]:
         """(path, bytes) of every file below the directory, directory by directory; links are not followed."""

@@ -125,7 +125,11 @@ class Journal:
         return found
 
     def living(self) -> tuple[set[str], set[Tile]]:
-        """(owners, tiles) of the journals of all processes that live, ours included."""
-        places = [place for place in (*self._others(), self._place) if place.is_dir()]
+        """(owners, ours included; tiles that others have in hand) of all processes that live."""
+        others = list(self._others())
         tiles: set[Tile] = set()
-        return {place.name for place in places}, tiles.union(*map(_read, places))
+        return {self._owner, *(place.name for place in others)}, tiles.union(*map(_read, others))
+
+    def noted(self) -> set[Tile]:
+        """What this process has in hand."""
+        return _read(self._place)

@@ -33,6 +33,8 @@ from ocpproxy.store.keys import Key
 
 _AT_ONCE = 500
 _RECOVER_EVERY = 30.0
+_AGAIN_AFTER = 5.0
+"""Seconds after the index has gone away in the middle."""
 _TEMPORARY = re.compile(r".*\.([\w.-]+)\.tmp")
 
 Report = Callable[[str, str], None]
@@ -109,7 +111,7 @@ class Mender:
         """
         if tiles:
             _, busy = await self._in_thread(self._store.journal.living)
-            await self._settle([tile for tile in tiles if tile not in busy])
+            await self._settle([tile for tile in tiles if tile not in busy and not self._store.is_in_hand(tile)])
 
     async def sweep(self, *, read_all: bool = False) -> None:
         """Compare all files, all rows and the totals.
@@ -117,14 +119,22 @@ class Mender:
         :param read_all: open every file to see whether it is whole.
         :raises DatabaseAway: what was found until then is mended.
         """
-        self._store.overflowed = False
-        await self._disk_to_index(read_all)
-        await self._index_to_disk()
+        overflowed, self._store.overflowed = self._store.overflowed, False
+        try:
+            await self._disk_to_index(read_all)
+            await self._index_to_disk()
+        except BaseException:
+            self._store.overflowed = overflowed
+            raise
+        await self._totals()
+        await self._store.refresh()
+
+    async def _totals(self) -> None:
         said, counted = await self._database.read(account.miscounted)
         if said != counted:
-            await self._database.run(account.correct, said, counted)
+            said, counted = await self._database.run(account.correct)
+        if said != counted:
             self._report("totals", f"numtiles {said.tiles} is {counted.tiles}, bytes {said.bytes} is {counted.bytes}")
-        await self._store.refresh()
 
     async def _disk_to_index(self, read_all: bool) -> None:
         files = self._store.files.walk()
@@ -154,9 +164,9 @@ class Mender:
         try:
             await self._in_thread(self._store.files.read, tile)
         except BrokenTile:
-            await self._in_thread(self._store.files.remove, tile)
+            await self._store.discard([tile])
+            await self._store.settled()
             self._report("torn tile", keys.path(tile))
-            await self._database.run(account.settle, [tile], self._store.files.look)
             return True
         return False
 
@@ -187,6 +197,7 @@ async def keep_mended(mender: Mender, store: TileStore, database: Database, cloc
                 await mender.sweep()
                 swept = True
         except DatabaseAway:
+            await deferLater(clock, _AGAIN_AFTER)
             continue
         except CancelledError:
             raise

@@ -12,6 +12,7 @@ must be able to read it, and its ``Cache-Status`` tells how it came.
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
 from twisted.application.service import Service
@@ -56,6 +57,13 @@ class OpenAnswers(Service):
 
 class GatewayRequest(server.Request):
     """A request whose answer carries the common headers, whatever resource gives it."""
+
+    def gotLength(self, length: int | None) -> None:
+        """A body may follow: nobody here reads one, so nothing of it is kept."""
+        self.content = BytesIO()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """A part of it."""
 
     def process(self) -> None:
         """Begin to answer."""

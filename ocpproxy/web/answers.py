@@ -50,6 +50,8 @@ class Reply:
     code: int
     body: bytes
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
+    sized: bool = True
+    """Whether the body is what its length is to be told of."""
 
     def send(self, request: Request) -> None:
         """Write it, unless the client has left."""
@@ -59,7 +61,8 @@ class Reply:
         for name, value in self.headers.items():
             request.setHeader(name, value)
         if self.code not in (204, 304):
-            request.setHeader(b"content-length", b"%d" % len(self.body))
+            if self.sized:
+                request.setHeader(b"content-length", b"%d" % len(self.body))
             request.write(self.body)
         request.finish()
 
@@ -128,6 +131,7 @@ def not_here() -> Reply:
             b"cache-control": b"no-store",
             b"cache-status": b"ocpproxy; fwd=miss; detail=not-fetched-for-head",
         },
+        sized=False,
     )
 
 

@@ -117,7 +117,7 @@ class TokenResource(Answering):
     def failed(self, request: Request, error: Exception) -> Reply | None:
         """By the table of failures."""
         reply = answers.failed(error, _token(request), as_text=self._error_text)
-        if request.method == b"GET":
+        if reply is not None and request.method == b"GET":
             self._metrics.tiles.labels("error").inc()
         return reply
 
