@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from threading import Event
 from typing import Any
 
 import pymysql
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from ocpproxy import schema
 from ocpproxy.config import IndexUrl
-from ocpproxy.database import Database, DatabaseAway, open_database
+from ocpproxy.database import Abandoned, Database, DatabaseAway, open_database
 from ocpproxy.dialect import Transaction
 from tests.databases import OnMariaDB, OnSQLite, started
 
@@ -111,22 +112,39 @@ class DatabaseTests:
     async def test_late_result(self: Any) -> None:
         """A result that comes when nobody waits any more is told to `late`: after patience, and after a cancel."""
         database = await started(self, self.index_url())
-        late: list[str] = []
-        told: Deferred[None] = Deferred()
+        for leaves in (False, True):
+            begun: Deferred[None] = Deferred()
+            late: Deferred[str | None] = Deferred()
+            go_on = Event()
 
-        def note(result: str) -> None:
-            late.append(result)
-            if len(late) == 2:
-                told.callback(None)
+            def slow(tx: Transaction, begun: Deferred[None] = begun, go_on: Event = go_on) -> str:
+                reactor.callFromThread(begun.callback, None)
+                go_on.wait(20)
+                return "done"
 
-        with self.assertRaises(DatabaseAway):
-            await database.run_within(0, note, lambda tx: "patience")
-        self.assertTrue(database.up, "a short patience does not mean that it is away")
-        left = Deferred.fromCoroutine(database.run_within(5, note, lambda tx: "cancel"))
-        left.addErrback(lambda failure: None)
-        left.cancel()
-        await told.addTimeout(10, reactor)
-        self.assertEqual(sorted(late), ["cancel", "patience"])
+            patience = 20 if leaves else 0.2
+            work = Deferred.fromCoroutine(database.run_within(patience, late.callback, slow))
+            outcome: Deferred[Any] = work.addErrback(lambda failure: failure.type)
+            await begun
+            if leaves:
+                work.cancel()
+            self.assertIs(await outcome, CancelledError if leaves else Abandoned)
+            self.assertTrue(database.up, "a short patience does not mean that it is away")
+            go_on.set()
+            self.assertEqual(await late.addTimeout(10, reactor), "done")
+
+    async def test_not_begun(self: Any) -> None:
+        """Work that was given up while it waited for a thread is not begun, and that is told."""
+        database = await started(self, self.index_url())
+        ran: list[int] = []
+        told: list[Deferred[None]] = []
+        for n in range(50):
+            told.append(Deferred())
+            work = Deferred.fromCoroutine(database.run_within(20, told[-1].callback, lambda tx, n=n: ran.append(n)))
+            work.addErrback(lambda failure: failure.trap(CancelledError))
+            work.cancel()
+        await gatherResults(told)
+        self.assertLess(len(ran), 20)
 
     async def test_two_come_at_once(self: Any) -> None:
         """Daemons that start together on an empty database make its schema once."""
