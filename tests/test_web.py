@@ -272,12 +272,12 @@ class AnswerTests(DaemonCase):
     async def test_client_leaves(self) -> None:
         """A viewer that leaves disturbs nobody: the other one gets the tile, and the fetch is one."""
         await self.setUp_daemon()
-        self.service.delay = 0.4
+        self.service.delay = 1.0
         await self.daemon.get("kat/")
         leaving = self.client.get(f"{self.daemon.url}/kat/3/0_0_0.png")
         leaving.addErrback(lambda _: None)
         staying = Deferred.fromCoroutine(self.daemon.get("kat/3/0_0_0.png"))
-        while not self.service.asked["cutout"]:
+        while await self.daemon.metric("ocpproxy_waiters") < 2:
             await pause(0.01)
         leaving.cancel()
         _, body, _ = await staying
