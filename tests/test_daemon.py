@@ -416,8 +416,6 @@ class CommandTests(DaemonCase):
 
     async def test_demo(self) -> None:
         """Without a configuration: the demo volume, within a second of the address being told."""
-        port_probe = reactor.listenTCP(0, ocpserver.site(ocpserver.Service(em())), interface="127.0.0.1")  # type: ignore[attr-defined]
-        await port_probe.stopListening()
         config = self.place / "demo.ini"
         config.write_text(
             "[server]\nlisten = tcp:0:interface=127.0.0.1\n[cache]\ndirectory = c\n"

@@ -335,8 +335,6 @@ class NpzTests(SynchronousTestCase):
         """Bodies written by genuine libraries of 2015 decode exactly."""
         if shared("fixtures") is None:
             raise SkipTest("the fixtures are not beside this checkout")
-        random = np.random.RandomState(7)
-        del random
         for name, dtype, shape in (
             ("u8_1x2x2x4.npz.zlib", "uint8", (1, 2, 2, 4)),
             ("uint8_16x64x64.npz.zlib", "uint8", (16, 64, 64)),
