@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from ocpproxy.database import Database, DatabaseAway
+from ocpproxy.database import Abandoned, Database, DatabaseAway
 from ocpproxy.geometry import Tile
 from ocpproxy.metrics import Metrics
 from ocpproxy.pool import InThread
@@ -126,7 +126,10 @@ class Mender:
         except BaseException:
             self._store.overflowed = overflowed
             raise
-        await self._totals()
+        try:
+            await self._totals()
+        except Abandoned:
+            self._log.warn("the rows could not be counted in time; their totals are taken as they stand")
         await self._store.refresh()
 
     async def _totals(self) -> None:
