@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
@@ -277,14 +277,3 @@ class Stack:
         z0 = oz + (slice_ - oz) // depth * depth
         box = Box(x0, min(x0 + TILE, ex), y0, min(y0 + TILE, ey), z0, min(z0 + depth, ez))
         return Cuboid(self, time, level, row, col, box)
-
-    def cuboids(self, level: int, time: int | None = None) -> Iterator[Cuboid]:
-        """Every cuboid of a level, slab by slab, row by row."""
-        shape = self.dataset.levels[level]
-        cols, rows = shape.tiles(self.plane)
-        for z in range(shape.offset[2], shape.end[2], self.depth(shape)):
-            for row in range(rows):
-                for col in range(cols):
-                    cuboid = self.cuboid(time, level, z, row, col)
-                    if cuboid is not None:
-                        yield cuboid

@@ -172,10 +172,6 @@ class OneFetch(Generic[K, I, R]):
             if flight.course is not None:
                 flight.course.cancel()
 
-    def forget_failure(self, key: K) -> None:
-        """Let the key be asked for at once."""
-        self._failures.pop(key, None)
-
     @property
     def waiters(self) -> int:
         """How many wait, for whatever."""

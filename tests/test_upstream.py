@@ -39,7 +39,7 @@ from ocpproxy.upstream import (
 from ocpproxy.upstream.http import Fetcher, Http
 from ocpproxy.upstream.ocp import OpenConnectome
 from tests import ocpserver
-from tests.volumes import em, level, shared
+from tests.volumes import cuboids, em, level, shared
 
 
 def nothing() -> None:
@@ -173,7 +173,7 @@ class OpenConnectomeTests(ConformanceTests):
         for number in dataset.levels:
             volume = level(em(), number)
             ox, oy, oz = dataset.levels[number].offset
-            for cuboid in stack.cuboids(number):
+            for cuboid in cuboids(stack, number):
                 voxels = await upstream.cutout(cuboid.cutout(), nothing)
                 b = cuboid.box
                 np.testing.assert_array_equal(
@@ -207,7 +207,7 @@ class FaultTests(UpstreamCase):
         self.service = ocpserver.Service(em(), 2)
         upstream = self.ocp(self.serve(self.service), timeout, retries=retries)
         dataset = await self.described(upstream, "kat")
-        cutout = next(dataset.stack(Plane.XY, None).cuboids(0)).cutout()
+        cutout = next(cuboids(dataset.stack(Plane.XY, None), 0)).cutout()
         self.service.mode = mode
         try:
             await upstream.cutout(cutout, nothing)
@@ -304,7 +304,7 @@ class FaultTests(UpstreamCase):
         upstream = self.ocp(self.serve(service), timeout=0.3)
         dataset = await self.described(upstream, "kat")
         with self.assertRaises(UpstreamSlow):
-            await upstream.cutout(next(dataset.stack(Plane.XY, None).cuboids(0)).cutout(), nothing)
+            await upstream.cutout(next(cuboids(dataset.stack(Plane.XY, None), 0)).cutout(), nothing)
         while service.open_now:
             await deferLater(reactor, 0.01)  # type: ignore[arg-type]
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from ocpproxy.geometry import Cuboid, Stack
 
 Volume = npt.NDArray[np.uint8]
 
@@ -43,3 +46,15 @@ def expected_tile(volume: Volume, n: int, z: int, row: int, col: int) -> Volume:
     tile = np.zeros((512, 512), np.uint8)
     tile[: part.shape[0], : part.shape[1]] = part
     return tile
+
+
+def cuboids(stack: Stack, level: int) -> Iterator[Cuboid]:
+    """Every cuboid of a level, slab by slab, row by row."""
+    shape = stack.dataset.levels[level]
+    cols, rows = shape.tiles(stack.plane)
+    for z in range(shape.offset[2], shape.end[2], stack.depth(shape)):
+        for row in range(rows):
+            for col in range(cols):
+                cuboid = stack.cuboid(None, level, z, row, col)
+                assert cuboid is not None
+                yield cuboid

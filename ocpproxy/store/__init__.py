@@ -218,7 +218,7 @@ class TileStore(Service):
         self._sayings += 1
         self._metrics.cache_tiles.set(self.usage.tiles)
         self._metrics.cache_bytes.set(self.usage.bytes)
-        self._metrics.unsettled.set(len(self._doubts))
+        self._metrics.unsettled.set(self.in_doubt)
 
     def doubt(self, tile: Tile, size: int = 0) -> None:
         """The account of this tile has to be looked at; `size` bytes may have come to it."""

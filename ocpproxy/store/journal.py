@@ -129,7 +129,3 @@ class Journal:
         others = list(self._others())
         tiles: set[Tile] = set()
         return {self._owner, *(place.name for place in others)}, tiles.union(*map(_read, others))
-
-    def noted(self) -> set[Tile]:
-        """What this process has in hand."""
-        return _read(self._place)
