@@ -18,6 +18,9 @@ setup(
     # Flat layout: find_packages() cannot see twisted.plugins, which has no __init__.py and must not have one.
     packages=[
         "ocpproxy",
+        "ocpproxy.address",
+        "ocpproxy.config",
+        "ocpproxy.imagery",
         "ocpproxy.schema",
         "ocpproxy.store",
         "ocpproxy.upstream",
@@ -30,13 +33,15 @@ setup(
         "treq>=24.9",
         "PyMySQL>=1.1",
         "numpy>=1.26",
+        "Pillow>=10",
+        "blosc>=1.11",
         "cachetools>=5.3",
         "prometheus_client>=0.20",
         # The fast deflate of the PNG writer; wheels for x86-64 and arm64. Elsewhere zlib serves.
         "isal>=1.6; platform_machine in 'x86_64 AMD64 aarch64 arm64'",
     ],
     extras_require={
-        "test": ["hypothesis>=6.100", "Pillow>=10"],
+        "test": ["hypothesis>=6.100", "catpy==2020.9.3"],
         "lint": [
             "ruff>=0.6",
             "mypy>=1.11",

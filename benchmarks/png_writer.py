@@ -17,18 +17,19 @@ import numpy as np
 from PIL import Image
 
 from ocpproxy.geometry import Box
-from ocpproxy.imagery import Grey, grey_png
+from ocpproxy.imagery import png
+from ocpproxy.imagery.png import Pixels
 from ocpproxy.upstream.demo import tissue
 
 
-def pillow(pixels: Grey) -> bytes:
+def pillow(pixels: Pixels) -> bytes:
     """Pillow, default level."""
     out = BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
     return out.getvalue()
 
 
-def timed(write: Callable[[Grey], bytes], tiles: list[Grey]) -> float:
+def timed(write: Callable[[Pixels], bytes], tiles: list[Pixels]) -> float:
     """Milliseconds a tile."""
     began = time.perf_counter()
     for tile in tiles:
@@ -45,13 +46,13 @@ def main() -> None:
         volume = tissue(Box(0, 512, 0, 512, 0, 16), 0)
     tiles = [np.ascontiguousarray(part[:512, :512]) for part in volume]
     for tile in tiles:
-        for write in (grey_png, pillow):
+        for write in (png.grey, pillow):
             np.testing.assert_array_equal(np.array(Image.open(BytesIO(write(tile))))[:512, :512], tile)
     ours, theirs = [], []
     for _ in range(9):
-        ours.append(timed(grey_png, tiles))
+        ours.append(timed(png.grey, tiles))
         theirs.append(timed(pillow, tiles[:4]))
-    size = [sum(len(write(tile)) for tile in tiles) / len(tiles) / 1000 for write in (grey_png, pillow)]
+    size = [sum(len(write(tile)) for tile in tiles) / len(tiles) / 1000 for write in (png.grey, pillow)]
     print(f"ours    {median(ours):6.2f} ms a tile  {size[0]:6.1f} kB")
     print(f"Pillow  {median(theirs):6.2f} ms a tile  {size[1]:6.1f} kB")
     print(f"speed ratio {median(theirs) / median(ours):.1f}, size ratio {size[0] / size[1]:.3f}, pixels exact")

@@ -19,8 +19,8 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
+from hashlib import blake2b
 from typing import Protocol
-from zlib import crc32
 
 from cachetools import LRUCache
 from twisted.application.service import Service
@@ -31,11 +31,12 @@ from twisted.logger import Logger
 
 from ocpproxy.address import TileAddress
 from ocpproxy.catalogue import Catalogue, Known, Source
+from ocpproxy.cutouts import Cutouts
 from ocpproxy.database import DatabaseAway
-from ocpproxy.geometry import Cuboid, Tile
-from ocpproxy.imagery import Grey, Voxels, blank_png, fingerprint, grey_png
+from ocpproxy.imagery import Voxels, draw, png
 from ocpproxy.onefetch import Flight, Lease, OneFetch
 from ocpproxy.pool import InThread
+from ocpproxy.stack import Cuboid, Stack, Tile
 from ocpproxy.store import Stored, Usage
 from ocpproxy.upstream import OutOfRange, UnknownToken, Upstream, UpstreamBusy, UpstreamFailure
 
@@ -100,7 +101,8 @@ class Room(Protocol):
 
 def _etag(tile: Tile, picture: bytes) -> str:
     # The identity is in it too: equal pictures of different tiles are still different things to a shared cache.
-    return f'"{fingerprint(picture)}-{crc32("/".join(map(str, tile)).encode()):08x}"'
+    identity = blake2b("/".join(map(str, tile)).encode(), digest_size=8).hexdigest()
+    return f'"{png.fingerprint(picture)}-{identity}"'
 
 
 class TileCache(Service):
@@ -119,6 +121,7 @@ class TileCache(Service):
         store: Store,
         leases: Lease,
         room: Room,
+        cutouts: Cutouts,
         render: InThread,
         clock: IReactorTime,
         *,
@@ -133,6 +136,7 @@ class TileCache(Service):
         self._clock = clock
         self._benches = benches
         self._memory: LRUCache[Tile, Ready] = LRUCache(memory, lambda ready: len(ready.picture) + _OVERHEAD)
+        self._cutouts = cutouts
         self._turns: dict[Source, DeferredSemaphore] = {}
         self.fetches: OneFetch[Cuboid, Tile, Answer] = OneFetch(self._fly, clock)
 
@@ -143,6 +147,7 @@ class TileCache(Service):
 
     async def _stop(self) -> None:
         await self.fetches.stop()
+        await self._cutouts.stop()
         await self._catalogue.stop()
 
     # -- a request
@@ -154,14 +159,15 @@ class TileCache(Service):
         :raises DoesNotFit: the address is beyond what the index can hold.
         :raises UpstreamFailure: it is not here, and the upstream did not give it.
         """
-        known = self._catalogue.at_hand(address.token) or await self._catalogue.known(address.token)
-        cuboid = self._cuboid(known, address)
-        if cuboid is None:
-            return self._blank(known)
-        tile = cuboid.tile(address.slice)
+        token = address.base.token
+        known = self._catalogue.at_hand(token) or await self._catalogue.known(token)
+        stack, tile = _find(known, address)
+        if tile is None:
+            return _blank(known, stack)
         hit = await self._hit(tile)
         if hit is not None:
             return hit
+        cuboid = stack.cuboid(tile)
         shared = self.fetches.in_the_air(cuboid)
         answer = await self.fetches.join(cuboid, tile)
         self._remember(tile, answer.ready)
@@ -174,16 +180,9 @@ class TileCache(Service):
         :raises DoesNotFit:
         :raises UpstreamFailure: nothing is known of the token.
         """
-        known = await self._catalogue.known(address.token)
-        cuboid = self._cuboid(known, address)
-        return self._blank(known) if cuboid is None else await self._hit(cuboid.tile(address.slice))
-
-    def _cuboid(self, known: Known, address: TileAddress) -> Cuboid | None:
-        return known.stack(address).cuboid(address.time, address.level, address.slice, address.row, address.col)
-
-    def _blank(self, known: Known) -> Answer:
-        picture = blank_png()
-        return Answer(Ready(picture, f'"{fingerprint(picture)}"', known.read_at), Result.BLANK)
+        known = await self._catalogue.known(address.base.token)
+        stack, tile = _find(known, address)
+        return _blank(known, stack) if tile is None else await self._hit(tile)
 
     async def _hit(self, tile: Tile) -> Answer | None:
         ready = self._memory.get(tile)
@@ -220,7 +219,7 @@ class TileCache(Service):
     async def _fetch(self, flight: Flight[Cuboid, Tile, Answer], upstream: Upstream) -> None:
         cuboid = flight.key
         try:
-            voxels = await upstream.cutout(cuboid.cutout(), flight.mark_arriving)
+            voxels = await self._cutouts.fetch(upstream, cuboid.cutouts(), flight.mark_arriving)
         except (OutOfRange, UnknownToken):
             self._catalogue.refresh(cuboid.stack.dataset.token)  # what is known of it is out of date
             raise
@@ -276,7 +275,9 @@ class TileCache(Service):
                     tile, Answer(Ready(stored.picture, _etag(tile, stored.picture), stored.modified), result)
                 )
 
-    async def _render(self, flight: Flight[Cuboid, Tile, Answer], voxels: Voxels) -> list[tuple[Tile, bytes]]:
+    async def _render(
+        self, flight: Flight[Cuboid, Tile, Answer], voxels: list[Voxels | None]
+    ) -> list[tuple[Tile, bytes]]:
         """All tiles of the cuboid; those that somebody waits for are made, and delivered, first."""
         left = dict.fromkeys(flight.key.tiles())
         made: list[tuple[Tile, bytes]] = []
@@ -285,7 +286,7 @@ class TileCache(Service):
             while left:
                 tile = next((tile for tile in flight.awaited() if tile in left), None) or next(iter(left))
                 del left[tile]
-                picture: bytes = await self._render_in_thread(_grey_slice, voxels, tile.slice - flight.key.box.z0)
+                picture: bytes = await self._render_in_thread(draw, flight.key, voxels, tile)
                 made.append((tile, picture))
                 ready = Ready(picture, _etag(tile, picture), self._clock.seconds())
                 flight.deliver(tile, Answer(ready, Result.MISS))
@@ -314,10 +315,15 @@ class TileCache(Service):
                 )
 
 
-def _grey_slice(voxels: Voxels, n: int) -> bytes:
-    """The tile of the n-th slice of an array (z, y, x)."""
-    pixels: Grey = voxels[n].astype("uint8", copy=False)
-    return grey_png(pixels)
+def _find(known: Known, address: TileAddress) -> tuple[Stack, Tile | None]:
+    """The stack of an address, and its tile where that lies within the volume."""
+    stack = known.stack(address.base)
+    return stack, stack.tile(address.time, address.level, address.slice, address.row, address.col)
+
+
+def _blank(known: Known, stack: Stack) -> Answer:
+    picture = png.blank(clear=stack.overlay)
+    return Answer(Ready(picture, f'"{png.fingerprint(picture)}"', known.read_at), Result.BLANK)
 
 
 def _too_busy(_: object, patience: float) -> None:

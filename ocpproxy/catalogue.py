@@ -8,7 +8,7 @@ that the upstream does not know is not asked for again for a minute.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from cachetools import LRUCache, TTLCache
@@ -16,10 +16,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from ocpproxy.address import Colouring, TileAddress
+from ocpproxy.address import ImageBase
 from ocpproxy.descriptions import Description
-from ocpproxy.geometry import Dataset, NotShown, Plane, Stack
+from ocpproxy.geometry import Dataset
 from ocpproxy.onefetch import Flight, OneFetch
+from ocpproxy.stack import MAX_CUTOUT, PLAIN, Look, Stack
 from ocpproxy.upstream import UnknownToken, Upstream, UpstreamBroken, UpstreamFailure, UpstreamRefused
 
 _UNKNOWN_FOR = 60.0
@@ -41,7 +42,7 @@ class Shelf(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """One upstream, and how it is used."""
+    """Where a token's voxels come from, and how they are shown."""
 
     upstream: Upstream
     max_age: float
@@ -50,6 +51,20 @@ class Source:
     """Cuboids that are fetched, rendered and stored at a time; the others wait for their turn."""
     patience: float
     """Seconds that a flight waits for its turn, or for another process's fetch."""
+    called: str | None = None
+    """The token by which the upstream knows it, where that is another."""
+    look: Look = PLAIN
+    max_cutout: int = MAX_CUTOUT
+    """Bytes of voxels that one cuboid may take."""
+
+    def origin(self) -> str:
+        """What descriptions from here are kept under."""
+        return f"{self.upstream.origin} {self.called}" if self.called else self.upstream.origin
+
+    def dataset(self, token: str, description: str) -> Dataset:
+        """As `Upstream.dataset`, under our name."""
+        there = self.called or token
+        return replace(self.upstream.dataset(there, description), token=token, called=there)
 
 
 @dataclass(eq=False)
@@ -61,20 +76,16 @@ class Known:
     read_at: float
     ask_again: float
     """When the upstream is to be asked again."""
-    stacks: LRUCache[tuple[Plane, str | None], Stack] = field(default_factory=lambda: LRUCache(_MOST_STACKS))
+    stacks: LRUCache[ImageBase, Stack] = field(default_factory=lambda: LRUCache(_MOST_STACKS))
 
-    def stack(self, address: TileAddress) -> Stack:
-        """The stack that the address shows.
+    def stack(self, base: ImageBase) -> Stack:
+        """The stack of an image base.
 
         :raises NotShown:
         """
-        channels = address.channels
-        if address.colouring is Colouring.NAMED or len(channels) > 1:
-            raise NotShown(f"false colour of {self.dataset.token} is not served")
-        wanted = (address.plane, channels[0].name if channels else None)
-        stack = self.stacks.get(wanted)
+        stack = self.stacks.get(base)
         if stack is None:
-            stack = self.stacks[wanted] = self.dataset.stack(*wanted)
+            stack = self.stacks[base] = Stack.of(self.dataset, base, self.source.look, self.source.max_cutout)
         return stack
 
 
@@ -165,22 +176,22 @@ class Catalogue:
         flight.deliver(token, known)
 
     async def _kept(self, token: str, source: Source) -> Known | None:
-        kept = await self._shelf.load(token, source.upstream.origin)
+        kept = await self._shelf.load(token, source.origin())
         if kept is None:
             return None
         try:
-            dataset = source.upstream.dataset(token, kept.text)
+            dataset = source.dataset(token, kept.text)
             return Known(source, dataset, kept.read_at, kept.read_at + source.max_age)
         except UpstreamBroken as error:
             self._log.warn("what the index says of {token} makes no sense: {reason}", token=token, reason=str(error))
             return None
 
     async def _ask_upstream(self, token: str, source: Source) -> Known:
-        text = await source.upstream.describe(token)
+        text = await source.upstream.describe(source.called or token)
         now = self._clock.seconds()
-        known = Known(source, source.upstream.dataset(token, text), now, now + source.max_age)
+        known = Known(source, source.dataset(token, text), now, now + source.max_age)
         saving = Deferred.fromCoroutine(
-            self._shelf.save(known.dataset, source.upstream.origin, Description(text, known.read_at))
+            self._shelf.save(known.dataset, source.origin(), Description(text, known.read_at))
         )
         saving.addErrback(lambda failure: self._log.failure("keeping what is known of {token}", failure, token=token))
         return known

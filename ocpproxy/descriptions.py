@@ -73,7 +73,7 @@ class Descriptions:
 
     async def save(self, dataset: Dataset, origin: str, description: Description) -> None:
         """Keep it, if the index answers; if not, nothing is lost but a question at the next start."""
-        finest = dataset.levels[min(dataset.levels)]
+        finest = dataset.finest
         historical = (
             finest.size[0],
             finest.size[1],

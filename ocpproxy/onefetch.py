@@ -62,6 +62,7 @@ class Flight(Generic[K, I, R]):
         self.arriving = False
         self._waiting: dict[I, list[Deferred[R]]] = {}
         self._delivered: dict[I, R] = {}
+        self._heralds: list[Callable[[], None]] = []
         self.course: Deferred[None] | None = None
 
     def awaited(self) -> list[I]:
@@ -71,6 +72,16 @@ class Flight(Generic[K, I, R]):
     def mark_arriving(self) -> None:
         """From here on the flight is finished, whoever leaves."""
         self.arriving = True
+        heralds, self._heralds = self._heralds, []
+        for herald in heralds:
+            herald()
+
+    def tell(self, herald: Callable[[], None]) -> None:
+        """Call it when the flight is arriving, or now if it is."""
+        if self.arriving:
+            herald()
+        else:
+            self._heralds.append(herald)
 
     def deliver(self, item: I, result: R) -> None:
         """Hand the item to all who wait for it, and to those who come before the flight ends."""
@@ -127,10 +138,16 @@ class OneFetch(Generic[K, I, R]):
         """Whether somebody who joins now shares a fetch."""
         return key in self._flights
 
-    def join(self, key: K, item: I) -> Deferred[R]:
+    def in_flight(self) -> list[K]:
+        """The keys of all that is in the air."""
+        return list(self._flights)
+
+    def join(self, key: K, item: I, arriving: Callable[[], None] | None = None) -> Deferred[R]:
         """The item, by the flight in the air or by a new one. Cancel it to leave.
 
         Fails with whatever the fetch fails with.
+
+        :param arriving: called once the flight is arriving.
         """
         failed = self._failures.get(key)
         if failed is not None:
@@ -141,6 +158,8 @@ class OneFetch(Generic[K, I, R]):
         new = flight is None
         if flight is None:
             flight = self._flights[key] = Flight(key)
+        if arriving is not None:
+            flight.tell(arriving)
         boarded = flight._board(item, lambda: self._left(flight))
         if new:
             flight.course = Deferred.fromCoroutine(self._run(flight))

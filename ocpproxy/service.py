@@ -35,12 +35,15 @@ from ocpproxy import config, leases
 from ocpproxy.cache import TileCache
 from ocpproxy.catalogue import Catalogue, Source
 from ocpproxy.config import BadConfiguration, Fault, Settings, UpstreamSettings
+from ocpproxy.cutouts import Cutouts
 from ocpproxy.database import Database, open_database
 from ocpproxy.descriptions import Descriptions
 from ocpproxy.leases import Leases
 from ocpproxy.metrics import Metrics
 from ocpproxy.pool import InThread, Pool
 from ocpproxy.reclaim import Limits, Reclaimer
+from ocpproxy.retouching import Retouching
+from ocpproxy.stack import PLAIN, Look
 from ocpproxy.store import TileStore
 from ocpproxy.store.mend import Mender, Report, keep_mended
 from ocpproxy.upstream import Measured, Upstream, demo
@@ -269,14 +272,12 @@ def keeping(settings: Settings, reactor: Any, metrics: Metrics, report: Report |
     )
 
 
-def make_upstream(
-    settings: UpstreamSettings, channel: str | None, tokens: Sequence[str], http: Http, in_thread: InThread
-) -> Upstream:
+def make_upstream(settings: UpstreamSettings, tokens: Sequence[str], http: Http, in_thread: InThread) -> Upstream:
     """The registry of upstreams: one line for each kind in `config.UPSTREAM_KINDS`."""
     if settings.type == "demo":
         return demo.DemoTissue(in_thread, tokens)
     fetcher = Fetcher(http, settings.url, settings.timeout, settings.connections, settings.retries)
-    return OpenConnectome(fetcher, in_thread, channel)
+    return OpenConnectome(fetcher, in_thread, settings.format)
 
 
 def make_catalogue(
@@ -284,12 +285,12 @@ def make_catalogue(
 ) -> Catalogue:
     """Every token's upstream."""
 
-    def source(said: UpstreamSettings, channel: str | None, token: str) -> Source:
-        upstream = Measured(make_upstream(said, channel, [token], http, in_thread), metrics)
-        return Source(upstream, said.info_max_age, 2 * said.connections, said.timeout)
+    def source(said: UpstreamSettings, token: str, called: str | None = None, look: Look = PLAIN) -> Source:
+        upstream = Measured(make_upstream(said, [called or token], http, in_thread), metrics)
+        return Source(upstream, said.info_max_age, 2 * said.connections, said.timeout, called, look, said.max_cutout)
 
-    named = {token: source(said.upstream, said.channel, token) for token, said in settings.datasets.items()}
-    otherwise = source(settings.upstream, None, demo.TOKEN)
+    named = {token: source(said.upstream, token, said.token, said.look) for token, said in settings.datasets.items()}
+    otherwise = source(settings.upstream, demo.TOKEN)
     if settings.upstream.type == "demo":
         named.setdefault(demo.TOKEN, otherwise)
     return Catalogue(named, otherwise, Descriptions(database, reactor), reactor)
@@ -319,6 +320,7 @@ def make_gateway(settings: Settings, reactor: Any) -> InTurn:
         kept.store,
         kept.leases,
         reclaimer,
+        Cutouts(reactor, settings.cache.voxels),
         renders.run,
         reactor,
         benches=cores,
@@ -329,7 +331,7 @@ def make_gateway(settings: Settings, reactor: Any) -> InTurn:
     metrics.renders_queued.set_function(renders.queued)
 
     open_answers = OpenAnswers(reactor, settings.server.patience)
-    site = make_site(settings, reactor, kept, catalogue, cache, metrics, open_answers)
+    site = make_site(settings, reactor, kept, catalogue, cache, renders.run, metrics, open_answers)
     gateway = InTurn()
     for part in (
         renders,
@@ -352,6 +354,7 @@ def make_site(
     kept: Keeping,
     catalogue: Catalogue,
     cache: TileCache,
+    in_thread: InThread,
     metrics: Metrics,
     open_answers: OpenAnswers,
 ) -> GatewaySite:
@@ -366,6 +369,7 @@ def make_site(
     )
     tokens = TokenResource(
         cache,
+        Retouching(catalogue, cache, in_thread),
         catalogue,
         metrics,
         max_age=settings.server.max_age,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
+import blosc
 import numpy as np
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError
@@ -33,6 +34,37 @@ def npz(array: np.ndarray[Any, Any]) -> bytes:
     return zlib.compress(out.getvalue())
 
 
+PROJECT_TYPES = {
+    ("image", "uint8"): 1,
+    ("annotation", "uint32"): 2,
+    ("channels", "uint16"): 3,
+    ("channels", "uint8"): 4,
+    ("probability", "float32"): 5,
+    ("bitmask", "uint8"): 6,
+    ("annotation", "uint64"): 7,
+    ("image", "uint16"): 8,
+    ("rgba", "uint32"): 9,
+    ("rgba", "uint64"): 10,
+    ("timeseries", "uint8"): 11,
+    ("timeseries", "uint16"): 12,
+}
+"""Of generation 1, which has one for a whole project."""
+
+
+@dataclass
+class Served:
+    """A channel: its voxels, axes (z, y, x), or (t, z, y, x) for a time series."""
+
+    voxels: np.ndarray[Any, Any]
+    kind: str = "image"
+    window: tuple[int, int] = (0, 0)
+
+    @property
+    def time(self) -> list[int]:
+        """First and last time point."""
+        return [0, self.voxels.shape[0] - 1 if self.kind == "timeseries" else 0]
+
+
 @dataclass
 class Service:
     """One server.
@@ -49,13 +81,21 @@ class Service:
     delay: float = 0.0
     mode: str = "well"
     kind: str = "image"
+    channels: dict[str, Served] = field(default_factory=dict)
+    scale: float = 10.0
     asked: Counter[str] = field(default_factory=Counter)
     cutouts: list[str] = field(default_factory=list)
     open_now: int = 0
     most_open: int = 0
 
+    def __post_init__(self) -> None:
+        """One channel, where no others are said."""
+        if not self.channels:
+            self.channels = {self.channel: Served(self.volume, self.kind)}
+
     def info(self) -> dict[str, Any]:
         """The info document of the generation."""
+        first = next(iter(self.channels.values()))
         z, y, x = self.volume.shape
         numbers = [str(n) for n in range(self.levels)]
         sizes = {n: [-(-x // 2 ** int(n)), -(-y // 2 ** int(n))] for n in numbers}
@@ -65,56 +105,75 @@ class Service:
             dataset |= {
                 "imagesize": sizes,
                 "slicerange": [self.offset[2], self.offset[2] + z - 1],
-                "timerange": [0, 0],
-                "windowrange": [0, 0],
-                "zscale": {n: 10.0 / 2 ** int(n) for n in numbers},
+                "timerange": first.time,
+                "windowrange": list(first.window),
+                "zscale": {n: self.scale / 2 ** int(n) for n in numbers},
             }
-            return {"dataset": dataset, "project": {"projecttype": 1, "dataset": "kat", "resolution": 0}}
+            type_ = PROJECT_TYPES[first.kind, first.voxels.dtype.name]
+            info = {"dataset": dataset, "project": {"projecttype": type_, "dataset": "kat", "resolution": 0}}
+            return info | ({"channels": self._numbers()} if type_ in (3, 4) else {})
         dataset |= {
             "imagesize": {n: [*sizes[n], z] for n in numbers},
             "offset": {n: [self.offset[0] >> int(n), self.offset[1] >> int(n), self.offset[2]] for n in numbers},
-            "voxelres": {n: [2.0 ** int(n), 2.0 ** int(n), 10.0] for n in numbers},
+            "voxelres": {n: [2.0 ** int(n), 2.0 ** int(n), self.scale] for n in numbers},
             "scaling": "zslices",
             "scalinglevels": self.levels - 1,
         }
-        channel: dict[str, Any] = {
-            "channel_type": self.kind,
-            "datatype": "uint8",
-            "resolution": 0,
-            "windowrange": [0, 0],
-            "readonly": 1,
-            "propagate": 2,
-            "exceptions": 0,
-        }
+        told = {}
+        for name, served in self.channels.items():
+            told[name] = {
+                "channel_type": served.kind,
+                "datatype": served.voxels.dtype.name,
+                "resolution": 0,
+                "windowrange": list(served.window),
+                "readonly": 1,
+                "propagate": 2,
+                "exceptions": 0,
+            } | ({"timerange": served.time} if self.generation == 3 else {})
         if self.generation == 2:
-            dataset["timerange"] = [0, 0]
-        else:
-            channel["timerange"] = [0, 0]
-        return {"channels": {self.channel: channel}, "dataset": dataset, "project": {"name": "kat"}, "metadata": {}}
+            dataset["timerange"] = max(served.time for served in self.channels.values())
+        return {"channels": told, "dataset": dataset, "project": {"name": "kat"}, "metadata": {}}
+
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.channels, 1)}
 
     def cutout(self, segments: list[str]) -> tuple[int, bytes]:
         """The answer to the segments behind ``ca/{token}/``."""
+        times: list[int] = [0, 1]
         if self.generation == 1:
             word, *rest = segments
+            served = next(iter(self.channels.values()))
+            if served.kind == "channels":
+                named = {str(number): name for name, number in self._numbers().items()}
+                served = self.channels[named[rest.pop(0)]]
+            elif served.kind == "timeseries":
+                times = [int(v) for v in rest.pop(0).split(",")]
         else:
             channel, word, *rest = segments
-            if channel != self.channel:
+            if channel not in self.channels:
                 return 404, f"Channel {channel} does not exist".encode()
-        if word != "npz" or len(rest) < 5 or rest[4] != "":
+            served = self.channels[channel]
+            if len(rest) > 5:
+                times = [int(v) for v in rest.pop(4).split(",")]
+        if word not in ("npz", "blosc") or len(rest) != 5 or rest[4] != "":
             return 404, b"Incorrect cutout arguments"
         number = int(rest[0])
         (x0, x1), (y0, y1), (z0, z1) = ([int(v) for v in part.split(",")] for part in rest[1:4])
         if number >= self.levels:
             return 404, b"Illegal scaling level"
-        part = level(self.volume, number)
+        part = level(served.voxels, number)
         ox, oy, oz = self.offset[0] >> number, self.offset[1] >> number, self.offset[2]
         if self.generation == 1:
             ox = oy = 0
-        z, y, x = part.shape
+        z, y, x = part.shape[-3:]
         if not (ox <= x0 < x1 <= ox + x and oy <= y0 < y1 <= oy + y and oz <= z0 < z1 <= oz + z):
             return 404, b'"Illegal arguments to cutout. Check cube failed \'Illegal range."'
-        voxels = part[z0 - oz : z1 - oz, y0 - oy : y1 - oy, x0 - ox : x1 - ox]
-        return 200, npz(voxels if self.generation == 1 else voxels[np.newaxis])
+        voxels = part[..., z0 - oz : z1 - oz, y0 - oy : y1 - oy, x0 - ox : x1 - ox]
+        if served.kind == "timeseries":
+            voxels = voxels[times[0] : times[1]]
+        if self.generation > 1 or served.kind == "channels":
+            voxels = voxels[np.newaxis]
+        return 200, npz(voxels) if word == "npz" else blosc.pack_array(np.ascontiguousarray(voxels))
 
 
 class Faults:

@@ -78,7 +78,7 @@ class ValuesTests(SynchronousTestCase):
         )
         self.assertNotIn("p:w", repr(settings))
         self.assertEqual(settings.datasets["a"].upstream, settings.upstream)
-        self.assertEqual(settings.datasets["a"].channel, "em")
+        self.assertEqual(settings.datasets["a"].look.channel, "em")
         self.assertEqual(
             (settings.datasets["B-1"].upstream.type, settings.datasets["B-1"].upstream.timeout), ("demo", 5)
         )

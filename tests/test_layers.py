@@ -12,16 +12,21 @@ from twisted.trial.unittest import SynchronousTestCase
 import ocpproxy
 
 RINGS = (
-    ("address", "geometry", "imagery", "config", "metrics"),
+    ("address", "geometry", "stack", "imagery", "config", "metrics"),
     ("upstream", "store", "leases", "descriptions", "database", "dialect", "schema", "pool"),
-    ("cache", "onefetch", "catalogue", "reclaim"),
+    ("cache", "cutouts", "onefetch", "catalogue", "retouching", "reclaim"),
     ("web",),
     ("service", "cli"),
 )
 """From the words at the bottom to the wiring at the top."""
 WITHIN = {
     ("address", "geometry"),
+    ("stack", "address"),
+    ("stack", "geometry"),
+    ("imagery", "address"),
     ("imagery", "geometry"),
+    ("imagery", "stack"),
+    ("config", "stack"),
     ("database", "schema"),
     ("database", "dialect"),
     *((room, "dialect") for room in ("store", "leases", "descriptions")),
@@ -29,6 +34,10 @@ WITHIN = {
     *((room, "pool") for room in ("store", "upstream")),
     ("cache", "onefetch"),
     ("cache", "catalogue"),
+    ("cache", "cutouts"),
+    ("cutouts", "onefetch"),
+    ("retouching", "cache"),
+    ("retouching", "catalogue"),
     ("catalogue", "onefetch"),
     ("reclaim", "onefetch"),
     ("cli", "service"),

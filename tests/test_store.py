@@ -19,11 +19,11 @@ from ocpproxy import leases
 from ocpproxy import store as store_module
 from ocpproxy.config import IndexUrl
 from ocpproxy.database import Database, DatabaseAway
-from ocpproxy.geometry import Tile
-from ocpproxy.imagery import blank_png, grey_png
+from ocpproxy.imagery import png
 from ocpproxy.leases import Leases
 from ocpproxy.metrics import Metrics
 from ocpproxy.pool import Pool
+from ocpproxy.stack import Tile
 from ocpproxy.store import TileStore, Usage, account, keys
 from ocpproxy.store.files import BrokenTile, Files
 from ocpproxy.store.journal import Journal
@@ -32,7 +32,7 @@ from tests.databases import OnMariaDB, OnSQLite, started
 from tests.volumes import em
 
 STACK = "kat/xy/image/0123abcd"
-PICTURES = [grey_png(em()[n % 20, :512, :512]) for n in range(4)]
+PICTURES = [png.grey(em()[n % 20, :512, :512]) for n in range(4)]
 
 
 def tile(slice_: int, row: int = 0, col: int = 0, level: int = 0, stack: str = STACK) -> Tile:
@@ -391,7 +391,7 @@ class StoreTests:
         kept.store.files.create(tile(50), PICTURES[0])
         kept.store.files.remove(tile(5))
         (place / keys.path(tile(6))).write_bytes(PICTURES[3] + b"longer")
-        (place / keys.path(tile(7))).write_bytes(blank_png())
+        (place / keys.path(tile(7))).write_bytes(png.blank(clear=False))
         (place / (keys.path(tile(8)) + ".gone.tmp")).write_bytes(b"half")
         (place / "notes.txt").write_text("a person's")
 

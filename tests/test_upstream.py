@@ -18,9 +18,11 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 
+from ocpproxy.address import ImageBase
 from ocpproxy.geometry import Box, Cutout, Dataset, NotShown, Plane
 from ocpproxy.metrics import Metrics
 from ocpproxy.pool import Pool
+from ocpproxy.stack import Stack
 from ocpproxy.upstream import (
     Measured,
     OutOfRange,
@@ -169,12 +171,12 @@ class OpenConnectomeTests(ConformanceTests):
         """Every cuboid of every level equals the voxels."""
         upstream = self.upstream()
         dataset = await self.described(upstream, "kat")
-        stack = dataset.stack(Plane.XY, None)
+        stack = Stack.of(dataset, ImageBase("kat"))
         for number in dataset.levels:
             volume = level(em(), number)
             ox, oy, oz = dataset.levels[number].offset
             for cuboid in cuboids(stack, number):
-                voxels = await upstream.cutout(cuboid.cutout(), nothing)
+                voxels = await upstream.cutout(cuboid.cutouts()[0], nothing)
                 b = cuboid.box
                 np.testing.assert_array_equal(
                     voxels, volume[b.z0 - oz : b.z1 - oz, b.y0 - oy : b.y1 - oy, b.x0 - ox : b.x1 - ox]
@@ -207,7 +209,7 @@ class FaultTests(UpstreamCase):
         self.service = ocpserver.Service(em(), 2)
         upstream = self.ocp(self.serve(self.service), timeout, retries=retries)
         dataset = await self.described(upstream, "kat")
-        cutout = next(cuboids(dataset.stack(Plane.XY, None), 0)).cutout()
+        cutout = next(cuboids(Stack.of(dataset, ImageBase("kat")), 0)).cutouts()[0]
         self.service.mode = mode
         try:
             await upstream.cutout(cutout, nothing)
@@ -304,7 +306,7 @@ class FaultTests(UpstreamCase):
         upstream = self.ocp(self.serve(service), timeout=0.3)
         dataset = await self.described(upstream, "kat")
         with self.assertRaises(UpstreamSlow):
-            await upstream.cutout(next(cuboids(dataset.stack(Plane.XY, None), 0)).cutout(), nothing)
+            await upstream.cutout(next(cuboids(Stack.of(dataset, ImageBase("kat")), 0)).cutouts()[0], nothing)
         while service.open_now:
             await deferLater(reactor, 0.01)  # type: ignore[arg-type]
 
@@ -412,30 +414,29 @@ class InfoTests(SynchronousTestCase):
         for letter, generation in (("A", 1), ("B", 2), ("C", 3)):
             path = shared("fixtures", f"info_{letter}.json")
             assert path is not None
-            dataset = info.read("kasthuri11", path.read_text(), None)
+            dataset = info.read("kasthuri11", path.read_text())
             self.assertEqual(dataset.dialect, f"generation {generation}")
             self.assertEqual(dataset.levels[1].size, (10752, 13312, 1850))
             self.assertEqual(dataset.levels[1].offset, (0, 0, 1))
             self.assertEqual(dataset.levels[5].cube, (64, 64, 64))
             self.assertEqual(dataset.levels[3].z_scale(Plane.XZ), 1.25)
-            stack = dataset.stack(Plane.XY, None)
-            cuboid = stack.cuboid(None, 1, 1200, 7, 5)
-            assert cuboid is not None
-            self.assertEqual(cuboid.box, (2560, 3072, 3584, 4096, 1185, 1201))
+            stack = Stack.of(dataset, ImageBase("kat"))
+            tile = stack.tile(None, 1, 1200, 7, 5)
+            assert tile is not None
+            self.assertEqual(stack.cuboid(tile).box, (2560, 3072, 3584, 4096, 1185, 1201))
 
     def test_first_generation_types(self) -> None:
-        """Each project type is known, and only 8-bit images are shown."""
+        """Each project type is known, and has a picture; that of channels is told by naming them."""
         for number in range(1, 13):
             document = ocpserver.Service(em(), 1).info()
             document["project"]["projecttype"] = number
             document["channels"] = {"DAPI-1": 1, "Synapsin": 2, "no good name": 3}
-            dataset = info.read("kat", json.dumps(document), None)
+            dataset = info.read("kat", json.dumps(document))
             if number in (3, 4):
                 self.assertEqual([(c.name, c.number) for c in dataset.channels], [("DAPI-1", 1), ("Synapsin", 2)])
-            if number in (1, 11):
-                dataset.stack(Plane.XY, None)
+                self.assertRaises(NotShown, Stack.of, dataset, ImageBase("kat"))
             else:
-                self.assertRaises(NotShown, dataset.stack, Plane.XY, None)
+                Stack.of(dataset, ImageBase("kat"))
 
     def test_hostile(self) -> None:
         """Each field is checked."""
@@ -458,10 +459,10 @@ class InfoTests(SynchronousTestCase):
         )
         for changes in hostile:
             with self.subTest(changes=changes):
-                self.assertRaises(UpstreamBroken, info.read, "kat", self.document(**changes), None)
+                self.assertRaises(UpstreamBroken, info.read, "kat", self.document(**changes))
         for text in ('{"dataset": NaN}', "9" * 5000, "[" * 100000, '{"a": 1e999999999}'):
-            self.assertRaises(UpstreamBroken, info.read, "kat", text, None)
-        self.assertIsInstance(info.read("kat", self.document(), "other"), Dataset)
+            self.assertRaises(UpstreamBroken, info.read, "kat", text)
+        self.assertIsInstance(info.read("kat", self.document()), Dataset)
 
     @given(
         st.recursive(
@@ -478,7 +479,7 @@ class InfoTests(SynchronousTestCase):
     def test_noise(self, value: Any, key: str) -> None:
         """Any value in any place gives a dataset or a broken upstream."""
         try:
-            dataset = info.read("kat", self.document(**{key: value}), None)
+            dataset = info.read("kat", self.document(**{key: value}))
         except UpstreamBroken:
             return
         self.assertTrue(dataset.levels)

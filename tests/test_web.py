@@ -131,7 +131,7 @@ class AnswerTests(DaemonCase):
             "kat/what",
             "kat/nope/xy/3/0_0_0.png",
             "kat/xq/",
-            "kat/xz/3/0_0_0.png",
+            "kat/xw/3/0_0_0.png",
             "mcfc/kat/a,b/xy/3/0_0_0.png",
             "%2e%2e/%2e%2e/etc/passwd",
             "a/b/c/d/e/f",
@@ -198,7 +198,8 @@ class AnswerTests(DaemonCase):
             self.assertEqual(headers["access-control-allow-origin"], "*")
             self.assertIn("cache-status", headers)
         _, body, _ = await self.daemon.get("kat/")
-        (base,) = json.loads(body)["image_bases"]
+        base, *others = json.loads(body)["image_bases"]
+        self.assertEqual([one.split("/")[-2] for one in (base, *others)], ["xy", "xz", "yz", "zy"])
         code, body, _ = await self.daemon.get(base.removeprefix(self.daemon.url + "/") + "3/0_0_0.png")
         self.assertTrue((pixels(body) == expected_tile(em(), 0, 2, 0, 0)).all(), "the base that is told works")
 
@@ -227,8 +228,12 @@ class AnswerTests(DaemonCase):
         _, body, headers = await self.daemon.get("projects/export", host="gw.example:8080")
         self.assertIn("json", headers["content-type"])
         (project,) = json.loads(body)
-        (stack,) = project["project"]["stacks"]
+        stack, *others = project["project"]["stacks"]
         z, y, x = em().shape
+        for other, orientation, dimension in zip(others, (1, 2), ((x, 10 * z, y), (10 * z, y, x)), strict=True):
+            self.assertEqual((other["orientation"], other["dimension"]), (orientation, str(dimension)))
+            self.assertEqual(other["downsample_factors"], ["(1, 1, 1)", "(2, 2, 2)", "(4, 4, 4)"])
+            self.assertEqual(other["resolution"], "(1, 1, 1)")
         self.assertEqual(stack["dimension"], f"({x}, {y}, {z + 1})")
         self.assertEqual(stack["downsample_factors"], ["(1, 1, 1)", "(2, 2, 1)", "(4, 4, 1)"])
         self.assertEqual(stack["mirrors"][0]["url"], "http://gw.example:8080/ocpcatmaid/kat/image/xy/")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ocpproxy.geometry import Cuboid, Stack
+from ocpproxy.stack import Cuboid, Stack, Tile
 
 Volume = npt.NDArray[np.uint8]
 
@@ -35,9 +35,36 @@ def em() -> Volume:
     return smooth
 
 
+@cache
+def mitochondria() -> Volume:
+    """Ids on the same grid: 17 mitochondria, 0 elsewhere; or boxes."""
+    path = shared("data", "em_vnc_annotations_zyx20x600x640.npz")
+    if path is not None:
+        with np.load(path, allow_pickle=False) as file:
+            real: Volume = file["mitochondria"]
+            return real
+    z, y, x = np.ogrid[:20, :600, :640]
+    boxes: Volume = np.where((y % 90 < 40) & (x % 70 < 30) & (z % 9 < 6), 1 + y // 90 + x // 70, 0).astype(np.uint8)
+    return boxes
+
+
+@cache
+def nuclei() -> npt.NDArray[np.uint16]:
+    """24 x 256 x 256 voxels of 16 bits: real fluorescence, or blobs."""
+    path = shared("data", "nuclei_u16_zyx24x256x256.npz")
+    if path is not None:
+        with np.load(path, allow_pickle=False) as file:
+            real: npt.NDArray[np.uint16] = file["nuclei"]
+            return real
+    z, y, x = np.ogrid[:24, :256, :256]
+    waves = np.sin(x / 17) * np.sin(y / 23) * np.cos(z / 5)
+    blobs: npt.NDArray[np.uint16] = (waves.clip(0, 1) * 65000).astype(np.uint16)
+    return blobs
+
+
 def level(volume: Volume, n: int) -> Volume:
     """Level n of a pyramid that halves x and y: every 2**n-th voxel, sizes rounded up."""
-    return volume[:, :: 2**n, :: 2**n]
+    return volume[..., :: 2**n, :: 2**n]
 
 
 def expected_tile(volume: Volume, n: int, z: int, row: int, col: int) -> Volume:
@@ -48,13 +75,15 @@ def expected_tile(volume: Volume, n: int, z: int, row: int, col: int) -> Volume:
     return tile
 
 
-def cuboids(stack: Stack, level: int) -> Iterator[Cuboid]:
+def cuboids(stack: Stack, number: int) -> Iterator[Cuboid]:
     """Every cuboid of a level, slab by slab, row by row."""
-    shape = stack.dataset.levels[level]
-    cols, rows = shape.tiles(stack.plane)
-    for z in range(shape.offset[2], shape.end[2], stack.depth(shape)):
-        for row in range(rows):
-            for col in range(cols):
-                cuboid = stack.cuboid(None, level, z, row, col)
-                assert cuboid is not None
+    level = stack.dataset.levels[number]
+    through = stack.plane.axes[2]
+    cols, rows = stack.tiles(level)
+    for row in range(rows):
+        for col in range(cols):
+            slice_ = level.offset[through]
+            while slice_ < level.end[through]:
+                cuboid = stack.cuboid(Tile(stack.name, 0, number, slice_, row, col))
                 yield cuboid
+                slice_ = cuboid.tiles()[-1].slice + 1

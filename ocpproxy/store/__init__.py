@@ -26,9 +26,9 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from ocpproxy.database import PATIENCE, Abandoned, Database, DatabaseAway
-from ocpproxy.geometry import Tile
 from ocpproxy.metrics import Metrics
 from ocpproxy.pool import InThread
+from ocpproxy.stack import Tile
 from ocpproxy.store import account
 from ocpproxy.store.account import Usage
 from ocpproxy.store.files import BrokenTile, Files, Stored

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from ocpproxy.dialect import Transaction
-from ocpproxy.geometry import Tile
+from ocpproxy.stack import Tile
 from ocpproxy.store import keys
 from ocpproxy.store.keys import Key
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from ocpproxy.geometry import Tile
-from ocpproxy.imagery import is_whole
+from ocpproxy.imagery.png import is_whole
+from ocpproxy.stack import Tile
 from ocpproxy.store import keys
 
 LARGEST = 8 * 2**20

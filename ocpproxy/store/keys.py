@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import re
 
-from ocpproxy.geometry import Tile
+from ocpproxy.stack import Tile
 
 _LEVEL, _ID, _TIME = 16, 24, 23
 _COL, _ROW, _SLICE = 20, 20, 23
 Key = tuple[int, int]
 
 _PATH = re.compile(
-    r"(?P<stack>[\w-]{1,64}/\w{2}/[\w-]{1,64}/[0-9a-f]{8})/(?P<time>\d{1,7})/(?P<level>\d{1,5})"
+    r"(?P<stack>[\w-]{1,64}/\w{2}/(?:[\w-]{1,64}|~[0-9a-f]{16})/[0-9a-f]{8})/(?P<time>\d{1,7})/(?P<level>\d{1,5})"
     r"/(?P<row>\d{1,7})_(?P<col>\d{1,7})/(?P<slice>\d{1,7})\.png",
     re.ASCII,
 )

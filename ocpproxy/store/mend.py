@@ -23,9 +23,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from ocpproxy.database import Abandoned, Database, DatabaseAway
-from ocpproxy.geometry import Tile
 from ocpproxy.metrics import Metrics
 from ocpproxy.pool import InThread
+from ocpproxy.stack import Tile
 from ocpproxy.store import TileStore, account, keys
 from ocpproxy.store.files import BrokenTile
 from ocpproxy.store.journal import DeadJournal

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ocpproxy.geometry import Box, Channel, Cutout, Dataset, Level
-from ocpproxy.imagery import Grey, Voxels
+from ocpproxy.imagery import Voxels
 from ocpproxy.pool import InThread
 from ocpproxy.upstream import UnknownToken
 
@@ -169,7 +169,7 @@ def _grain(box: Box, level: int, z: int) -> Field:
     return (_hash(x, y, z, 99) * 2 - 1).astype(np.float32)
 
 
-def _paint(border: Field, organelle: Field, vesicle: Field, grain: Field) -> Grey:
+def _paint(border: Field, organelle: Field, vesicle: Field, grain: Field) -> npt.NDArray[np.uint8]:
     cytoplasm = np.float32(172)
     grey = cytoplasm + 16 * np.cos(organelle / 23)
     inside = border > 16
@@ -179,5 +179,5 @@ def _paint(border: Field, organelle: Field, vesicle: Field, grain: Field) -> Gre
     grey = np.where(inside & (vesicle < 7), 196, grey)
     grey = np.where(inside & (np.abs(vesicle - 8.5) < 2), 96, grey)
     grey = grey - 130 * np.exp(-((border / 7) ** 2))
-    pixels: Grey = np.clip(grey + 20 * grain, 0, 255).astype(np.uint8)
+    pixels: npt.NDArray[np.uint8] = np.clip(grey + 20 * grain, 0, 255).astype(np.uint8)
     return pixels

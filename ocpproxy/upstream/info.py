@@ -45,10 +45,9 @@ _OLD_DTYPES = {"rgb32": ("rgba", "uint32"), "rgb64": ("rgba", "uint64"), "probab
 _OLD_KINDS = {"probmap": "probability", "oldchannel": "image"}
 
 
-def read(token: str, document: str, default_channel: str | None) -> Dataset:
+def read(token: str, document: str) -> Dataset:
     """The dataset that the document describes.
 
-    :param default_channel: the channel of addresses that name none, when the operator has said so.
     :raises UpstreamBroken: with what was expected.
     """
     try:
@@ -56,7 +55,7 @@ def read(token: str, document: str, default_channel: str | None) -> Dataset:
     except (ValueError, RecursionError) as error:
         raise UpstreamBroken(f"the info of {token} is no JSON: {error}") from None
     try:
-        return _read(token, info, default_channel)
+        return _read(token, info)
     except _Bad as bad:
         raise UpstreamBroken(f"the info of {token}: {bad}") from None
 
@@ -69,7 +68,7 @@ def _bad(expected: str, value: object) -> _Bad:
     raise _Bad(f"expected {expected}, not {str(value)[:60]!r}")
 
 
-def _read(token: str, info: object, default_channel: str | None) -> Dataset:
+def _read(token: str, info: object) -> Dataset:
     document = _mapping("a JSON object", info)
     said = _mapping("dataset", document.get("dataset"))
     project = _mapping("project", document.get("project"))
@@ -80,10 +79,10 @@ def _read(token: str, info: object, default_channel: str | None) -> Dataset:
         _bad("at least one level, each once", numbers)
     levels = {n: (_first_level if first else _level)(said, str(n)) for n in sorted(numbers)}
     channels = _first_channels(document, said, project) if first else _channels(document, said)
-    if default_channel is None:
-        shown = [channel.name for channel in channels if channel.kind in ("image", "timeseries")]
-        named = [channel.name for channel in channels if channel.name == "image"]
-        default_channel = next(iter(named or shown or [channel.name for channel in channels[:1]]), None)
+    # The channels of a channel project are shown by naming them: none of them is the picture.
+    shown = [channel.name for channel in channels if channel.kind != "channels"]
+    images = [channel.name for channel in channels if channel.kind in ("image", "timeseries")]
+    default_channel = next(iter([name for name in images if name == "image"] or images or shown), None)
     return Dataset(token, levels, tuple(channels), default_channel, f"generation {generation}")
 
 
@@ -93,7 +92,8 @@ def _first_level(said: Mapping[str, Any], n: str) -> Level:
     if high < low:
         _bad("a slicerange that is not reversed", (low, high))
     scale = _ratio("zscale", _mapping("zscale", said.get("zscale")).get(n))
-    return Level((x, y, high - low + 1), (0, 0, low), _cube(said, n), (Fraction(1), Fraction(1), scale))
+    wide = Fraction(2 ** int(n))  # x and y halve at each level, which this generation does not say
+    return Level((x, y, high - low + 1), (0, 0, low), _cube(said, n), (wide, wide, wide * scale))
 
 
 def _level(said: Mapping[str, Any], n: str) -> Level:

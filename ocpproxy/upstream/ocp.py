@@ -3,8 +3,10 @@
 ======== =====================================================================================
 info     ``{url}/ca/{token}/info/``                                             (all generations)
 cutout 1 ``{url}/ca/{token}/npz/[{channel}/]{level}/{x0},{x1}/{y0},{y1}/{z0},{z1}/``
-cutout 2 ``{url}/ca/{token}/{channel}/npz/{level}/{x0},{x1}/{y0},{y1}/{z0},{z1}/[{t0},{t1}/]``
+cutout 2 ``{url}/ca/{token}/{channel}/{npz|blosc}/{level}/{x0},{x1}/{y0},{y1}/{z0},{z1}/[{t0},{t1}/]``
 ======== =====================================================================================
+
+blosc came in September 2015: generation 1 is asked for npz, whatever is configured.
 
 Ranges are half-open, in voxels of the level, and the last slash is needed. A box that only partly overlaps the image is
 refused by the server, so boxes come clipped. Arrays are (z, y, x) in generation 1 and (channel, z, y, x) later, with a
@@ -32,6 +34,7 @@ from ocpproxy.upstream import (
     UpstreamRefused,
     info,
     npz,
+    packed,
 )
 from ocpproxy.upstream.http import Answer, Fetcher
 
@@ -68,13 +71,13 @@ class OpenConnectome:
     """One Open Connectome server.
 
     :param in_thread: runs the decoding of a cutout.
-    :param channel: the channel of addresses that name none, when the operator has said so.
+    :param format: how cutouts are asked for: ``npz`` or ``blosc``.
     """
 
-    def __init__(self, fetcher: Fetcher, in_thread: InThread, channel: str | None = None) -> None:
+    def __init__(self, fetcher: Fetcher, in_thread: InThread, format: str = "npz") -> None:
         self._fetcher = fetcher
         self._in_thread = in_thread
-        self._channel = channel
+        self._format = format
         self.origin = f"ocp {fetcher.url}"
 
     async def describe(self, token: str) -> str:
@@ -89,26 +92,38 @@ class OpenConnectome:
 
     def dataset(self, token: str, description: str) -> Dataset:
         """As `Upstream.dataset`."""
-        return info.read(token, description, self._channel)
+        return info.read(token, description)
 
     async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
         """As `Upstream.cutout`."""
+        first = cutout.dataset.dialect == "generation 1"
+        word = "npz" if first else self._format
+        form = {"npz": npz, "blosc": packed}[word]
+        path = self._first_path(cutout) if first else self._path(cutout, word)
         body = await self._fetcher.get(
-            self._path(cutout), npz.longest(cutout.nbytes), lambda answer: _failure(answer, OutOfRange), arriving
+            path, form.longest(cutout.nbytes), lambda answer: _failure(answer, OutOfRange), arriving
         )
-        voxels: Voxels = await self._in_thread(npz.decode, body, cutout.channel.dtype, self._shape(cutout))
+        voxels: Voxels = await self._in_thread(form.decode, body, cutout.channel.dtype, self._shape(cutout))
         return voxels
 
-    def _path(self, cutout: Cutout) -> str:
-        box, channel, token = cutout.box, cutout.channel, cutout.dataset.token
-        args = f"{cutout.level}/{box.x0},{box.x1}/{box.y0},{box.y1}/{box.z0},{box.z1}/"
-        times = f"{cutout.time},{cutout.time + 1}/" if channel.kind == "timeseries" else ""
-        if cutout.dataset.dialect == "generation 1":
-            chosen = f"{channel.number}/" if channel.kind == "channels" else times
-            return f"ca/{token}/npz/{chosen}{args}"
-        return f"ca/{token}/{channel.name}/npz/{args}{times}"
+    def _first_path(self, cutout: Cutout) -> str:
+        channel = cutout.channel
+        chosen = f"{channel.number}/" if channel.kind == "channels" else _times(cutout)
+        return f"ca/{cutout.dataset.there}/npz/{chosen}{_ranges(cutout)}"
+
+    def _path(self, cutout: Cutout, word: str) -> str:
+        return f"ca/{cutout.dataset.there}/{cutout.channel.name}/{word}/{_ranges(cutout)}{_times(cutout)}"
 
     def _shape(self, cutout: Cutout) -> tuple[int, ...]:
         time = (1,) if cutout.channel.kind == "timeseries" else ()
         listed = cutout.dataset.dialect != "generation 1" or cutout.channel.kind == "channels"
         return ((1,) if listed else ()) + time + cutout.box.shape
+
+
+def _ranges(cutout: Cutout) -> str:
+    box = cutout.box
+    return f"{cutout.level}/{box.x0},{box.x1}/{box.y0},{box.y1}/{box.z0},{box.z1}/"
+
+
+def _times(cutout: Cutout) -> str:
+    return f"{cutout.time},{cutout.time + 1}/" if cutout.channel.kind == "timeseries" else ""

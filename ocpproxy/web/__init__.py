@@ -3,6 +3,7 @@
 ==========  =================================================================================
 `answers`   what an answer is made of: headers, validators, and the one table of failures
 `tiles`     tiles, and everything else that is behind a token
+`catmaid`   what CATMAID and its clients are told of a dataset
 `pages`     the pages of the gateway itself: ``/``, health, the export for CATMAID
 ==========  =================================================================================
 

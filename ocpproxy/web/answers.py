@@ -20,7 +20,7 @@ from twisted.web.server import Request
 from ocpproxy.address import BadAddress
 from ocpproxy.cache import Answer, Result
 from ocpproxy.geometry import NotShown
-from ocpproxy.imagery import blank_png
+from ocpproxy.imagery import png
 from ocpproxy.store import DoesNotFit
 from ocpproxy.upstream import UnknownToken, UpstreamFailure, UpstreamRefused, UpstreamSlow
 
@@ -176,4 +176,4 @@ def picture_or_text(code: int, sentence: str, detail: str, retry_after: int, *, 
         b"retry-after": b"%d" % retry_after,
         b"cache-status": b"ocpproxy; fwd=miss; detail=" + detail.replace(" ", "-").encode(),
     }
-    return Reply(code, sentence.encode() + b"\n" if as_text else blank_png(), headers)
+    return Reply(code, sentence.encode() + b"\n" if as_text else png.blank(clear=False), headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from html import escape
@@ -14,13 +15,13 @@ from twisted.web.server import Request
 
 from ocpproxy import __version__
 from ocpproxy.catalogue import Catalogue, Known
-from ocpproxy.geometry import Dataset
-from ocpproxy.web import OpenAnswers, answers
+from ocpproxy.web import OpenAnswers, answers, catmaid
 from ocpproxy.web.answers import Reply
-from ocpproxy.web.tiles import Page, TokenResource, root_url, told
+from ocpproxy.web.tiles import Page, TokenResource, root_url
 
 _EXPORT_PATIENCE = 0.8
 """Seconds; CATMAID's importer waits for one."""
+_PROJECT = re.compile(rb"\d{1,10}/(stacks|stack/\d{1,10}/info)")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class State:
 
 
 class Pages:
-    """``/``, ``/healthz``, ``/readyz`` and ``/projects/export``."""
+    """``/``, ``/healthz``, ``/readyz``, ``/projects/`` and what CATMAID's clients ask of a project."""
 
     def __init__(self, catalogue: Catalogue, state: State, open_answers: OpenAnswers, clock: IReactorTime) -> None:
         self._catalogue = catalogue
@@ -81,61 +82,31 @@ td,th{{text-align:left;padding:.2em 1em .2em 0}}</style>
 
     async def export(self, request: Request) -> Reply:
         """What CATMAID's importer reads: a list of projects, one a dataset that can be described in time."""
-        asked = [Deferred.fromCoroutine(self._catalogue.known(token)) for token in self._catalogue.tokens()]
+        known = await self._known(self._catalogue.tokens())
+        return answers.document(200, [catmaid.exported(one, root_url(request)) for one in known])
+
+    async def projects(self, request: Request) -> Reply:
+        """The datasets, as CATMAID lists its projects."""
+        known = await self._known(self._catalogue.tokens())
+        return answers.document(200, [catmaid.project(one) for one in known])
+
+    async def project(self, request: Request) -> Reply:
+        """``/{project}/stacks`` and ``/{project}/stack/{stack}/info``, as CATMAID answers them."""
+        number, *rest = (segment.decode("ascii") for segment in (request.prepath or []) + (request.postpath or []))
+        tokens = [token for token in self._catalogue.tokens() if catmaid.project_id(token) == int(number)]
+        for known in await self._known(tokens[:1]):
+            told = catmaid.stacks(known) if rest == ["stacks"] else catmaid.info(known, int(rest[1]), root_url(request))
+            if told is not None:
+                return answers.document(200, told)
+        return answers.text(404, "expected the number of a project and a stack that /projects/ tells of")
+
+    async def _known(self, tokens: list[str]) -> list[Known]:
+        """Those that can be described in time."""
+        asked = [Deferred.fromCoroutine(self._catalogue.known(token)) for token in tokens]
         for one in asked:
             one.addTimeout(_EXPORT_PATIENCE, self._clock)
         found = await DeferredList(asked, consumeErrors=True)
-        known = [one for fine, one in found if fine]
-        return answers.document(200, [_project(one, root_url(request)) for one in known if isinstance(one, Known)])
-
-
-def _project(known: Known, root: str) -> dict[str, Any]:
-    """One project, after catmaid-contract.md 2: strings where the importer wants strings."""
-    dataset = known.dataset
-    return {"project": {"title": f"{dataset.token} (ocpproxy)", "stacks": _stacks(dataset, root)}}
-
-
-def _stacks(dataset: Dataset, root: str) -> list[dict[str, Any]]:
-    finest = dataset.levels.get(0)
-    if finest is None:
-        return []
-    x, y, z = finest.size
-    first_z = finest.offset[2]
-    factors = []
-    for n in range(max(dataset.levels) + 1):
-        level = dataset.levels.get(n, finest)
-        factors.append((2**n, 2**n, 1 if level.size[2] == z else 2**n))
-    return [
-        {
-            "title": f"{dataset.token} {base.split('/')[-3]} XY",
-            "orientation": 0,
-            # Slices are counted absolutely, as in the tiles' addresses: what is before the first one is blank.
-            "dimension": str((x, y, first_z + z)),
-            "resolution": "({:g}, {:g}, {:g})".format(*map(float, finest.voxel)),
-            "translation": "(0, 0, 0)",
-            "downsample_factors": [str(factor) for factor in factors],
-            "canary_location": str((x // 2, y // 2, first_z + z // 2)),
-            "placeholder_color": "(0, 0, 0, 1)",
-            "broken_sections": [],
-            "comment": "",
-            "description": "",
-            "attribution": "",
-            "metadata": {},
-            "mirrors": [
-                {
-                    "title": f"ocpproxy {root.partition('://')[2]}",
-                    "position": 0,
-                    "url": base,
-                    "fileextension": "png",
-                    "tile_width": 512,
-                    "tile_height": 512,
-                    "tile_source_type": 1,
-                }
-            ],
-            "stackgroups": [],
-        }
-        for base in told(dataset, root)["image_bases"]
-    ]
+        return [one for fine, one in found if fine and isinstance(one, Known)]
 
 
 class Root(Resource):
@@ -149,16 +120,19 @@ class Root(Resource):
         self.putChild(b"readyz", Page(pages.readyz))
         self.putChild(b"metrics", metrics)
         projects = _Projects(tokens)
+        projects.putChild(b"", Page(pages.projects))
         projects.putChild(b"export", Page(pages.export))
         self.putChild(b"projects", projects)
+        self._project = Page(pages.project)
 
     def getChild(self, path: bytes, request: Request) -> Resource:
-        """All that is not the gateway's own."""
-        return self._tokens
+        """All that is not the gateway's own: CATMAID's projects by their numbers, and tokens."""
+        asked = b"/".join([path, *(request.postpath or [])])
+        return self._project if _PROJECT.fullmatch(asked) else self._tokens
 
 
 class _Projects(Resource):
-    """``/projects/export``; any other path below is that of a token called "projects"."""
+    """``/projects/`` and ``/projects/export``; any other path below is that of a token called "projects"."""
 
     def __init__(self, tokens: TokenResource) -> None:
         super().__init__()

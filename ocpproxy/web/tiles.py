@@ -12,12 +12,14 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from ocpproxy import address
-from ocpproxy.address import BadAddress
-from ocpproxy.cache import TileCache
-from ocpproxy.catalogue import Catalogue
-from ocpproxy.geometry import Dataset, Level, NotShown, Plane, Triple
+from ocpproxy.address import ImageBase, OverviewAddress, TileAddress, write_base
+from ocpproxy.cache import Answer, TileCache
+from ocpproxy.catalogue import Catalogue, Known
+from ocpproxy.geometry import Level, Triple
 from ocpproxy.metrics import Metrics
-from ocpproxy.web import answers
+from ocpproxy.retouching import Retouching
+from ocpproxy.stack import PLACEHOLDER
+from ocpproxy.web import answers, catmaid
 from ocpproxy.web.answers import Reply
 
 _HOST = re.compile(r"[\w.:\[\]-]{1,255}", re.ASCII)
@@ -91,28 +93,49 @@ class TokenResource(Answering):
     """
 
     def __init__(
-        self, cache: TileCache, catalogue: Catalogue, metrics: Metrics, *, max_age: int, error_text: bool
+        self,
+        cache: TileCache,
+        retouching: Retouching,
+        catalogue: Catalogue,
+        metrics: Metrics,
+        *,
+        max_age: int,
+        error_text: bool,
     ) -> None:
         super().__init__()
         self._cache = cache
+        self._retouching = retouching
         self._catalogue = catalogue
         self._metrics = metrics
         self._max_age = max_age
         self._error_text = error_text
 
     async def answer(self, request: Request) -> Reply:
-        """A tile or a document."""
-        path = request.path.decode("latin-1").removeprefix("/")
-        base = _image_base(path)
-        if base is not None:
-            return await self._describe(request, *base)
-        asked = address.parse(path)
-        if request.method == b"HEAD":
-            there = await self._cache.at_hand(asked)
-            return answers.not_here() if there is None else answers.tile(request, there, self._max_age)
-        found = await self._cache.tile(asked)
-        self._metrics.tiles.labels("miss" if found.result.value == "collapsed" else found.result.value).inc()
+        """A tile, an overview or a document."""
+        query = request.uri.partition(b"?")[2].decode("latin-1")
+        asked = address.parse(request.path.decode("latin-1").removeprefix("/"), query)
+        if isinstance(asked, ImageBase):
+            return await self._describe(request, asked)
+        found = await (self._at_hand(asked, query) if request.method == b"HEAD" else self._picture(asked, query))
+        if found is None:
+            return answers.not_here()
+        if request.method == b"GET":
+            self._metrics.tiles.labels("miss" if found.result.value == "collapsed" else found.result.value).inc()
         return answers.tile(request, found, self._max_age)
+
+    async def _picture(self, asked: TileAddress | OverviewAddress, query: str) -> Answer:
+        if isinstance(asked, OverviewAddress):
+            return await self._retouching.overview(asked)
+        tone = address.tone(query)
+        found = await self._cache.tile(asked)
+        return found if tone is None else await self._retouching.toned(asked, tone, found)
+
+    async def _at_hand(self, asked: TileAddress | OverviewAddress, query: str) -> Answer | None:
+        if isinstance(asked, OverviewAddress):
+            return None
+        tone = address.tone(query)
+        found = await self._cache.at_hand(asked)
+        return found if tone is None or found is None else await self._retouching.toned(asked, tone, found)
 
     def failed(self, request: Request, error: Exception) -> Reply | None:
         """By the table of failures."""
@@ -128,27 +151,12 @@ class TokenResource(Answering):
             500, "something is wrong with this gateway; its log tells what", "fault", 5, as_text=self._error_text
         )
 
-    async def _describe(self, request: Request, token: str, channel: str | None, plane: str | None) -> Reply:
-        known = await self._catalogue.known(token)
-        if channel is not None:
-            known.dataset.channel(channel)
-        if plane is not None and plane not in {known_plane.value for known_plane in Plane}:
-            raise NotShown(f"{token} has no plane {plane}")
-        return answers.document(200, told(known.dataset, root_url(request)))
-
-
-def _image_base(path: str) -> tuple[str, str | None, str | None] | None:
-    """(token, channel, plane) of ``token/``, ``token/plane/`` or ``token/channel/plane/``; None for other paths."""
-    segments = address.strip_prefix(path.split("/"))
-    if len(segments) == 1 and segments[0]:
-        segments.append("")  # the token without its slash
-    if not 2 <= len(segments) <= 4 or segments[-1]:
-        return None
-    token, *rest = segments[:-1]
-    if not all(re.fullmatch(r"\w[\w-]{0,63}", part, re.ASCII) for part in (token, *rest)):
-        raise BadAddress("expected token/, token/plane/ or token/channel/plane/")
-    plane = rest.pop() if rest else None
-    return token, rest[0] if rest else None, plane
+    async def _describe(self, request: Request, base: ImageBase) -> Reply:
+        known = await self._catalogue.known(base.token)
+        for channel in base.channels:
+            if channel.name != PLACEHOLDER:
+                known.dataset.channel(channel.name)
+        return answers.document(200, told(known, root_url(request)))
 
 
 def _token(request: Request) -> str:
@@ -166,9 +174,9 @@ def root_url(request: Request) -> str:
     return f"{scheme}://{host}" if _HOST.fullmatch(host) else ""
 
 
-def told(dataset: Dataset, root: str) -> dict[str, Any]:
+def told(known: Known, root: str) -> dict[str, Any]:
     """What the gateway knows of a dataset, and the image bases to paste into a viewer."""
-    shown = [channel for channel in dataset.channels if _shown(dataset, channel.name)]
+    dataset = known.dataset
     return {
         "token": dataset.token,
         "tile_size": 512,
@@ -185,18 +193,11 @@ def told(dataset: Dataset, root: str) -> dict[str, Any]:
             }
             for channel in dataset.channels
         ],
-        "default_channel": dataset.default_channel,
-        "image_bases": [f"{root}/ocpcatmaid/{dataset.token}/{channel.name}/xy/" for channel in shown],
+        "default_channel": known.source.look.channel or dataset.default_channel,
+        "image_bases": [f"{root}/ocpcatmaid/{write_base(base)}" for base in catmaid.bases(known)],
+        "catmaid_project": catmaid.project_id(dataset.token),
     }
 
 
 def _level(level: Level) -> dict[str, Triple]:
     return {"size": level.size, "offset": level.offset, "cube": level.cube}
-
-
-def _shown(dataset: Dataset, channel: str) -> bool:
-    try:
-        dataset.stack(Plane.XY, channel)
-    except NotShown:
-        return False
-    return True

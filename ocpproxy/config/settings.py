@@ -1,0 +1,94 @@
+"""Settings: a whole configuration as frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ocpproxy.stack import Look
+
+
+@dataclass(frozen=True, slots=True)
+class IndexUrl:
+    """Where the index database is. `mysql` tells which of the two kinds; `path` is SQLite's file."""
+
+    mysql: bool
+    path: str = ""
+    host: str = ""
+    port: int = 3306
+    user: str = ""
+    password: str = ""
+    database: str = ""
+    unix_socket: str = ""
+
+    def __repr__(self) -> str:  # never the password
+        return f"<index {'mysql ' + self.database if self.mysql else 'sqlite ' + self.path}>"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """``[server]``: sockets and answers."""
+
+    listen: tuple[str, ...]
+    workers: int
+    error_body: str
+    max_age: int
+    access_log: bool
+    patience: float
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """``[cache]``: sizes in bytes, times in seconds, shares of `size`."""
+
+    directory: Path
+    size: int
+    memory: int
+    voxels: int
+    reclaim_above: float
+    reclaim_to: float
+    reclaim_interval: float
+    max_tiles: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSettings:
+    """``[index]``: the database, and how long a lease holds without being renewed (seconds)."""
+
+    url: IndexUrl
+    lease: float
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    """``[upstream]``, and what a ``[dataset]`` changes of it."""
+
+    type: str
+    url: str
+    timeout: float
+    connections: int
+    retries: int
+    format: str
+    info_max_age: float
+    max_cutout: int
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSettings:
+    """``[dataset TOKEN]``: an upstream of its own, the token there, and how it is shown."""
+
+    upstream: UpstreamSettings
+    token: str | None
+    look: Look
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A whole configuration."""
+
+    server: ServerSettings
+    cache: CacheSettings
+    index: IndexSettings
+    upstream: UpstreamSettings
+    datasets: Mapping[str, DatasetSettings]

@@ -1,0 +1,119 @@
+"""The PNG of a tile, written fast.
+
+A tile is always 512 x 512; where the volume ends before the tile does, the rest is 0 (clients of CATMAID's tile
+sources fail on truncated tiles). Grey tiles are 8-bit and of colour type 0; what has at most 256 colours is indexed
+(type 3), which is a quarter of the bytes, and of the time, of RGBA (type 6).
+
+The writer is ours because it is 20 times faster than the general ones on electron micrographs and the render is what
+a miss waits for: every row is filtered with PNG's filter 2, *up*, which is one numpy subtraction for the whole image
+(rows that repeat become zeros), and ISA-L's level 1 deflates it. Both let go of the GIL. The result is a few percent
+larger than Pillow's default. Format: W3C PNG, third edition, sections 5 (chunks), 9 (filters) and 11.2 (IHDR, PLTE),
+11.3.1 (tRNS).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ocpproxy.geometry import TILE
+
+if TYPE_CHECKING:
+
+    def _deflate(data: bytes, level: int, /) -> bytes: ...
+    def _crc32(data: bytes, /) -> int: ...
+
+else:
+    try:
+        from isal.isal_zlib import compress as _deflate
+        from isal.isal_zlib import crc32 as _crc32
+    except ImportError:  # no wheel for this processor
+        from zlib import compress as _deflate
+        from zlib import crc32 as _crc32
+
+Pixels = npt.NDArray[np.uint8]
+"""Pixels, axes (y, x) for grey and indices, (y, x, 4) for red, green, blue and alpha."""
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_UP = 2
+_GREY, _INDEXED, _RGBA = 0, 3, 6
+_END = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    body = name + data
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", _crc32(body))
+
+
+def _head(colour_type: int) -> bytes:
+    return SIGNATURE + _chunk(b"IHDR", struct.pack(">IIBBBBB", TILE, TILE, 8, colour_type, 0, 0, 0))
+
+
+_HEAD = _head(_GREY)
+_SMALLEST = len(_HEAD) + 12 + len(_END)
+
+
+def _body(pixels: Pixels) -> bytes:
+    """The IDAT chunk of pixels, shape (rows, bytes of a row, at most those of a whole tile)."""
+    rows, columns, samples = pixels.shape if pixels.ndim == 3 else (*pixels.shape, 1)
+    if rows > TILE or columns > TILE:
+        raise ValueError(f"expected at most {TILE} x {TILE} pixels, not {columns} x {rows}")
+    filtered = np.zeros((TILE, 1 + TILE * samples), np.uint8)
+    filtered[:, 0] = _UP
+    filtered[:rows, 1 : columns * samples + 1] = pixels.reshape(rows, columns * samples)
+    # Row r becomes row r - row (r-1) modulo 256. The rows above the padding are needed, so subtract from a copy.
+    above = filtered[: min(rows, TILE - 1), 1:].copy()
+    filtered[1 : len(above) + 1, 1:] -= above
+    return _chunk(b"IDAT", _deflate(filtered.tobytes(), 1))
+
+
+def grey(pixels: Pixels) -> bytes:
+    """A tile of grey pixels (y, x); what is missing to 512 x 512 becomes 0.
+
+    :raises ValueError: when there are more rows or columns than a tile has; so do the other writers.
+    """
+    return _HEAD + _body(pixels) + _END
+
+
+def indexed(pixels: Pixels, colours: bytes, *, clear: bool) -> bytes:
+    """A tile of indices (y, x) into colours (three bytes each); what is missing becomes index 0.
+
+    :param clear: index 0 is transparent.
+    """
+    transparency = _chunk(b"tRNS", b"\0") if clear else b""
+    return _head(_INDEXED) + _chunk(b"PLTE", colours) + transparency + _body(pixels) + _END
+
+
+def rgba(pixels: Pixels) -> bytes:
+    """A tile of colours (y, x, 4); what is missing becomes transparent."""
+    return _head(_RGBA) + _body(pixels) + _END
+
+
+@cache
+def blank(*, clear: bool) -> bytes:
+    """The tile of everything outside a volume: black, or transparent (grey all the same: every client reads that)."""
+    nothing = _body(np.zeros((0, 0), np.uint8))
+    return _HEAD + (_chunk(b"tRNS", b"\0\0") if clear else b"") + nothing + _END
+
+
+def is_whole(picture: bytes) -> bool:
+    """Whether these bytes begin and end as a PNG tile of ours does: what a torn or foreign file does not."""
+    return (
+        len(picture) >= _SMALLEST
+        and picture.startswith(_HEAD[:24])  # signature, IHDR, 512 x 512
+        and picture.endswith(_END)
+    )
+
+
+def fingerprint(picture: bytes) -> str:
+    """A name for the picture's content, read off it without hashing: its length, its pixels' Adler-32, its CRC-32.
+
+    The last IDAT chunk ends with the zlib stream's Adler-32 of all filtered pixels and the chunk's own CRC-32, just
+    before the 12 bytes of IEND.
+    """
+    return f"{len(picture):x}-{picture[-20:-12].hex()}"
