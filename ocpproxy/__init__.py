@@ -10,6 +10,8 @@ Rooms, each importing only from below (``tests/test_layers.py`` reads the import
               cli           the ``ocpproxy`` command
   4  face     web/          the resource tree; the one table from failures to HTTP answers
   3  deeds    cache         a request's story: hit, or shared miss
+              cutouts       voxels, fetched once among all stacks that show them
+              retouching    what is made of tiles on their way out
               onefetch      one fetch at a time among those who wait
               catalogue     what is known of each token
               reclaim       the least recently used goes
@@ -20,10 +22,11 @@ Rooms, each importing only from below (``tests/test_layers.py`` reads the import
               database      adbapi as a service nobody waits for without bound; schema/ its tables
               dialect       what differs between MySQL and SQLite
               pool          threads for one kind of work
-  1  words    address       tile addresses and the URL forms, both ways
-              geometry      datasets, levels, cuboids, tiles: what is where
-              imagery       voxels to pixels to PNG
-              config        ocp.ini to frozen settings
+  1  words    address/      tile addresses and the URL forms, both ways
+              geometry      datasets, levels, channels: what is where
+              stack         planes, tiles, cuboids: how it is shown
+              imagery/      voxels to pixels to PNG
+              config/       ocp.ini to frozen settings
               metrics       the counters, named once
 """
 
