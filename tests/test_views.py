@@ -256,6 +256,32 @@ class EveryView(ViewsCase):
             await self.pictures(daemon, paths)
             self.assertEqual(len(service.cutouts), cutouts, service.cutouts)
 
+    async def test_bounded_cutouts(self) -> None:
+        """No cuboid asks for more voxels than it may; where a single slice would, that is said."""
+        service = ocpserver.Service(em(), 2, levels=1, channels=channels(), scale=0.02)
+        daemon = await self.view(service, upstream_max_cutout="1")
+        for path, share in (
+            ("kat/em/xy/5", 4),
+            ("kat/em/xz/5", 100),
+            ("kat/em/zy/5", 100),
+            ("mcfc/kat/em,wide/xy/5", 1),
+        ):
+            service.cutouts.clear()
+            whole = await self.pictures(daemon, [f"{path}/0_0_0.png"])
+            self.assertEqual(whole[0].shape, (512, 512, 4))
+            asked = 0
+            for cutout in service.cutouts:
+                name, *ranges = cutout.split("/")[:1] + cutout.split("/")[3:6]
+                voxels = 1
+                for low, high in (map(int, one.split(",")) for one in ranges):
+                    voxels *= high - low
+                asked += voxels * (2 if name == "wide" else 1)
+            self.assertLessEqual(asked, 2**20)
+            self.assertGreaterEqual(asked * share, 2**19)
+        code, body, _ = await daemon.get("mcfc/kat/wide,windowed,moving16,em,em/xy/5/0_0_0.png")
+        self.assertEqual(code, 404)
+        self.assertIn(b"needs 2 MiB of voxels, and a cutout may have 1", body)
+
     async def test_blank(self) -> None:
         """Outside, in every plane: black, or nothing where it is an overlay; and nobody is asked."""
         service = ocpserver.Service(em(), 3, levels=2, channels=channels(), scale=1)

@@ -55,7 +55,7 @@ class DemoTissue:
             n: Level(
                 (x >> n, y >> n, z),
                 (0, 0, 0),
-                (512, 512, 16),
+                (64, 64, 16),
                 (Fraction(1 << n), Fraction(1 << n), Fraction(_ANISOTROPY)),
             )
             for n in range(LEVELS)
