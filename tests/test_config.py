@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ocpproxy import cli, config, service
 from ocpproxy.config import DATASET_OPTIONS, OPTIONS, BadConfiguration, Settings
+from ocpproxy.stack import Look
 
 HERE = Path("/etc/ocpproxy")
 EXAMPLE = Path(__file__).parent.parent / "etc" / "ocp.ini"
@@ -86,6 +87,36 @@ class ValuesTests(SynchronousTestCase):
         self.assertEqual((socket.unix_socket, socket.user), ("/run/m.sock", "me"))
         self.assertEqual(parse("[index]\nurl = sqlite:///x.db").index.url.path, str(HERE / "x.db"))
 
+    def test_looks(self) -> None:
+        """How a dataset is shown, and what of it makes no sense."""
+        settings = parse(
+            "[dataset a]\ntoken = b\nslice_coordinate = full\naspect = native\ngain = 4.0\nopaque = yes\n"
+            "probability = red\nwindow = 200, 4000\n  DAPI-1: 3-9\n  x: 1 2\nformat = blosc\nmax_cutout = 2\n[dataset c]\n"
+        )
+        one = settings.datasets["a"]
+        self.assertEqual((one.token, one.upstream.format, one.upstream.max_cutout), ("b", "blosc", 2**21))
+        windows = ((None, (200, 4000)), ("DAPI-1", (3, 9)), ("x", (1, 2)))
+        self.assertEqual(one.look, Look(None, True, True, windows, 4.0, True, True))
+        self.assertEqual((settings.datasets["c"].look, settings.datasets["c"].token), (Look(), None))
+        for line in (
+            "window = 9,3",
+            "window = 5,5",
+            "window = -1,3",
+            "window = 1,2\n  3,4",
+            "window = a b: 1,2",
+            "gain = 0",
+            "gain = x",
+            "aspect = square",
+            "slice_coordinate = 3",
+            "probability = blue",
+            "opaque = maybe",
+            "max_cutout = 0",
+            "max_cutout = 2 TiB",
+            "token = a/b",
+        ):
+            bad = self.assertRaises(BadConfiguration, parse, f"[dataset a]\n{line}\n")
+            self.assertEqual([fault.key for fault in bad.faults], [line.split()[0]])
+
     def test_all_faults_at_once(self) -> None:
         """Every fault is told, with section, key, value and what was expected."""
         text = (
@@ -125,7 +156,10 @@ class ValuesTests(SynchronousTestCase):
         ):
             self.assertIn(said, str(self.assertRaises(BadConfiguration, parse, text)))
 
-    @given(st.text(max_size=100), st.sampled_from([(s, k) for s, options in OPTIONS.items() for k in options]))
+    @given(
+        st.text(max_size=100),
+        st.sampled_from([(s, k) for s, options in {**OPTIONS, "dataset a": DATASET_OPTIONS}.items() for k in options]),
+    )
     def test_any_value(self, value: str, where: tuple[str, str]) -> None:
         """Any value of any option is read or is a fault."""
         try:

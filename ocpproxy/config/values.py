@@ -160,7 +160,7 @@ def windows(text: str, _: Path) -> tuple[tuple[str | None, tuple[int, int]], ...
     """Windows by channel; None is for all that are not named."""
     found = []
     for line in filter(None, map(str.strip, text.splitlines())):
-        said = re.fullmatch(rf"(?:({_NAME}):)?\s*(\d{{1,10}})\s*,\s*(\d{{1,10}})", line, re.ASCII)
+        said = re.fullmatch(rf"(?:({_NAME}):)?\s*(\d{{1,10}})\s*[,\s-]\s*(\d{{1,10}})", line, re.ASCII)
         if not said or int(said[3]) <= int(said[2]):
             raise Bad("LOW,HIGH for all channels, or CHANNEL: LOW,HIGH, one a line, with LOW below HIGH")
         found.append((said[1], (int(said[2]), int(said[3]))))

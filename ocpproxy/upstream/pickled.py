@@ -157,9 +157,6 @@ class _Machine:
     def _unknown(self) -> None:
         raise NoArray(f"the pickle has the opcode {self._all[self._at - 1]:#04x}, which no array needs")
 
-    def _skip(self, count: int) -> None:
-        self._take(count)
-
     def _global(self) -> None:
         module, name = self._line().decode("ascii"), self._line().decode("ascii")
         self._name(module, name)
@@ -279,8 +276,8 @@ _SIZED = {
 }
 """Strings: how their length is written, and whether they are text."""
 _OPCODES = {
-    0x80: lambda machine: machine._skip(1),  # PROTO
-    0x95: lambda machine: machine._skip(8),  # FRAME
+    0x80: lambda machine: machine._take(1),  # PROTO
+    0x95: lambda machine: machine._take(8),  # FRAME
     ord("c"): _Machine._global,
     0x93: _Machine._stack_global,
     ord("t"): _Machine._tuple,
