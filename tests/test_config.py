@@ -91,7 +91,8 @@ class ValuesTests(SynchronousTestCase):
         """How a dataset is shown, and what of it makes no sense."""
         settings = parse(
             "[dataset a]\ntoken = b\nslice_coordinate = full\naspect = native\ngain = 4.0\nopaque = yes\n"
-            "probability = red\nwindow = 200, 4000\n  DAPI-1: 3-9\n  x: 1 2\nformat = blosc\nmax_cutout = 2\n[dataset c]\n"
+            "probability = red\nwindow = 200, 4000\n  DAPI-1: 3-9\n  x: 1 2\nformat = blosc\nmax_cutout = 2\n"
+            "[dataset c]\n"
         )
         one = settings.datasets["a"]
         self.assertEqual((one.token, one.upstream.format, one.upstream.max_cutout), ("b", "blosc", 2**21))
