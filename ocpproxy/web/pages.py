@@ -94,7 +94,10 @@ td,th{{text-align:left;padding:.2em 1em .2em 0}}</style>
         """``/{project}/stacks`` and ``/{project}/stack/{stack}/info``, as CATMAID answers them."""
         number, *rest = (segment.decode("ascii") for segment in (request.prepath or []) + (request.postpath or []))
         tokens = [token for token in self._catalogue.tokens() if catmaid.project_id(token) == int(number)]
-        for known in await self._known(tokens[:1]):
+        described = await self._known(tokens[:1])
+        if tokens and not described:
+            return answers.text(503, f"the upstream of {tokens[0]} does not tell of it; try again", retry_after="1")
+        for known in described:
             told = catmaid.stacks(known) if rest == ["stacks"] else catmaid.info(known, int(rest[1]), root_url(request))
             if told is not None:
                 return answers.document(200, told)
