@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +23,22 @@ def shared(*names: str) -> Path | None:
     return path if path.exists() else None
 
 
+def _real(file: str, name: str) -> npt.NDArray[Any] | None:
+    """An array of the real data, when it is there."""
+    path = shared("data", file)
+    if path is None:
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        found: npt.NDArray[Any] = arrays[name]
+        return found
+
+
 @cache
 def em() -> Volume:
     """20 x 600 x 640 voxels (z, y, x): a real electron micrograph, or smoothed noise of the same awkward shape."""
-    path = shared("data", "em_vnc_u8_zyx20x600x640.npz")
-    if path is not None:
-        with np.load(path, allow_pickle=False) as file:
-            real: Volume = file["em"]
-            return real
+    real = _real("em_vnc_u8_zyx20x600x640.npz", "em")
+    if real is not None:
+        return real
     noise = np.random.default_rng(7).integers(0, 256, (20, 600, 640), np.uint8)
     smooth: Volume = ((noise.astype(np.uint16) + np.roll(noise, 1, 1) + np.roll(noise, 1, 2)) // 3).astype(np.uint8)
     return smooth
@@ -37,12 +46,10 @@ def em() -> Volume:
 
 @cache
 def mitochondria() -> Volume:
-    """Ids on the same grid: 17 mitochondria, 0 elsewhere; or boxes."""
-    path = shared("data", "em_vnc_annotations_zyx20x600x640.npz")
-    if path is not None:
-        with np.load(path, allow_pickle=False) as file:
-            real: Volume = file["mitochondria"]
-            return real
+    """Ids on the same grid, 0 elsewhere: real ones, or boxes."""
+    real = _real("em_vnc_annotations_zyx20x600x640.npz", "mitochondria")
+    if real is not None:
+        return real
     z, y, x = np.ogrid[:20, :600, :640]
     boxes: Volume = np.where((y % 90 < 40) & (x % 70 < 30) & (z % 9 < 6), 1 + y // 90 + x // 70, 0).astype(np.uint8)
     return boxes
@@ -51,11 +58,9 @@ def mitochondria() -> Volume:
 @cache
 def nuclei() -> npt.NDArray[np.uint16]:
     """24 x 256 x 256 voxels of 16 bits: real fluorescence, or blobs."""
-    path = shared("data", "nuclei_u16_zyx24x256x256.npz")
-    if path is not None:
-        with np.load(path, allow_pickle=False) as file:
-            real: npt.NDArray[np.uint16] = file["nuclei"]
-            return real
+    real = _real("nuclei_u16_zyx24x256x256.npz", "nuclei")
+    if real is not None:
+        return real
     z, y, x = np.ogrid[:24, :256, :256]
     waves = np.sin(x / 17) * np.sin(y / 23) * np.cos(z / 5)
     blobs: npt.NDArray[np.uint16] = (waves.clip(0, 1) * 65000).astype(np.uint16)
