@@ -149,7 +149,7 @@ def drawn(stack: Stack, volumes: list[np.ndarray | None], tile: tuple[int, int, 
 class DrawTests(SynchronousTestCase):
     """Random volumes, offsets, scales and tiles in every plane and of every type, against the oracle."""
 
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=80)
     @given(st.data())
     def test_any(self, data: st.DataObject) -> None:
         """One channel as it is."""
@@ -181,7 +181,7 @@ class DrawTests(SynchronousTestCase):
             want[..., 3] = 255  # grey is opaque beyond the volume too
         np.testing.assert_array_equal(got, want)
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(st.data())
     def test_false_colour(self, data: st.DataObject) -> None:
         """Up to six channels of different types, with and without gain, background and windows."""

@@ -196,7 +196,7 @@ class ContainerTests(SynchronousTestCase):
             with self.subTest(body=body[:24]):
                 self.assertRaises(UpstreamBroken, packed.decode, body, "uint16", voxels.shape)
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=5))
     def test_mutated(self, changes: list[tuple[int, int]]) -> None:
         """A damaged body is an array of what was asked for, or broken; blosc has no checksum to tell more."""

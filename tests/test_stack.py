@@ -192,7 +192,7 @@ def stacks(draw: st.DrawFn) -> Stack:
 class BruteForce(SynchronousTestCase):
     """Any volume and plane."""
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(stacks(), st.data())
     def test_cover(self, stack: Stack, data: st.DataObject) -> None:
         """The tiles of the cuboids are all there are, once each, and each cuboid holds what its tiles show."""
