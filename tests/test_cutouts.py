@@ -1,0 +1,177 @@
+"""Voxels are fetched once for all who can use them, and nobody's leaving or failing is another's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ocpproxy.cutouts import Cutouts
+from ocpproxy.geometry import Box, Channel, Cutout, Dataset, Level
+from ocpproxy.imagery import Voxels
+from ocpproxy.upstream import UpstreamBroken
+
+LEVEL = Level((100, 100, 100), (0, 0, 0), (16, 16, 16))
+IMAGE, OTHER = Channel("image", "image", "uint8"), Channel("other", "image", "uint8")
+VOLUME = np.random.default_rng(5).integers(0, 256, (100, 100, 100), np.uint8)
+Many = Deferred[list[Voxels | None]]
+
+
+def cutout(*box: int, channel: Channel = IMAGE, time: int = 0, token: str = "t", called: str = "") -> Cutout:
+    """A box x0, x1, y0, y1, z0, z1 of the volume."""
+    return Cutout(Dataset(token, {0: LEVEL}, (IMAGE, OTHER), called=called), channel, time, 0, Box(*box))
+
+
+def voxels(box: Box) -> Voxels:
+    """Its voxels."""
+    return VOLUME[box.z0 : box.z1, box.y0 : box.y1, box.x0 : box.x1]
+
+
+class Slow:
+    """An upstream that answers when it is told to."""
+
+    origin = "slow"
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Cutout, Callable[[], None], Deferred[Voxels]]] = []
+        self.cancelled = 0
+
+    async def describe(self, token: str) -> str:
+        """Nothing to say."""
+        return ""
+
+    def dataset(self, token: str, description: str) -> Dataset:
+        """Never asked here."""
+        raise UpstreamBroken("nothing")
+
+    async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
+        """Wait."""
+
+        def cancel(_: Deferred[Voxels]) -> None:
+            self.cancelled += 1
+
+        answer: Deferred[Voxels] = Deferred(cancel)
+        self.asked.append((cutout, arriving, answer))
+        return await answer
+
+    def answer(self, n: int) -> None:
+        """Answer the n-th question."""
+        asked, _, answer = self.asked[n]
+        answer.callback(voxels(asked.box))
+
+
+class CutoutsTests(SynchronousTestCase):
+    """On fake time."""
+
+    def setUp(self) -> None:
+        """Room for one large cutout and a little more."""
+        self.clock = Clock()
+        self.upstream = Slow()
+        self.cutouts = Cutouts(self.clock, 120_000)
+        self.heralded: list[str] = []
+
+    def fetch(self, *wanted: Cutout | None, name: str = "") -> Many:
+        """Ask for cutouts."""
+        return Deferred.fromCoroutine(self.cutouts.fetch(self.upstream, wanted, lambda: self.heralded.append(name)))
+
+    def got(self, fetched: Many, *wanted: Cutout | None) -> None:
+        """It has just the voxels of these."""
+        found = self.successResultOf(fetched)
+        self.assertEqual(len(found), len(wanted))
+        for one, expected in zip(found, wanted, strict=True):
+            if expected is None:
+                self.assertIsNone(one)
+            else:
+                np.testing.assert_array_equal(one, voxels(expected.box))
+
+    def test_within(self) -> None:
+        """Equal boxes, and boxes within another, in the air or a moment old, cost no request; others do."""
+        whole, part = cutout(0, 64, 0, 64, 0, 16), cutout(10, 20, 30, 64, 3, 9)
+        first, same, inner = self.fetch(whole), self.fetch(whole), self.fetch(part)
+        self.assertEqual(len(self.upstream.asked), 1)
+        self.upstream.answer(0)
+        self.got(first, whole)
+        self.got(same, whole)
+        self.got(inner, part)
+        self.got(self.fetch(part, None, whole), part, None, whole)
+        alias = cutout(0, 5, 0, 5, 0, 5, token="other", called="t")
+        self.got(self.fetch(alias), alias)
+        self.assertEqual(len(self.upstream.asked), 1)
+        for n, other in enumerate(
+            (
+                cutout(0, 65, 0, 64, 0, 16),
+                cutout(0, 64, 0, 64, 0, 16, channel=OTHER),
+                cutout(0, 64, 0, 64, 0, 16, time=1),
+                cutout(0, 64, 0, 64, 0, 16, token="t2"),
+            ),
+            1,
+        ):
+            fetched = self.fetch(other)
+            self.upstream.answer(n)
+            self.got(fetched, other)
+
+    def test_forgotten(self) -> None:
+        """After a minute, or for others' sake, they are fetched again; what is too large is not kept at all."""
+        small, large = cutout(0, 40, 0, 40, 0, 40), cutout(0, 100, 0, 100, 0, 100)
+        self.fetch(small)
+        self.upstream.answer(0)
+        self.clock.advance(59)
+        self.got(self.fetch(small), small)
+        self.clock.advance(2)
+        self.fetch(small)
+        self.upstream.answer(1)
+        self.fetch(cutout(50, 90, 0, 40, 0, 40))
+        self.upstream.answer(2)
+        self.fetch(small)
+        self.assertEqual(len(self.upstream.asked), 4, "64,000 bytes twice are too much")
+        for n in (4, 5):
+            fetched = self.fetch(large)
+            self.upstream.answer(n)
+            self.got(fetched, large)
+
+    def test_leaving(self) -> None:
+        """Who leaves disturbs nobody; when the last one has left, the upstream is told."""
+        whole, part = cutout(0, 64, 0, 64, 0, 16), cutout(1, 2, 1, 2, 1, 2)
+        first, second = self.fetch(whole), self.fetch(part)
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        self.assertEqual(self.upstream.cancelled, 0)
+        self.upstream.answer(0)
+        self.got(second, part)
+        third, fourth = self.fetch(whole, cutout(0, 9, 0, 9, 50, 60)), self.fetch(cutout(0, 9, 0, 9, 50, 60))
+        third.cancel()
+        self.failureResultOf(third, CancelledError)
+        self.assertEqual((len(self.upstream.asked), self.upstream.cancelled), (2, 0))
+        fourth.cancel()
+        self.failureResultOf(fourth, CancelledError)
+        self.assertEqual(self.upstream.cancelled, 1)
+
+    def test_failure(self) -> None:
+        """One that fails ends them all, gives up the others, and keeps nothing."""
+        fetched = self.fetch(cutout(0, 9, 0, 9, 0, 9), cutout(0, 9, 0, 9, 0, 9, channel=OTHER))
+        self.upstream.asked[0][2].errback(UpstreamBroken("no"))
+        self.failureResultOf(fetched, UpstreamBroken)
+        self.assertEqual(self.upstream.cancelled, 1)
+        self.clock.advance(2)
+        again = self.fetch(cutout(0, 9, 0, 9, 0, 9))
+        self.upstream.answer(2)
+        self.got(again, cutout(0, 9, 0, 9, 0, 9))
+
+    def test_arriving(self) -> None:
+        """Everyone is told once that it is arriving, also who comes later; then leaving does not end it."""
+        whole = cutout(0, 64, 0, 64, 0, 16)
+        first, second = self.fetch(whole, name="first"), self.fetch(whole, name="second")
+        self.upstream.asked[0][1]()
+        third = self.fetch(whole, name="third")
+        self.assertEqual(self.heralded, ["first", "second", "third"])
+        for one in (first, second, third):
+            one.cancel()
+            self.failureResultOf(one, CancelledError)
+        self.assertEqual(self.upstream.cancelled, 0)
+        self.upstream.answer(0)
+        self.got(self.fetch(whole, name="fourth"), whole)
+        self.assertEqual(self.heralded[3:], ["fourth"])
+        self.successResultOf(Deferred.fromCoroutine(self.cutouts.stop()))
