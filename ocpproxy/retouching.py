@@ -44,9 +44,8 @@ class Retouching:
         :raises NotShown: it has none to be changed.
         """
         known = await self._catalogue.known(address.base.token)
-        return await self._make(
-            [answer], repr(tone), retouch.toned, answer.ready.picture, known.stack(address.base), tone
-        )
+        stack = known.stack(address.base)
+        return await self._make([answer], f"{tone} of {stack.name}", retouch.toned, answer.ready.picture, stack, tone)
 
     async def overview(self, address: OverviewAddress) -> Answer:
         """The overview of a slice, which is numbered as at the finest level.
@@ -77,9 +76,11 @@ class Retouching:
             if answer.result is not Result.BLANK
         }
         width, height, _ = stack.extent(level)
-        return await self._make(answers, "overview", retouch.overview, pictures, (width, height), stack)
+        how = f"overview of {stack.name}"
+        return await self._make(answers, how, retouch.overview, pictures, (width, height), stack)
 
     async def _make(self, of: list[Answer], how: str, work: Callable[..., bytes], *arguments: object) -> Answer:
+        # What is outside has one ETag for all stacks, so the stack must be said too.
         said = "\n".join((how, *(answer.ready.etag for answer in of)))
         etag = f'"{blake2b(said.encode(), digest_size=16).hexdigest()}"'
         picture = self._made.get(etag)

@@ -443,8 +443,10 @@ class CatmaidTests(ViewsCase):
         for path, size in (("kat/em/xz/300/small.png", (192, 6)), ("kat/ids/zy/300/small.png", (6, 192))):
             _, body, _ = await daemon.get(path)
             self.assertEqual(Image.open(BytesIO(body)).size, size)
-        _, body, _ = await daemon.get("kat/em/xy/9999/small.png")
-        self.assertEqual(np.array(Image.open(BytesIO(body))).max(), 0)
+        for plane, size in (("xy", (192, 180)), ("xz", (192, 6)), ("zy", (6, 192))):
+            _, body, _ = await daemon.get(f"kat/em/{plane}/9999/small.png")
+            small = Image.open(BytesIO(body))
+            self.assertEqual((small.size, np.array(small).max()), (size, 0))
 
     async def test_catpy(self) -> None:
         """catpy reads the volume through the gateway alone: all orientations, types and zoom levels 0 and 1."""
