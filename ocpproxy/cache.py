@@ -1,13 +1,13 @@
 """The tile cache: the story of a request.
 
-A **hit** is found in memory, or is one file that is read; its use is noted in memory. No lock, no SQL, no render,
-and no database is needed.
+A **hit** is here already (`ocpproxy.hits`).
 
 A **miss** belongs to a cuboid. Whoever misses first starts its flight, everyone else boards it. The flight takes the
 cuboid's lease, so that no other process fetches it too (another's lease: wait for the files it will store); looks
 again, for somebody may just have finished; asks the upstream for the voxels; renders, and answers, the slices that
-somebody waits for, then the others; stores them; gives the lease back. A failure stores nothing and reaches everyone
-who waits. Without the index there are no leases, and a flight goes on without one.
+somebody waits for, then the others; stores meanwhile what is made; gives the lease back. A failure reaches everyone who
+waits. Without the index there are no leases, and a flight goes on without one. Between the last byte of the voxels and
+the answer to whoever waits there is nothing but unpacking and one render.
 
 Everything that other processes could see of a flight is there before its lease is given back: that is why a process
 that gets the lease and looks again need not fetch.
@@ -17,14 +17,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
-from enum import Enum
-from hashlib import blake2b
 from typing import Protocol
 
-from cachetools import LRUCache
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
+from twisted.internet.defer import Deferred, DeferredQueue, DeferredSemaphore, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -33,60 +29,21 @@ from ocpproxy.address import TileAddress
 from ocpproxy.catalogue import Catalogue, Known, Source
 from ocpproxy.cutouts import Cutouts
 from ocpproxy.database import DatabaseAway
+from ocpproxy.hits import Answer, Hits, Ready, Result, ready
 from ocpproxy.imagery import Voxels, draw, png
 from ocpproxy.onefetch import Flight, Lease, OneFetch
 from ocpproxy.pool import InThread
 from ocpproxy.stack import Cuboid, Stack, Tile
-from ocpproxy.store import Stored, Usage
+from ocpproxy.store import Usage
 from ocpproxy.upstream import OutOfRange, UnknownToken, Upstream, UpstreamBusy, UpstreamFailure
 
 _LOOK_EVERY = (0.01, 0.05)
 """Seconds between looks for another process's files: first, and at most."""
 _ASK_LEASE_EVERY = 0.25
-_OVERHEAD = 400
-"""Bytes that a tile in memory takes beside its picture."""
-
-
-class Result(Enum):
-    """How a tile came."""
-
-    HIT_MEMORY = "hit_memory"
-    HIT_DISK = "hit_disk"
-    MISS = "miss"
-    """Fetched for this request."""
-    COLLAPSED = "collapsed"
-    """Fetched for another request at the same time."""
-    BLANK = "blank"
-    """Outside the volume."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A tile that can be served."""
-
-    picture: bytes
-    etag: str
-    """A strong validator, quoted."""
-    modified: float
-    """Seconds since 1970."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A tile, and how it came."""
-
-    ready: Ready
-    result: Result
 
 
 class Store(Protocol):
-    """Tiles on disk."""
-
-    async def read(self, tile: Tile) -> Stored | None:
-        """The tile, or None."""
-
-    def used(self, tile: Tile) -> None:
-        """The tile was served."""
+    """Where tiles are kept."""
 
     async def write(self, pictures: list[tuple[Tile, bytes]]) -> int:
         """Store tiles; how many were new."""
@@ -99,18 +56,11 @@ class Room(Protocol):
         """Keeps so many bytes free for the time of a block."""
 
 
-def _etag(tile: Tile, picture: bytes) -> str:
-    # The identity is in it too: equal pictures of different tiles are still different things to a shared cache.
-    identity = blake2b("/".join(map(str, tile)).encode(), digest_size=8).hexdigest()
-    return f'"{png.fingerprint(picture)}-{identity}"'
-
-
 class TileCache(Service):
     """Tiles by address.
 
     :param render: runs a render in a thread.
     :param benches: how many renders of one flight go on side by side.
-    :param memory: bytes of tiles kept in memory.
     """
 
     _log = Logger()
@@ -118,6 +68,7 @@ class TileCache(Service):
     def __init__(
         self,
         catalogue: Catalogue,
+        hits: Hits,
         store: Store,
         leases: Lease,
         room: Room,
@@ -126,16 +77,15 @@ class TileCache(Service):
         clock: IReactorTime,
         *,
         benches: int,
-        memory: int,
     ) -> None:
         self._catalogue = catalogue
+        self._hits = hits
         self._store = store
         self._leases = leases
         self._room = room
         self._render_in_thread = render
         self._clock = clock
         self._benches = benches
-        self._memory: LRUCache[Tile, Ready] = LRUCache(memory, lambda ready: len(ready.picture) + _OVERHEAD)
         self._cutouts = cutouts
         self._turns: dict[Source, DeferredSemaphore] = {}
         self.fetches: OneFetch[Cuboid, Tile, Answer] = OneFetch(self._fly, clock)
@@ -152,9 +102,11 @@ class TileCache(Service):
 
     # -- a request
 
-    async def tile(self, address: TileAddress) -> Answer:
+    async def tile(self, address: TileAddress, target: bytes | None = None) -> Answer:
         """The tile.
 
+        :param target: the request's target, where it says the tile and nothing else: the next request for it is a
+            matter of `Hits.by_target`.
         :raises NotShown: there is no such channel or plane.
         :raises DoesNotFit: the address is beyond what the index can hold.
         :raises UpstreamFailure: it is not here, and the upstream did not give it.
@@ -164,13 +116,15 @@ class TileCache(Service):
         stack, tile = _find(known, address)
         if tile is None:
             return _blank(known, stack)
-        hit = await self._hit(tile)
+        if target is not None:
+            self._hits.teach(target, tile, known)
+        hit = await self._hits.find(tile)
         if hit is not None:
             return hit
         cuboid = stack.cuboid(tile)
         shared = self.fetches.in_the_air(cuboid)
         answer = await self.fetches.join(cuboid, tile)
-        self._remember(tile, answer.ready)
+        self._hits.remember(tile, answer.ready)
         return Answer(answer.ready, Result.COLLAPSED) if shared else answer
 
     async def at_hand(self, address: TileAddress) -> Answer | None:
@@ -182,24 +136,7 @@ class TileCache(Service):
         """
         known = await self._catalogue.known(address.base.token)
         stack, tile = _find(known, address)
-        return _blank(known, stack) if tile is None else await self._hit(tile)
-
-    async def _hit(self, tile: Tile) -> Answer | None:
-        ready = self._memory.get(tile)
-        if ready is not None:
-            self._store.used(tile)
-            return Answer(ready, Result.HIT_MEMORY)
-        stored = await self._store.read(tile)
-        if stored is None:
-            return None
-        self._store.used(tile)
-        ready = Ready(stored.picture, _etag(tile, stored.picture), stored.modified)
-        self._remember(tile, ready)
-        return Answer(ready, Result.HIT_DISK)
-
-    def _remember(self, tile: Tile, ready: Ready) -> None:
-        if len(ready.picture) + _OVERHEAD <= self._memory.maxsize:
-            self._memory[tile] = ready
+        return _blank(known, stack) if tile is None else await self._hits.find(tile)
 
     # -- a flight
 
@@ -224,7 +161,7 @@ class TileCache(Service):
             self._catalogue.refresh(cuboid.stack.dataset.token)  # what is known of it is out of date
             raise
         flight.mark_arriving()
-        await self._keep(await self._render(flight, voxels))
+        await self._fill(flight, voxels)
 
     @asynccontextmanager
     async def _turn(self, source: Source) -> AsyncIterator[None]:
@@ -268,34 +205,39 @@ class TileCache(Service):
     async def _look(self, flight: Flight[Cuboid, Tile, Answer], result: Result = Result.HIT_DISK) -> None:
         """Deliver what is on disk by now."""
         for tile in flight.awaited():
-            stored = await self._store.read(tile)
-            if stored is not None:
-                self._store.used(tile)
-                flight.deliver(
-                    tile, Answer(Ready(stored.picture, _etag(tile, stored.picture), stored.modified), result)
-                )
+            found = await self._hits.find(tile)
+            if found is not None:
+                flight.deliver(tile, Answer(found.ready, result))
 
-    async def _render(
-        self, flight: Flight[Cuboid, Tile, Answer], voxels: list[Voxels | None]
-    ) -> list[tuple[Tile, bytes]]:
-        """All tiles of the cuboid; those that somebody waits for are made, and delivered, first."""
-        left = dict.fromkeys(flight.key.tiles())
-        made: list[tuple[Tile, bytes]] = []
+    async def _fill(self, flight: Flight[Cuboid, Tile, Answer], voxels: list[Voxels | None]) -> None:
+        """Make all tiles of the cuboid, those that somebody waits for first, and store meanwhile what is made."""
+        tiles = flight.key.tiles()
+        left = dict.fromkeys(tiles)
+        made: DeferredQueue[tuple[Tile, bytes]] = DeferredQueue()
 
         async def bench() -> None:
             while left:
                 tile = next((tile for tile in flight.awaited() if tile in left), None) or next(iter(left))
                 del left[tile]
                 picture: bytes = await self._render_in_thread(draw, flight.key, voxels, tile)
-                made.append((tile, picture))
-                ready = Ready(picture, _etag(tile, picture), self._clock.seconds())
-                flight.deliver(tile, Answer(ready, Result.MISS))
+                flight.deliver(tile, Answer(ready(tile, picture, self._clock.seconds()), Result.MISS))
+                made.put((tile, picture))
 
+        async def shelve() -> None:
+            kept = 0
+            while kept < len(tiles):
+                some = [await made.get()]
+                some += [await made.get() for _ in range(len(made.pending))]
+                await self._keep(some)
+                kept += len(some)
+
+        work = [Deferred.fromCoroutine(one) for one in (shelve(), *(bench() for _ in range(self._benches)))]
         try:
-            await gatherResults([Deferred.fromCoroutine(bench()) for _ in range(self._benches)], consumeErrors=True)
+            await gatherResults(work, consumeErrors=True)
         except FirstError as first:
+            for one in work:
+                one.cancel()
             first.subFailure.raiseException()
-        return made
 
     async def _keep(self, made: list[tuple[Tile, bytes]]) -> None:
         wanted = Usage(len(made), sum(len(picture) for _, picture in made))

@@ -75,7 +75,7 @@ class Known:
     dataset: Dataset
     read_at: float
     ask_again: float
-    """When the upstream is to be asked again."""
+    """When the upstream is to be asked again; 0 when something else is known by now."""
     stacks: LRUCache[ImageBase, Stack] = field(default_factory=lambda: LRUCache(_MOST_STACKS))
 
     def stack(self, base: ImageBase) -> Stack:
@@ -172,6 +172,8 @@ class Catalogue:
         if old is not None and repr(old.dataset) == repr(known.dataset):
             old.read_at, old.ask_again = known.read_at, known.ask_again  # nothing new: keep the stacks
             known = old
+        elif old is not None:
+            old.ask_again = 0
         self._known[token] = known
         flight.deliver(token, known)
 

@@ -13,9 +13,10 @@ from cachetools import LRUCache
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
 from ocpproxy.address import OverviewAddress, TileAddress, Tone
-from ocpproxy.cache import Answer, Ready, Result, TileCache
+from ocpproxy.cache import TileCache
 from ocpproxy.catalogue import Catalogue
 from ocpproxy.geometry import NotShown
+from ocpproxy.hits import Answer, Ready, Result
 from ocpproxy.imagery import retouch
 from ocpproxy.pool import InThread
 from ocpproxy.stack import Stack

@@ -38,6 +38,7 @@ from ocpproxy.config import BadConfiguration, Fault, Settings, UpstreamSettings
 from ocpproxy.cutouts import Cutouts
 from ocpproxy.database import Database, open_database
 from ocpproxy.descriptions import Descriptions
+from ocpproxy.hits import Hits
 from ocpproxy.leases import Leases
 from ocpproxy.metrics import Metrics
 from ocpproxy.pool import InThread, Pool
@@ -50,6 +51,7 @@ from ocpproxy.upstream import Measured, Upstream, demo
 from ocpproxy.upstream.http import Fetcher, Http
 from ocpproxy.upstream.ocp import OpenConnectome
 from ocpproxy.web import GatewaySite, OpenAnswers
+from ocpproxy.web.hot import HotPath
 from ocpproxy.web.pages import Pages, Root, State
 from ocpproxy.web.tiles import TokenResource
 
@@ -315,8 +317,10 @@ def make_gateway(settings: Settings, reactor: Any) -> InTurn:
         settings.cache.size, settings.cache.max_tiles, settings.cache.reclaim_above, settings.cache.reclaim_to
     )
     reclaimer = Reclaimer(kept.store, kept.leases, limits, settings.cache.reclaim_interval, reactor, metrics)
+    hits = Hits(kept.store, reactor, settings.cache.memory)
     cache = TileCache(
         catalogue,
+        hits,
         kept.store,
         kept.leases,
         reclaimer,
@@ -324,14 +328,15 @@ def make_gateway(settings: Settings, reactor: Any) -> InTurn:
         renders.run,
         reactor,
         benches=cores,
-        memory=settings.cache.memory,
     )
     metrics.waiters.set_function(lambda: cache.fetches.waiters)
     metrics.flights.set_function(lambda: len(cache.fetches))
     metrics.renders_queued.set_function(renders.queued)
 
     open_answers = OpenAnswers(reactor, settings.server.patience)
-    site = make_site(settings, reactor, kept, catalogue, cache, renders.run, metrics, open_answers)
+    hot_path = HotPath(hits, reactor, metrics, settings.server.max_age)
+    root = make_root(settings, reactor, kept, catalogue, cache, renders.run, metrics, open_answers)
+    site = GatewaySite(root, hot_path, open_answers, reactor, access_log=settings.server.access_log)
     gateway = InTurn()
     for part in (
         renders,
@@ -348,7 +353,7 @@ def make_gateway(settings: Settings, reactor: Any) -> InTurn:
     return gateway
 
 
-def make_site(
+def make_root(
     settings: Settings,
     reactor: Any,
     kept: Keeping,
@@ -357,8 +362,8 @@ def make_site(
     in_thread: InThread,
     metrics: Metrics,
     open_answers: OpenAnswers,
-) -> GatewaySite:
-    """The HTTP face."""
+) -> Root:
+    """The tree of resources."""
     from prometheus_client.twisted import MetricsResource
 
     state = State(
@@ -375,8 +380,7 @@ def make_site(
         max_age=settings.server.max_age,
         error_text=settings.server.error_body == "text",
     )
-    root = Root(Pages(catalogue, state, open_answers, reactor), MetricsResource(metrics.registry), tokens)
-    return GatewaySite(root, open_answers, reactor, access_log=settings.server.access_log)
+    return Root(Pages(catalogue, state, open_answers, reactor), MetricsResource(metrics.registry), tokens)
 
 
 def makeService(options: Options) -> IService:

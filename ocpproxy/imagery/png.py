@@ -101,16 +101,16 @@ def blank(*, clear: bool) -> bytes:
     return _HEAD + (_chunk(b"tRNS", b"\0\0") if clear else b"") + nothing + _END
 
 
-def is_whole(picture: bytes) -> bool:
+def is_whole(picture: bytes | memoryview) -> bool:
     """Whether these bytes begin and end as a PNG tile of ours does: what a torn or foreign file does not."""
     return (
         len(picture) >= _SMALLEST
-        and picture.startswith(_HEAD[:24])  # signature, IHDR, 512 x 512
-        and picture.endswith(_END)
+        and picture[:24] == _HEAD[:24]  # signature, IHDR, 512 x 512
+        and picture[-len(_END) :] == _END
     )
 
 
-def fingerprint(picture: bytes) -> str:
+def fingerprint(picture: bytes | memoryview) -> str:
     """A name for the picture's content, read off it without hashing: its length, its pixels' Adler-32, its CRC-32.
 
     The last IDAT chunk ends with the zlib stream's Adler-32 of all filtered pixels and the chunk's own CRC-32, just

@@ -8,6 +8,7 @@ remembers them should the process die. A use is noted in memory and written down
 ====================  ============================================================
 `keys`                path and key of a tile, both ways
 `files`               tiles as files: whole or not there
+`pagecache`           what the event loop may read itself
 `journal`             what a crash would leave in doubt
 `account`             rows and totals, as interactions
 `mend`                finds and mends what disagrees, at the start and for fsck
@@ -31,11 +32,11 @@ from ocpproxy.pool import InThread
 from ocpproxy.stack import Tile
 from ocpproxy.store import account
 from ocpproxy.store.account import Usage
-from ocpproxy.store.files import BrokenTile, Files, Stored
+from ocpproxy.store.files import BrokenTile, Files, OpenTile, Stored
 from ocpproxy.store.journal import Journal
 from ocpproxy.store.keys import DoesNotFit
 
-__all__ = ["DoesNotFit", "Stored", "TileStore", "Usage"]
+__all__ = ["DoesNotFit", "OpenTile", "Stored", "TileStore", "Usage"]
 
 _SETTLE_AT_ONCE = 512
 _USES_EVERY = 2.0
@@ -113,6 +114,14 @@ class TileStore(Service):
         )
 
     # -- tiles
+
+    def open_now(self, tile: Tile) -> OpenTile | None:
+        """The tile's file, if that needs no waiting for the disk, or None when there is none.
+
+        :raises BlockingIOError: that cannot be told at once: `read` can.
+        :raises DoesNotFit: when there can be no such tile.
+        """
+        return self.files.open_now(tile)
 
     async def read(self, tile: Tile) -> Stored | None:
         """The tile from disk, or None. A torn file is removed, and is None.

@@ -2,7 +2,7 @@
 
 A file is written under a temporary name in its own directory and then given its name, which fails if there is one
 already: so a file, once there, never changes until it is removed, and whoever created it is the one who accounts for
-it. Everything here blocks and is called in a thread.
+it. Everything here blocks and is called in a thread, but for `Files.open_now`, which the event loop calls itself.
 """
 
 from __future__ import annotations
@@ -11,17 +11,23 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import TypeVar
 
 from ocpproxy.imagery.png import is_whole
 from ocpproxy.stack import Tile
 from ocpproxy.store import keys
+from ocpproxy.store.pagecache import PageCache
+
+B = TypeVar("B", bytes, memoryview)
 
 LARGEST = 8 * 2**20
 """Bytes of a tile that is read; a longer file is none of ours."""
+_READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""No link is followed, and what is no file (a FIFO) is not waited for."""
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -34,8 +40,36 @@ class Stored:
     """Seconds since 1970."""
 
 
+class OpenTile:
+    """A tile's file, open, whole, and all of it in the page cache a moment ago. Whoever has it closes it."""
+
+    __slots__ = ("fd", "modified", "picture")
+
+    def __init__(self, fd: int, picture: memoryview, modified: float) -> None:
+        self.fd = fd
+        self.picture = picture
+        """Its content, until the next tile is opened."""
+        self.modified = modified
+        """Seconds since 1970."""
+
+    def close(self) -> None:
+        """Be done with it."""
+        os.close(self.fd)
+
+
 class BrokenTile(Exception):
     """The file is there but is no whole tile."""
+
+
+def _content(fd: int, read: Callable[[int, int], B]) -> tuple[B, float]:
+    """The whole content of a tile's file, and the time of its making."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
+        raise BrokenTile
+    picture = read(fd, found.st_size)
+    if not is_whole(picture):
+        raise BrokenTile
+    return picture, found.st_mtime
 
 
 class Files:
@@ -47,6 +81,7 @@ class Files:
     def __init__(self, directory: Path, owner: str) -> None:
         self.directory = directory
         self._temporary = f".{owner}.tmp"
+        self._page_cache = PageCache(_READING)
 
     def _at(self, tile: Tile) -> str:
         return os.path.join(self.directory, keys.path(tile))
@@ -57,21 +92,35 @@ class Files:
         :raises BrokenTile: when the file is torn or not a tile.
         """
         try:
-            fd = os.open(self._at(tile), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(self._at(tile), _READING)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise BrokenTile from None
             raise
-        with open(fd, "rb", buffering=0) as file:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
-                raise BrokenTile
-            picture = file.read(found.st_size) or b""
-        if not is_whole(picture):
-            raise BrokenTile
-        return Stored(picture, found.st_mtime)
+        try:
+            picture, modified = _content(fd, lambda fd, size: os.pread(fd, size, 0))
+        finally:
+            os.close(fd)
+        return Stored(picture, modified)
+
+    def open_now(self, tile: Tile) -> OpenTile | None:
+        """The tile, or None when there is no file, without waiting for the disk. For one thread.
+
+        :raises BlockingIOError: it would have to wait, or somebody has to look closer: use `read`.
+        """
+        try:
+            fd = self._page_cache.open(self._at(tile))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError:
+            raise BlockingIOError from None
+        try:
+            return OpenTile(fd, *_content(fd, self._page_cache.read))
+        except (BrokenTile, OSError):
+            os.close(fd)
+            raise BlockingIOError from None
 
     def look(self, tile: Tile) -> tuple[int, float] | None:
         """(bytes, seconds since 1970 of its making) of the tile's file, or None."""

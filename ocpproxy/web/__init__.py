@@ -2,6 +2,8 @@
 
 ==========  =================================================================================
 `answers`   what an answer is made of: headers, validators, and the one table of failures
+`hot`       hits, answered within the HTTP channel
+`patient`   bounds for clients that ask and do not read
 `tiles`     tiles, and everything else that is behind a token
 `catmaid`   what CATMAID and its clients are told of a dataset
 `pages`     the pages of the gateway itself: ``/``, health, the export for CATMAID
@@ -13,16 +15,19 @@ must be able to read it, and its ``Cache-Status`` tells how it came.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.logger import Logger
 from twisted.web import resource, server
 
 from ocpproxy.web import answers
+from ocpproxy.web.hot import HotChannel, HotPath
 
 
 class OpenAnswers(Service):
@@ -67,42 +72,73 @@ class GatewayRequest(server.Request):
         """A part of it."""
 
     def process(self) -> None:
-        """Begin to answer."""
+        """Begin to answer, once the client has read what was answered before."""
+        channel: HotChannel = self.channel  # type: ignore[assignment]
+        if channel.behind:
+            channel.hold(self.process)
+            return
         for name, value in answers.COMMON.items():
             self.setHeader(name, value)
-        site: GatewaySite = self.channel.site  # type: ignore[attr-defined]
+        site = channel.site
         site.open_answers.begin()
         self.notifyFinish().addBoth(lambda _: site.open_answers.end())
         if site.open_answers.draining:
-            self.channel.persistent = False
+            channel.persistent = False
             self.setHeader(b"connection", b"close")
         super().process()
 
 
 class GatewaySite(server.Site):
-    """The HTTP server.
+    """The HTTP server: HTTP/1.1 on whatever socket it is given.
 
     :param access_log: whether each answer is logged.
     """
 
     _access = Logger()
     displayTracebacks = False
+    protocol = HotChannel  # type: ignore[assignment]
 
-    def __init__(self, root: resource.Resource, open_answers: OpenAnswers, clock: Any, *, access_log: bool) -> None:
+    def __init__(
+        self,
+        root: resource.Resource,
+        hot_path: HotPath,
+        open_answers: OpenAnswers,
+        clock: Any,
+        *,
+        access_log: bool,
+    ) -> None:
         super().__init__(root, requestFactory=GatewayRequest, reactor=clock, timeout=60)
+        self.hot_path = hot_path
         self.open_answers = open_answers
         self._access_log = access_log
 
+    def acceptableProtocols(self) -> list[bytes]:
+        """What is offered to a TLS client: not HTTP/2, whose channel is not ours."""
+        return [b"http/1.1"]
+
+    def log_answer_to(self, client: IAddress) -> Callable[..., None] | None:
+        """Logs an answer to this client: method, target, status, bytes of the body and ``Cache-Status``.
+
+        None when answers are not logged.
+        """
+        if not self._access_log:
+            return None
+        return partial(self._log_answer, str(getattr(client, "host", "-")))
+
+    def _log_answer(self, client: str, method: bytes, target: bytes, code: int, size: int, status: bytes) -> None:
+        self._access.info(
+            "{client} {method} {uri} {status} {bytes} {cache}",
+            client=client,
+            method=method.decode("latin-1"),
+            uri=target.decode("latin-1"),
+            status=code,
+            bytes=size,
+            cache=status.decode("latin-1"),
+        )
+
     def log(self, request: Any) -> None:
-        """Log one answer."""
-        if self._access_log:
-            sent = request.responseHeaders.getRawHeaders("cache-status", [""])
-            self._access.info(
-                "{client} {method} {uri} {status} {bytes} {cache}",
-                client=str(request.getClientAddress().host) if hasattr(request.getClientAddress(), "host") else "-",
-                method=request.method.decode("latin-1"),
-                uri=request.uri.decode("latin-1"),
-                status=request.code,
-                bytes=request.sentLength,
-                cache=sent[0],
-            )
+        """Log the answer to a request."""
+        note = self.log_answer_to(request.getClientAddress())
+        if note is not None:
+            status = request.responseHeaders.getRawHeaders(b"cache-status", [b""])[0]
+            note(request.method, request.uri, request.code, request.sentLength, status)

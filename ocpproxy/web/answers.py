@@ -9,7 +9,7 @@ it in a browser's cache breaks the next request that needs it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from math import ceil
@@ -18,8 +18,8 @@ from twisted.web.http import stringToDatetime
 from twisted.web.server import Request
 
 from ocpproxy.address import BadAddress
-from ocpproxy.cache import Answer, Result
 from ocpproxy.geometry import NotShown
+from ocpproxy.hits import Answer, Ready, Result
 from ocpproxy.imagery import png
 from ocpproxy.store import DoesNotFit
 from ocpproxy.upstream import UnknownToken, UpstreamFailure, UpstreamRefused, UpstreamSlow
@@ -34,13 +34,12 @@ COMMON = {
 ALLOWED = b"GET, HEAD, OPTIONS"
 
 _STATUS = {
-    Result.HIT_MEMORY: "hit; detail=memory",
-    Result.HIT_DISK: "hit",
-    Result.MISS: "fwd=miss; stored",
-    Result.COLLAPSED: "fwd=miss; collapsed",
-    Result.BLANK: "detail=out-of-bounds",
+    Result.HIT_MEMORY: b"ocpproxy; hit; detail=memory",
+    Result.HIT_DISK: b"ocpproxy; hit",
+    Result.MISS: b"ocpproxy; fwd=miss; stored",
+    Result.COLLAPSED: b"ocpproxy; fwd=miss; collapsed",
+    Result.BLANK: b"ocpproxy; detail=out-of-bounds",
 }
-"""``Cache-Status`` (RFC 9211)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +106,60 @@ def preflight() -> Reply:
     )
 
 
+def cache_status(result: Result) -> bytes:
+    """``Cache-Status`` of a tile (RFC 9211)."""
+    return _STATUS[result]
+
+
+def validators(etag: str, modified: float, max_age: int) -> dict[bytes, bytes]:
+    """What a tile's answer says of it, whether or not it carries the picture."""
+    return {
+        b"etag": etag.encode(),
+        b"cache-control": b"public, max-age=%d" % max_age,
+        b"last-modified": formatdate(modified, usegmt=True).encode(),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What a client says that it has already (RFC 9110, 13.1).
+
+    If-None-Match (weak comparison) is asked first; only without it If-Modified-Since counts.
+    """
+
+    tags: frozenset[str] | None = None
+    since: int | None = None
+
+    @classmethod
+    def of(cls, if_none_match: Sequence[str] | None, if_modified_since: Sequence[str] | None) -> Conditions:
+        """The conditions in the values of these headers, None where there is no such header."""
+        if if_none_match is not None:
+            said = ",".join(if_none_match).split(",")
+            return cls(tags=frozenset(tag.strip().removeprefix("W/") for tag in said))
+        if if_modified_since is not None:
+            try:
+                return cls(since=int(stringToDatetime(if_modified_since[0].encode("latin-1"))))
+            except (ValueError, IndexError, KeyError, OverflowError):
+                pass
+        return _NONE
+
+    def has(self, ready: Ready) -> bool:
+        """Whether the client has the tile."""
+        if self.tags is not None:
+            return ready.etag in self.tags or "*" in self.tags
+        return self.since is not None and int(ready.modified) <= self.since
+
+
+_NONE = Conditions()
+
+
 def tile(request: Request, answer: Answer, max_age: int) -> Reply:
     """A tile, or that the client has it already."""
-    ready = answer.ready
-    headers = {
-        b"etag": ready.etag.encode(),
-        b"cache-control": b"public, max-age=%d" % max_age,
-        b"last-modified": formatdate(ready.modified, usegmt=True).encode(),
-        b"cache-status": b"ocpproxy; " + _STATUS[answer.result].encode(),
-    }
-    if _has_it(request, ready.etag, ready.modified):
+    ready, asked = answer.ready, request.requestHeaders.getRawHeaders
+    headers = {**validators(ready.etag, ready.modified, max_age), b"cache-status": cache_status(answer.result)}
+    if Conditions.of(asked("if-none-match"), asked("if-modified-since")).has(ready):
         return Reply(304, b"", headers)
-    return Reply(200, ready.picture, {**headers, b"content-type": b"image/png"})
+    return Reply(200, bytes(ready.picture), {**headers, b"content-type": b"image/png"})
 
 
 def not_here() -> Reply:
@@ -133,21 +174,6 @@ def not_here() -> Reply:
         },
         sized=False,
     )
-
-
-def _has_it(request: Request, etag: str, modified: float) -> bool:
-    """RFC 9110, 13.1: If-None-Match (weak comparison) is asked first; only without it If-Modified-Since counts."""
-    matches = request.requestHeaders.getRawHeaders("if-none-match")
-    if matches is not None:
-        tags = [tag.strip().removeprefix("W/") for tag in ",".join(matches).split(",")]
-        return etag in tags or "*" in tags
-    since = request.requestHeaders.getRawHeaders("if-modified-since")
-    if since is None:
-        return False
-    try:
-        return int(modified) <= int(stringToDatetime(since[0].encode("latin-1")))
-    except (ValueError, IndexError, KeyError, OverflowError):
-        return False
 
 
 def failed(error: Exception, token: str, *, as_text: bool) -> Reply | None:

@@ -13,9 +13,10 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from ocpproxy import address
 from ocpproxy.address import ImageBase, OverviewAddress, TileAddress, write_base
-from ocpproxy.cache import Answer, TileCache
+from ocpproxy.cache import TileCache
 from ocpproxy.catalogue import Catalogue, Known
 from ocpproxy.geometry import Level, Triple
+from ocpproxy.hits import Answer
 from ocpproxy.metrics import Metrics
 from ocpproxy.retouching import Retouching
 from ocpproxy.stack import PLACEHOLDER
@@ -116,19 +117,23 @@ class TokenResource(Answering):
         asked = address.parse(request.path.decode("latin-1").removeprefix("/"), query)
         if isinstance(asked, ImageBase):
             return await self._describe(request, asked)
-        found = await (self._at_hand(asked, query) if request.method == b"HEAD" else self._picture(asked, query))
+        if request.method == b"HEAD":
+            found = await self._at_hand(asked, query)
+        else:
+            found = await self._picture(asked, query, request.uri)
         if found is None:
             return answers.not_here()
         if request.method == b"GET":
             self._metrics.tiles.labels("miss" if found.result.value == "collapsed" else found.result.value).inc()
         return answers.tile(request, found, self._max_age)
 
-    async def _picture(self, asked: TileAddress | OverviewAddress, query: str) -> Answer:
+    async def _picture(self, asked: TileAddress | OverviewAddress, query: str, target: bytes) -> Answer:
         if isinstance(asked, OverviewAddress):
             return await self._retouching.overview(asked)
         tone = address.tone(query)
-        found = await self._cache.tile(asked)
-        return found if tone is None else await self._retouching.toned(asked, tone, found)
+        if tone is None:
+            return await self._cache.tile(asked, target)
+        return await self._retouching.toned(asked, tone, await self._cache.tile(asked))
 
     async def _at_hand(self, asked: TileAddress | OverviewAddress, query: str) -> Answer | None:
         if isinstance(asked, OverviewAddress):

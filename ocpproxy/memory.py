@@ -1,0 +1,114 @@
+"""A memory of bounded bytes that a scan does not wash out.
+
+Viewers do two things at once: they come back to the same few hundred tiles every minute, and they fly through ten
+thousand that nobody will ask for again. A plain LRU keeps the second and forgets the first. This is S3-FIFO (Yang et
+al., *FIFO queues are all you need for cache eviction*, SOSP 2023), which approximates LRU and resists scans:
+
+* what is new enters a *small* queue, a tenth of the room. What leaves it unused is forgotten, but its name is
+  remembered for a while; what was used meanwhile moves to the *main* queue;
+* what is new and whose name is remembered was wanted twice: it enters the main queue at once;
+* what comes to the end of the main queue goes round again once for each use since, three times at the most.
+
+A hit only counts itself: nothing is moved, so it costs the look-up and an addition.
+
+The names remembered are far more than fit into memory (the paper remembers about as many), because what is used once a
+minute has to be recognised behind a whole flight.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+_SMALL = 0.1
+_MOST_USES = 3
+_NAMES = 50_000
+"""Names remembered, as hashes of some 100 bytes each: two different names that share one are only let in early."""
+
+
+class _Held(Generic[V]):
+    """Something in memory."""
+
+    __slots__ = ("size", "uses", "value")
+
+    def __init__(self, value: V, size: int) -> None:
+        self.value = value
+        self.size = size
+        self.uses = 0
+
+
+class Memory(Generic[K, V]):
+    """Values by key, `size` bytes of them at the most."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.used = 0
+        self._small_used = 0
+        self._held: dict[K, _Held[V]] = {}
+        self._small: OrderedDict[K, None] = OrderedDict()
+        self._main: OrderedDict[K, None] = OrderedDict()
+        self._left: OrderedDict[int, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, key: K) -> V | None:
+        """The value, which counts as used; or None."""
+        held = self._held.get(key)
+        if held is None:
+            return None
+        if held.uses < _MOST_USES:
+            held.uses += 1
+        return held.value
+
+    def add(self, key: K, value: V, size: int) -> None:
+        """Keep the value, which takes so many bytes.
+
+        What is there already under the key stays, and what is larger than the whole memory is not kept.
+        """
+        if key in self._held or size > self.size:
+            return
+        while self.used + size > self.size:
+            if self._small_used > _SMALL * self.size or not self._main:
+                self._drop_small()
+            else:
+                self._drop_main()
+        self._held[key] = _Held(value, size)
+        self.used += size
+        if hash(key) in self._left:
+            del self._left[hash(key)]
+            self._main[key] = None
+        else:
+            self._small[key] = None
+            self._small_used += size
+
+    def _drop_small(self) -> None:
+        key, _ = self._small.popitem(last=False)
+        held = self._held[key]
+        self._small_used -= held.size
+        if held.uses:
+            held.uses = 0
+            self._main[key] = None
+            return
+        self._forget(key, held)
+        self._left[hash(key)] = None
+        if len(self._left) > _NAMES:
+            self._left.popitem(last=False)
+
+    def _drop_main(self) -> None:
+        key = next(iter(self._main))
+        held = self._held[key]
+        if held.uses:
+            held.uses -= 1
+            self._main.move_to_end(key)
+            return
+        del self._main[key]
+        self._forget(key, held)
+
+    def _forget(self, key: K, held: _Held[V]) -> None:
+        del self._held[key]
+        self.used -= held.size

@@ -1,0 +1,84 @@
+"""Files that are in the kernel's memory already: opened and read without ever waiting for a disk.
+
+An event loop that opens and reads a file itself saves the way through a thread, which takes several times as long. But
+a disk that is slow, or a file server that has gone away, would then hold up everybody. Linux can be asked to do only
+what needs no disk, and to say EAGAIN otherwise:
+
+* ``openat2`` with ``RESOLVE_CACHED`` (Linux 5.12; openat2(2)) opens a file only when every name on its path is in the
+  cache of names. It also knows of names that are known not to be there;
+* ``preadv2`` with ``RWF_NOWAIT`` (4.14; readv(2)) reads only what is in the page cache. Python has it as `os.preadv`.
+
+EAGAIN is Python's BlockingIOError. An older kernel, a file system that cannot tell, or a sandbox that forbids the call
+come to the same: what is asked for has to be done in a thread. Python has no ``openat2``, hence ctypes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+_OPENAT2 = 437
+"""The number of the system call, the same on every architecture that Linux has."""
+_RESOLVE_CACHED = 0x20
+_AT_FDCWD = -100
+_NOT_HERE = {errno.ENOSYS, errno.EINVAL, errno.E2BIG, errno.EPERM}
+"""What a kernel or a sandbox says that does not have the call or the flag."""
+
+
+class _How(ctypes.Structure):
+    """``struct open_how``."""
+
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def _system_call() -> ctypes._NamedFuncPointer:
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    call.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
+    call.restype = ctypes.c_long
+    return call
+
+
+class PageCache:
+    """Reads files from the page cache, for one thread."""
+
+    def __init__(self, flags: int) -> None:
+        self._how = _How(flags, 0, _RESOLVE_CACHED)
+        self._call = _system_call()
+        self._able = True
+        self._scratch = bytearray(2**18)
+
+    def open(self, path: str) -> int:
+        """A descriptor of the file.
+
+        :raises BlockingIOError: that would have to wait for a disk, or cannot be told.
+        :raises OSError: as `os.open`.
+        """
+        if self._able:
+            place = ctypes.addressof(self._how)
+            found = self._call(_OPENAT2, _AT_FDCWD, os.fsencode(path), place, ctypes.sizeof(self._how))
+            if found >= 0:
+                return int(found)
+            number = ctypes.get_errno()
+            if number not in _NOT_HERE:
+                raise OSError(number, os.strerror(number), path)
+            self._able = False
+        raise BlockingIOError(errno.EAGAIN, "this system cannot tell what is in memory", path)
+
+    def read(self, fd: int, size: int) -> memoryview:
+        """The first `size` bytes of the file, until the next one is read.
+
+        :raises BlockingIOError: they are not all in memory, or there are fewer.
+        """
+        if len(self._scratch) < size:
+            self._scratch = bytearray(size)
+        place = memoryview(self._scratch)[:size]
+        try:
+            read = os.preadv(fd, [place], 0, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            read = -1
+        if read != size:
+            raise BlockingIOError(errno.EAGAIN, "not all of the file is in memory")
+        return place
