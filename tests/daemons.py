@@ -39,7 +39,7 @@ class _Process(ProcessProtocol):
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """Its log."""
         self.said += data.decode("utf-8", "replace")
-        found = re.search(r"ocpproxy answers at (\S+)/", self.said)
+        found = re.search(r"ocpproxy answers at (\S+?)/?\s", self.said)
         if found and not self.ready.called:
             self.ready.callback(found[1])
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import sys
 
 _OPENAT2 = 437
 """The number of the system call, the same on every architecture that Linux has."""
@@ -54,6 +55,7 @@ class PageCache:
         :raises BlockingIOError: that would have to wait for a disk, or cannot be told.
         :raises OSError: as `os.open`.
         """
+        sys.audit("open", path, None, self._how.flags)  # as os.open does
         if self._able:
             place = ctypes.addressof(self._how)
             found = self._call(_OPENAT2, _AT_FDCWD, os.fsencode(path), place, ctypes.sizeof(self._how))

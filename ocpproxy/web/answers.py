@@ -127,18 +127,18 @@ class Conditions:
     If-None-Match (weak comparison) is asked first; only without it If-Modified-Since counts.
     """
 
-    tags: frozenset[str] | None = None
+    tags: frozenset[bytes] | None = None
     since: int | None = None
 
     @classmethod
-    def of(cls, if_none_match: Sequence[str] | None, if_modified_since: Sequence[str] | None) -> Conditions:
+    def of(cls, if_none_match: Sequence[bytes] | None, if_modified_since: Sequence[bytes] | None) -> Conditions:
         """The conditions in the values of these headers, None where there is no such header."""
         if if_none_match is not None:
-            said = ",".join(if_none_match).split(",")
-            return cls(tags=frozenset(tag.strip().removeprefix("W/") for tag in said))
+            said = b",".join(if_none_match).split(b",")
+            return cls(tags=frozenset(tag.strip().removeprefix(b"W/") for tag in said))
         if if_modified_since is not None:
             try:
-                return cls(since=int(stringToDatetime(if_modified_since[0].encode("latin-1"))))
+                return cls(since=int(stringToDatetime(if_modified_since[0])))
             except (ValueError, IndexError, KeyError, OverflowError):
                 pass
         return _NONE
@@ -146,7 +146,7 @@ class Conditions:
     def has(self, ready: Ready) -> bool:
         """Whether the client has the tile."""
         if self.tags is not None:
-            return ready.etag in self.tags or "*" in self.tags
+            return ready.etag.encode() in self.tags or b"*" in self.tags
         return self.since is not None and int(ready.modified) <= self.since
 
 
@@ -157,7 +157,7 @@ def tile(request: Request, answer: Answer, max_age: int) -> Reply:
     """A tile, or that the client has it already."""
     ready, asked = answer.ready, request.requestHeaders.getRawHeaders
     headers = {**validators(ready.etag, ready.modified, max_age), b"cache-status": cache_status(answer.result)}
-    if Conditions.of(asked("if-none-match"), asked("if-modified-since")).has(ready):
+    if Conditions.of(asked(b"if-none-match"), asked(b"if-modified-since")).has(ready):
         return Reply(304, b"", headers)
     return Reply(200, bytes(ready.picture), {**headers, b"content-type": b"image/png"})
 

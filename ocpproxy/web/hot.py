@@ -71,16 +71,16 @@ def _read(block: bytes) -> Conditions | None:
     """What a header block asks for, or None when the ordinary way has to look at it."""
     if not _BLOCK.fullmatch(block):
         return None
-    matches: list[str] = []
-    since: list[str] = []
+    matches: list[bytes] = []
+    since: list[bytes] = []
     for name, value in _FIELD.findall(block):
         name = name.lower()
         if name in _ORDINARY or (name == b"connection" and value.lower() != b"keep-alive"):
             return None
         if name == b"if-none-match":
-            matches.append(value.decode("ascii"))
+            matches.append(value)
         elif name == b"if-modified-since":
-            since.append(value.decode("ascii"))
+            since.append(value)
     return Conditions.of(matches or None, since or None)
 
 

@@ -20,6 +20,7 @@ class PatientChannel(HTTPChannel):
     """The HTTP of one connection. `GatewayRequest.process` asks it whether to begin."""
 
     transport: Any
+    factory: Any
     behind = False
     """The transport has more to send than it wants to have."""
     _held: Callable[[], None] | None = None
@@ -33,7 +34,7 @@ class PatientChannel(HTTPChannel):
         """Begin with a request when the client has read what there is."""
         self._held = begin
         self.transport.pauseProducing()
-        self.setTimeout(self.timeOut)
+        self.setTimeout(self.factory.timeOut)  # it is off while a request is being answered
 
     def resumeProducing(self) -> None:
         """The transport has sent all."""

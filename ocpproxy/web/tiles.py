@@ -23,7 +23,7 @@ from ocpproxy.stack import PLACEHOLDER
 from ocpproxy.web import answers, catmaid
 from ocpproxy.web.answers import Reply
 
-_HOST = re.compile(r"[\w.:\[\]-]{1,255}", re.ASCII)
+_HOST = re.compile(rb"[\w.:\[\]-]{1,255}")
 
 
 class Answering(Resource):
@@ -173,10 +173,10 @@ def _token(request: Request) -> str:
 
 def root_url(request: Request) -> str:
     """The address under which the client sees this gateway, without a slash at its end."""
-    host = request.requestHeaders.getRawHeaders("host", [""])[0]
-    forwarded = request.requestHeaders.getRawHeaders("x-forwarded-proto", [""])[0]
-    scheme = forwarded if forwarded in ("http", "https") else "https" if request.isSecure() else "http"
-    return f"{scheme}://{host}" if _HOST.fullmatch(host) else ""
+    host = request.requestHeaders.getRawHeaders(b"host", [b""])[0]
+    forwarded = request.requestHeaders.getRawHeaders(b"x-forwarded-proto", [b""])[0]
+    scheme = forwarded if forwarded in (b"http", b"https") else b"https" if request.isSecure() else b"http"
+    return f"{scheme.decode()}://{host.decode()}" if _HOST.fullmatch(host) else ""
 
 
 def told(known: Known, root: str) -> dict[str, Any]:
