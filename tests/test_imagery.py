@@ -90,6 +90,22 @@ class WholeTests(SynchronousTestCase):
         for other in (picture + b"\0", b"<html>" + picture, b"\0" * len(picture), small.getvalue()):
             self.assertFalse(png.is_whole(other))
 
+    def test_uniform(self) -> None:
+        """Tiles of one single value are told from all others, whatever they are made of."""
+        one = np.full((512, 512), 9, np.uint8)
+        colour = np.broadcast_to(np.array([1, 2, 3, 255], np.uint8), (512, 512, 4)).copy()
+        labels = png.indexed(one, palette.COLOURS, clear=True)
+        for picture in (png.grey(one), png.rgba(colour), labels, png.blank(clear=False), png.blank(clear=True)):
+            self.assertTrue(png.is_uniform(picture))
+        for place in ((0, 0), (0, 511), (511, 0), (511, 511), (100, 100)):
+            other, odd = one.copy(), colour.copy()
+            other[place] = 8
+            odd[place][2] = 7
+            for picture in (png.grey(other), png.rgba(odd), png.indexed(other, palette.COLOURS, clear=True)):
+                self.assertFalse(png.is_uniform(picture), place)
+        self.assertFalse(png.is_uniform(png.grey(one[:511])))
+        self.assertFalse(png.is_uniform(png.grey(em()[0, :512, :512])))
+
     def test_fingerprint(self) -> None:
         """It tells pictures apart that differ in one pixel, and is the same for the same pixels."""
         part = em()[0, :512, :512].copy()

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import Clock, deferLater
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from ocpproxy import leases
 from ocpproxy import store as store_module
@@ -159,6 +160,83 @@ class FilesTests(SynchronousTestCase):
         place.symlink_to("/etc/passwd")
         self.assertRaises(BrokenTile, self.files.read, tile(1))
         self.assertIsNone(self.files.look(tile(1)))
+
+    def test_without_waiting(self) -> None:
+        """What is in the page cache is read at once, what is not has to be waited for, and nothing is waited for."""
+        self.assertRaises(BlockingIOError, self.files.open_now, tile(1))  # nobody has looked there yet
+        self.files.create(tile(1), PICTURES[0])
+        self.assertIsNone(self.files.read(tile(2)))
+        try:
+            self.assertIsNone(self.files.open_now(tile(2)), "it is known not to be there")
+        except BlockingIOError:
+            raise SkipTest("this kernel or file system cannot tell what is in memory") from None
+        self.files.read(tile(1))
+        opened = self.files.open_now(tile(1))
+        assert opened is not None
+        self.assertEqual(bytes(opened.picture), PICTURES[0])
+        self.assertEqual(os.fstat(opened.fd).st_size, len(PICTURES[0]))
+        os.fsync(opened.fd)
+        os.posix_fadvise(opened.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        opened.close()
+        self.assertRaises(BlockingIOError, self.files.open_now, tile(1))
+        self.files.read(tile(1))
+        again = self.files.open_now(tile(1))
+        assert again is not None
+        again.close()
+
+    def test_torn_without_waiting(self) -> None:
+        """What is no whole tile is for somebody else to look at; descriptors are closed."""
+        place = self.files.directory / keys.path(tile(1))
+        place.parent.mkdir(parents=True)
+        before = len(os.listdir("/proc/self/fd"))
+        for content in (b"", PICTURES[0][:-1], b"x" * 5000):
+            place.write_bytes(content)
+            self.assertRaises(BlockingIOError, self.files.open_now, tile(1))
+        place.unlink()
+        os.mkfifo(place)
+        self.assertRaises(BlockingIOError, self.files.open_now, tile(1))
+        self.assertRaises(BrokenTile, self.files.read, tile(1))
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+    def test_one_value(self) -> None:
+        """Tiles of one single value have no file of their own, and are otherwise like all others."""
+        black, grey = (png.grey(np.full((512, 512), value, np.uint8)) for value in (0, 7))
+        for n, picture in enumerate([black, grey] * 5):
+            self.assertTrue(self.files.create(tile(n), picture))
+            self.assertFalse(self.files.create(tile(n), PICTURES[0]))
+            stored = self.files.read(tile(n))
+            assert stored is not None
+            self.assertEqual(stored.picture, picture)
+        self.files.create(tile(99), PICTURES[0])
+        inodes = [os.stat(self.files.directory / keys.path(tile(n))).st_ino for n in range(10)]
+        self.assertEqual(len(set(inodes)), 2)
+        shared = self.files.directory.parent / "uniform"
+        self.assertEqual(len(list(shared.iterdir())), 2)
+        for n in range(0, 10, 2):
+            self.files.remove(tile(n))
+        (shared / ("0" * 32 + ".png.dead.tmp")).write_bytes(b"half")
+        (shared / ("0" * 32 + ".png.other.tmp")).write_bytes(b"half")
+        self.files.remove_unshared({"me", "other"})
+        self.assertEqual(sorted(path.name[-10:] for path in shared.iterdir())[0], ".other.tmp")
+        self.assertEqual(len(list(shared.iterdir())), 2)
+        next(path for path in shared.iterdir() if path.suffix == ".png").write_bytes(b"torn")
+        self.assertRaises(BrokenTile, self.files.read, tile(1))
+        self.files.remove(tile(1))
+        self.assertTrue(self.files.create(tile(1), grey))
+        stored = self.files.read(tile(1))
+        assert stored is not None
+        self.assertEqual(stored.picture, grey)
+
+    def test_more_links_than_a_file_can_have(self) -> None:
+        """When a shared file has all the links that the file system allows, another one begins."""
+        self.files.directory.mkdir(parents=True)
+        most = os.pathconf(self.files.directory, "PC_LINK_MAX")
+        if not 1000 < most < 70_000:
+            raise SkipTest("this file system has no bound that could be reached in a test")
+        black = png.grey(np.zeros((512, 512), np.uint8))
+        for n in range(most + 10):
+            self.assertTrue(self.files.create(tile(n), black))
+        self.assertEqual(len({os.stat(self.files.directory / path).st_ino for path in self.all()}), 2)
 
     def test_left_over(self) -> None:
         """A temporary file of a write that was cut short is in nobody's way."""

@@ -2,7 +2,10 @@
 
 A file is written under a temporary name in its own directory and then given its name, which fails if there is one
 already: so a file, once there, never changes until it is removed, and whoever created it is the one who accounts for
-it. Everything here blocks and is called in a thread, but for `Files.open_now`, which the event loop calls itself.
+it. Tiles of one single value, of which sparse volumes have millions, have no file of their own: their names are links
+to one that they share, kept beside the directory of tiles.
+
+Everything here blocks and is called in a thread, but for `Files.open_now`, which the event loop calls itself.
 """
 
 from __future__ import annotations
@@ -11,13 +14,14 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TypeVar
 
-from ocpproxy.imagery.png import is_whole
+from ocpproxy.imagery.png import is_uniform, is_whole
 from ocpproxy.stack import Tile
 from ocpproxy.store import keys
 from ocpproxy.store.pagecache import PageCache
@@ -28,7 +32,7 @@ LARGEST = 8 * 2**20
 """Bytes of a tile that is read; a longer file is none of ours."""
 _READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """No link is followed, and what is no file (a FIFO) is not waited for."""
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class Files:
 
     def __init__(self, directory: Path, owner: str) -> None:
         self.directory = directory
+        self._uniform = directory.parent / "uniform"
         self._temporary = f".{owner}.tmp"
         self._page_cache = PageCache(_READING)
 
@@ -128,7 +133,9 @@ class Files:
             found = os.stat(self._at(tile), follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return (found.st_size, found.st_mtime) if stat.S_ISREG(found.st_mode) else None
+        # A shared file was made long ago; its latest link is as near to the making of this one as can be told.
+        made = found.st_mtime if found.st_nlink == 1 else found.st_ctime
+        return (found.st_size, made) if stat.S_ISREG(found.st_mode) else None
 
     def create(self, tile: Tile, picture: bytes) -> bool:
         """Make the tile's file; False when there is one already, which is left as it is.
@@ -136,13 +143,13 @@ class Files:
         :raises OSError: when the disk refuses; then nothing is left behind.
         """
         name = self._at(tile)
-        temporary = name + self._temporary
-        fd = self._open_new(temporary)
-        try:
-            with open(fd, "wb", buffering=0) as file:
-                written = file.write(picture)
-                if written != len(picture):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), temporary)
+        if is_uniform(picture):
+            try:
+                return self._link_uniform(name, picture)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+        with self._written(name + self._temporary, picture) as temporary:
             try:
                 os.link(temporary, name)
             except FileExistsError:
@@ -155,9 +162,56 @@ class Files:
                     return False
                 os.rename(temporary, name)
             return True
+
+    @contextlib.contextmanager
+    def _written(self, temporary: str, picture: bytes) -> Iterator[str]:
+        """A file with this content, for the time of a block."""
+        fd = self._open_new(temporary)
+        try:
+            with open(fd, "wb", buffering=0) as file:
+                written = file.write(picture)
+                if written != len(picture):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), temporary)
+            yield temporary
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
+
+    def _link_uniform(self, name: str, picture: bytes) -> bool:
+        """`create` by a link to the file that all tiles with this picture share."""
+        shared = self._uniform / f"{blake2b(picture, digest_size=16).hexdigest()}.png"
+        for _ in range(10):
+            if not shared.exists() or shared.read_bytes() != picture:
+                self._share(shared, picture)
+            try:
+                os.link(shared, name)
+            except FileExistsError:
+                return False
+            except FileNotFoundError:  # the directory of the tile, mostly
+                with contextlib.suppress(FileNotFoundError):
+                    os.makedirs(os.path.dirname(name), exist_ok=True)
+            except OSError as error:
+                if error.errno != errno.EMLINK:
+                    raise
+                self._share(shared, picture)  # it has all the links that a file can have: the next one begins
+            else:
+                return True
+        raise OSError(errno.EIO, "the directory vanishes while a tile is written", name)
+
+    def _share(self, shared: Path, picture: bytes) -> None:
+        with self._written(f"{shared}{self._temporary}", picture) as temporary:
+            os.rename(temporary, shared)
+
+    def remove_unshared(self, owners: Collection[str]) -> None:
+        """Remove the shared files to which no tile is linked any more, and what dead processes left of them.
+
+        :param owners: the processes that live.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(self._uniform):
+                _, png, owner = entry.name.removesuffix(".tmp").partition(".png.")
+                if entry.stat().st_nlink == 1 and not (png and owner in owners):
+                    os.unlink(entry.path)
 
     def _open_new(self, name: str) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW

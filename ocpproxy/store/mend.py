@@ -123,6 +123,8 @@ class Mender:
         try:
             await self._disk_to_index(read_all)
             await self._index_to_disk()
+            owners, _ = await self._in_thread(self._store.journal.living)
+            await self._in_thread(self._store.files.remove_unshared, owners)
         except BaseException:
             self._store.overflowed = overflowed
             raise
