@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol
+from itertools import islice
+from typing import Any, Protocol
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredQueue, DeferredSemaphore, FirstError, gatherResults
+from twisted.internet.defer import Deferred, DeferredQueue, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -40,6 +41,9 @@ from ocpproxy.upstream import OutOfRange, UnknownToken, Upstream, UpstreamBusy, 
 _LOOK_EVERY = (0.01, 0.05)
 """Seconds between looks for another process's files: first, and at most."""
 _ASK_LEASE_EVERY = 0.25
+_AHEAD_AT_ONCE = 4
+"""Tiles that nobody waits for, made by one thread at a time: two milliseconds' work."""
+_DRAWN = object()
 
 
 class Store(Protocol):
@@ -59,8 +63,8 @@ class Room(Protocol):
 class TileCache(Service):
     """Tiles by address.
 
-    :param render: runs a render in a thread.
-    :param benches: how many renders of one flight go on side by side.
+    :param render: makes in a thread what somebody waits for.
+    :param render_ahead: makes in a thread what nobody waits for yet.
     """
 
     _log = Logger()
@@ -74,18 +78,17 @@ class TileCache(Service):
         room: Room,
         cutouts: Cutouts,
         render: InThread,
+        render_ahead: InThread,
         clock: IReactorTime,
-        *,
-        benches: int,
     ) -> None:
         self._catalogue = catalogue
         self._hits = hits
         self._store = store
         self._leases = leases
         self._room = room
-        self._render_in_thread = render
+        self._render = render
+        self._render_ahead = render_ahead
         self._clock = clock
-        self._benches = benches
         self._cutouts = cutouts
         self._turns: dict[Source, DeferredSemaphore] = {}
         self.fetches: OneFetch[Cuboid, Tile, Answer] = OneFetch(self._fly, clock)
@@ -118,11 +121,19 @@ class TileCache(Service):
             return _blank(known, stack)
         if target is not None:
             self._hits.teach(target, tile, known)
-        hit = await self._hits.find(tile)
+        try:
+            hit, sure = self._hits.at_once(tile), True
+        except BlockingIOError:
+            hit, sure = None, False
         if hit is not None:
             return hit
         cuboid = stack.cuboid(tile)
         shared = self.fetches.in_the_air(cuboid)
+        if not (sure or shared):  # a flight in the air brings it anyway
+            hit = await self._hits.find(tile)
+            if hit is not None:
+                return hit
+            shared = self.fetches.in_the_air(cuboid)
         answer = await self.fetches.join(cuboid, tile)
         self._hits.remember(tile, answer.ready)
         return Answer(answer.ready, Result.COLLAPSED) if shared else answer
@@ -210,34 +221,49 @@ class TileCache(Service):
                 flight.deliver(tile, Answer(found.ready, result))
 
     async def _fill(self, flight: Flight[Cuboid, Tile, Answer], voxels: list[Voxels | None]) -> None:
-        """Make all tiles of the cuboid, those that somebody waits for first, and store meanwhile what is made."""
+        """Make all tiles of the cuboid, those that somebody waits for first, and store meanwhile what is made.
+
+        The others are begun when the first have been answered, and a few at a time: sending needs the processor too.
+        """
         tiles = flight.key.tiles()
         left = dict.fromkeys(tiles)
-        made: DeferredQueue[tuple[Tile, bytes]] = DeferredQueue()
+        made: DeferredQueue[Any] = DeferredQueue()  # lists of tiles and pictures, or a Failure
+        work: set[Deferred[None]] = set()
 
-        async def bench() -> None:
-            while left:
-                tile = next((tile for tile in flight.awaited() if tile in left), None) or next(iter(left))
-                del left[tile]
-                picture: bytes = await self._render_in_thread(draw, flight.key, voxels, tile)
+        def begin(lane: InThread, some: list[Tile]) -> None:
+            making: Deferred[None] = lane(_draw, flight.key, voxels, left, some).addCallback(deliver)
+            work.add(making)
+            making.addErrback(made.put)
+            making.addCallback(lambda _: ended(making))
+
+        def deliver(pictures: list[tuple[Tile, bytes]]) -> None:
+            for tile, picture in pictures:
                 flight.deliver(tile, Answer(ready(tile, picture, self._clock.seconds()), Result.MISS))
-                made.put((tile, picture))
+            made.put(pictures)
 
-        async def shelve() -> None:
+        def ended(making: Deferred[None]) -> None:
+            work.remove(making)
+            go_on()
+
+        def go_on() -> None:
+            if left and not work:
+                begin(self._render_ahead, list(islice(left, _AHEAD_AT_ONCE)))
+
+        flight.tell_asked(lambda tile: begin(self._render, [tile]))
+        go_on()
+        try:
             kept = 0
             while kept < len(tiles):
-                some = [await made.get()]
-                some += [await made.get() for _ in range(len(made.pending))]
-                await self._keep(some)
-                kept += len(some)
-
-        work = [Deferred.fromCoroutine(one) for one in (shelve(), *(bench() for _ in range(self._benches)))]
-        try:
-            await gatherResults(work, consumeErrors=True)
-        except FirstError as first:
-            for one in work:
+                some = await made.get()
+                while made.pending:
+                    some = some + await made.get()
+                if some:
+                    await self._keep(some)
+                    kept += len(some)
+        finally:
+            left.clear()
+            for one in list(work):
                 one.cancel()
-            first.subFailure.raiseException()
 
     async def _keep(self, made: list[tuple[Tile, bytes]]) -> None:
         wanted = Usage(len(made), sum(len(picture) for _, picture in made))
@@ -255,6 +281,13 @@ class TileCache(Service):
                     count=len(made) - len(kept),
                     all=len(made),
                 )
+
+
+def _draw(
+    cuboid: Cuboid, voxels: list[Voxels | None], left: dict[Tile, None], some: list[Tile]
+) -> list[tuple[Tile, bytes]]:
+    """The pictures of those of the tiles that are still left, which they are not any more. (In a thread.)"""
+    return [(tile, draw(cuboid, voxels, tile)) for tile in some if left.pop(tile, _DRAWN) is not _DRAWN]
 
 
 def _find(known: Known, address: TileAddress) -> tuple[Stack, Tile | None]:

@@ -108,10 +108,10 @@ class Hits:
         self._memory: Memory[Tile, Ready] = Memory(memory)
         self._targets: OrderedDict[bytes, tuple[Tile, Known]] = OrderedDict()
 
-    def _at_once(self, tile: Tile, *, lend: bool) -> Answer | None:
+    def at_once(self, tile: Tile, *, lend: bool = False) -> Answer | None:
         """The tile, or None when it is not here.
 
-        :param lend: give it as an open file, where it is not to be kept in memory.
+        :param lend: give it as an open file, where nothing is kept in memory.
         :raises BlockingIOError: that cannot be told without waiting for the disk.
         """
         kept = self._memory.get(tile)
@@ -130,7 +130,7 @@ class Hits:
     async def find(self, tile: Tile) -> Answer | None:
         """The tile, or None when it is not here."""
         try:
-            return self._at_once(tile, lend=False)
+            return self.at_once(tile)
         except BlockingIOError:
             stored = await self._store.read(tile)
         return None if stored is None else self._from_disk(tile, stored.picture, stored.modified)
@@ -168,4 +168,4 @@ class Hits:
         if self._clock.seconds() > known.ask_again:
             del self._targets[target]
             return None
-        return self._at_once(tile, lend=True)
+        return self.at_once(tile, lend=True)

@@ -63,6 +63,7 @@ class Flight(Generic[K, I, R]):
         self._waiting: dict[I, list[Deferred[R]]] = {}
         self._delivered: dict[I, R] = {}
         self._heralds: list[Callable[[], None]] = []
+        self._asked: Callable[[I], None] = lambda item: None
         self.course: Deferred[None] | None = None
 
     def awaited(self) -> list[I]:
@@ -75,6 +76,12 @@ class Flight(Generic[K, I, R]):
         heralds, self._heralds = self._heralds, []
         for herald in heralds:
             herald()
+
+    def tell_asked(self, asked: Callable[[I], None]) -> None:
+        """Call it for each item that somebody waits for, now or from now on, when the first one does."""
+        self._asked = asked
+        for item in self.awaited():
+            asked(item)
 
     def tell(self, herald: Callable[[], None]) -> None:
         """Call it when the flight is arriving, or now if it is."""
@@ -104,7 +111,10 @@ class Flight(Generic[K, I, R]):
             left()
 
         waiting: Deferred[R] = Deferred(leave)
-        self._waiting.setdefault(item, []).append(waiting)
+        crowd = self._waiting.setdefault(item, [])
+        crowd.append(waiting)
+        if len(crowd) == 1:
+            self._asked(item)
         return waiting
 
     def _fail(self, failure: BaseException) -> None:

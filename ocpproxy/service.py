@@ -41,7 +41,7 @@ from ocpproxy.descriptions import Descriptions
 from ocpproxy.hits import Hits
 from ocpproxy.leases import Leases
 from ocpproxy.metrics import Metrics
-from ocpproxy.pool import InThread, Pool
+from ocpproxy.pool import InThread, Lane, Pool
 from ocpproxy.reclaim import Limits, Reclaimer
 from ocpproxy.retouching import Retouching
 from ocpproxy.stack import PLAIN, Look
@@ -325,9 +325,9 @@ def make_gateway(settings: Settings, reactor: Any) -> InTurn:
         kept.leases,
         reclaimer,
         Cutouts(reactor, settings.cache.voxels),
-        renders.run,
+        renders.lane(Lane.AWAITED),
+        renders.lane(Lane.AHEAD),
         reactor,
-        benches=cores,
     )
     metrics.waiters.set_function(lambda: cache.fetches.waiters)
     metrics.flights.set_function(lambda: len(cache.fetches))
@@ -335,7 +335,7 @@ def make_gateway(settings: Settings, reactor: Any) -> InTurn:
 
     open_answers = OpenAnswers(reactor, settings.server.patience)
     hot_path = HotPath(hits, reactor, metrics, settings.server.max_age)
-    root = make_root(settings, reactor, kept, catalogue, cache, renders.run, metrics, open_answers)
+    root = make_root(settings, reactor, kept, catalogue, cache, renders.lane(Lane.AWAITED), metrics, open_answers)
     site = GatewaySite(root, hot_path, open_answers, reactor, access_log=settings.server.access_log)
     gateway = InTurn()
     for part in (

@@ -20,8 +20,8 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from ocpproxy import config, service
+from ocpproxy.web.channel import PromptChannel
 from ocpproxy.web.hot import HotChannel
-from ocpproxy.web.patient import PatientChannel
 from tests import ocpserver
 from tests.daemons import DaemonCase
 from tests.test_daemon import pause
@@ -155,7 +155,7 @@ class DifferentialTests(HotCase):
         channel: HotChannel = self.site.buildProtocol(None)
         transport = _Wire()
         channel.makeConnection(transport)
-        channel._socket = transport
+        channel.socket = transport
         self.addCleanup(channel.setTimeout, None)
         return transport, channel
 
@@ -311,7 +311,7 @@ class SocketTests(HotCase):
     @staticmethod
     def unsent(reader: Any) -> int:
         """Bytes that the gateway's side of a connection has in its buffers."""
-        if not isinstance(getattr(reader, "protocol", None), PatientChannel):
+        if not isinstance(getattr(reader, "protocol", None), PromptChannel):
             return 0
         return len(reader.dataBuffer) - reader.offset + reader._tempDataLen
 

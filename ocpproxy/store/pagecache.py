@@ -34,7 +34,8 @@ class _How(ctypes.Structure):
 
 
 def _system_call() -> ctypes._NamedFuncPointer:
-    call = ctypes.CDLL(None, use_errno=True).syscall
+    # PyDLL: it keeps the interpreter's lock, which a call that never waits would only lose to busier threads.
+    call = ctypes.PyDLL(None, use_errno=True).syscall
     call.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
     call.restype = ctypes.c_long
     return call

@@ -3,7 +3,7 @@
 ==========  =================================================================================
 `answers`   what an answer is made of: headers, validators, and the one table of failures
 `hot`       hits, answered within the HTTP channel
-`patient`   bounds for clients that ask and do not read
+`channel`   the HTTP of one connection: answers at once, and bounds for clients that do not read
 `tiles`     tiles, and everything else that is behind a token
 `catmaid`   what CATMAID and its clients are told of a dataset
 `pages`     the pages of the gateway itself: ``/``, health, the export for CATMAID

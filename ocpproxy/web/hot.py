@@ -17,11 +17,11 @@ the tile (`ocpproxy.hits`)                 not here, or not to be had without wa
 
 Why both ways give the same answer: there is one source for each part of it. Status and common headers are
 `answers.COMMON` and Twisted's own two; what is said of a tile is `answers.validators`; whether the client has it
-already is `answers.Conditions`; the spelling of header names is `Headers`'. Only ``Date`` and ``Cache-Status`` may
+already is `answers.Conditions`; header lines are written by `channel.lines`. Only ``Date`` and ``Cache-Status`` may
 differ. ``tests/test_hot.py`` drives both ways with thousands of odd requests and compares bytes.
 
 What the socket does not take at once is handed to the transport, and until the transport has sent it, requests of this
-connection go the ordinary way, which keeps the order, and has patience with slow readers (`ocpproxy.web.patient`).
+connection go the ordinary way, which keeps the order, and has patience with slow readers (`ocpproxy.web.channel`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from functools import lru_cache
 from socket import MSG_MORE
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from twisted.internet import tcp, unix
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import RESPONSES, datetimeToString
 from twisted.web.http_headers import Headers
@@ -44,7 +43,7 @@ from ocpproxy.metrics import Metrics
 from ocpproxy.store import OpenTile
 from ocpproxy.web import answers
 from ocpproxy.web.answers import Conditions
-from ocpproxy.web.patient import PatientChannel
+from ocpproxy.web.channel import PromptChannel, lines
 
 if TYPE_CHECKING:
     from ocpproxy.web import GatewaySite
@@ -60,11 +59,7 @@ _MOST_BLOCKS = 1024
 
 
 def _lines(headers: Mapping[bytes, bytes]) -> bytes:
-    """Header lines as `HTTPChannel.writeHeaders` writes them."""
-    told = Headers()
-    for name, value in headers.items():
-        told.setRawHeaders(name, [value])
-    return b"".join(b"%b: %b\r\n" % (name, value) for name, values in told.getAllRawHeaders() for value in values)
+    return lines(Headers({name: [value] for name, value in headers.items()}))
 
 
 def _read(block: bytes) -> Conditions | None:
@@ -171,26 +166,22 @@ class HotPath:
         return found
 
 
-class HotChannel(PatientChannel):
-    """The HTTP of one connection."""
+class HotChannel(PromptChannel):
+    """The HTTP of one connection, with a hot path."""
 
     site: GatewaySite
-    _socket: Any = None
-    """The plain socket of the connection, if it has one."""
     _whole = True
     """All that has gone the ordinary way so far ended with the end of a line, and so was taken in."""
 
     def connectionMade(self) -> None:
         """A client has come."""
         super().connectionMade()
-        if type(self.transport) in (tcp.Server, unix.Server) and not getattr(self.transport, "TLS", False):
-            self._socket = self.transport.getHandle()
         self._log_answer = self.site.log_answer_to(self.transport.getPeer())
 
     def dataReceived(self, data: bytes) -> None:
         """Answer what can be answered at once; the rest is Twisted's."""
         done = 0
-        if self._socket is not None:
+        if self.socket is not None:
             while self._whole and not self.requests and self._answered(data, done):
                 done = data.index(b"\r\n\r\n", done) + 4
                 if done == len(data):
@@ -203,21 +194,13 @@ class HotChannel(PatientChannel):
     def _answered(self, data: bytes, start: int) -> bool:
         """Whether the request that begins there is complete, and has its answer now."""
         end = data.find(b"\r\n\r\n", start, start + _LONGEST) + 4
-        if end < 4 or self._unsent() or not self.persistent or self.site.open_answers.draining:
+        if end < 4 or self.unsent() or not self.persistent or self.site.open_answers.draining:
             return False
         request = data if end - start == len(data) else data[start:end]
         answer = self.site.hot_path.answer(request, self._log_answer)
         if answer is None:
             return False
-        sent = answer.send(self._socket)
-        for part in (*answer.head, answer.body):
-            if sent < len(part):
-                self.transport.write(bytes(part[sent:]))
-            sent = max(0, sent - len(part))
+        self.leave((*answer.head, answer.body), answer.send(self.socket))
         if answer.file is not None:
             answer.file.close()
         return True
-
-    def _unsent(self) -> bool:
-        """Whether the transport has bytes to send, which ours must not overtake. (It has no public word for that.)"""
-        return bool(self.transport.dataBuffer or self.transport._tempDataBuffer)
