@@ -14,8 +14,10 @@ from twisted.internet.task import react
 from ocpproxy import __version__, leases
 from ocpproxy.config import BadConfiguration, Settings
 from ocpproxy.database import DatabaseAway
+from ocpproxy.gateway import keeping
 from ocpproxy.metrics import Metrics
-from ocpproxy.service import InTurn, keeping, load
+from ocpproxy.running import InTurn
+from ocpproxy.service import load
 
 _INDEX_WITHIN = 15.0
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from operator import add
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric, SummaryMetricFamily
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -74,3 +78,60 @@ class Metrics:
         )
         self.loop_lag = LoopLag()
         registry.register(self.loop_lag)
+
+    def text(self) -> bytes:
+        """All of them in the text form of Prometheus."""
+        return generate_latest(self.registry)
+
+
+# -- several processes
+
+
+_HIGHEST = {"ocpproxy_cache_tiles", "ocpproxy_cache_bytes"}
+"""Gauges of what all processes share: each has looked at its own time."""
+_LOWEST = {"ocpproxy_index_up"}
+_COUNTED = {"counter", "histogram"}
+
+
+def merged(texts: Iterable[bytes], dead: bytes = b"") -> bytes:
+    """One text of the metrics of several processes.
+
+    Counts are added up, gauges of what each has for itself too; of what they share, and of quantiles, the worst counts.
+
+    :param dead: the counts of processes that are no more (`retired`).
+    """
+    families: dict[str, Metric] = {}
+    samples: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+    for text in (*texts, dead):
+        for family in text_string_to_metric_families(text.decode()):
+            families.setdefault(family.name, family)
+            values = samples.setdefault(family.name, {})
+            for sample in family.samples:
+                key = (sample.name, tuple(sorted(sample.labels.items())))
+                values[key] = _join(family.name, sample)(values[key], sample.value) if key in values else sample.value
+    for name, family in families.items():
+        family.samples = [Sample(sample, dict(labels), value) for (sample, labels), value in samples[name].items()]
+    return generate_latest(_Collected(list(families.values())))
+
+
+def retired(dead: bytes, text: bytes) -> bytes:
+    """The counts of dead processes, and of another one that has just died."""
+    counts = [family for family in text_string_to_metric_families(text.decode()) if family.type in _COUNTED]
+    return merged([dead, generate_latest(_Collected(counts))])
+
+
+def _join(family: str, sample: Sample) -> Callable[[float, float], float]:
+    if family in _LOWEST or sample.name.endswith("_created"):
+        return min
+    return max if family in _HIGHEST or "quantile" in sample.labels else add
+
+
+@dataclass(frozen=True)
+class _Collected:
+    """Families, as `generate_latest` wants to have them."""
+
+    families: list[Metric]
+
+    def collect(self) -> Iterable[Metric]:
+        """They."""
+        return self.families

@@ -19,7 +19,9 @@ from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from ocpproxy import config, service
+from ocpproxy import config, gateway
+from ocpproxy.metrics import Metrics
+from ocpproxy.running import Listening
 from ocpproxy.web.channel import PromptChannel
 from ocpproxy.web.hot import HotChannel
 from tests import ocpserver
@@ -70,13 +72,13 @@ class HotCase(TestCase):
             f"[cache]\ndirectory = cache\nmemory = {self.memory}\n[index]\nurl = sqlite:///index.sqlite\n"
             f"[upstream]\nurl = http://127.0.0.1:{port.getHost().port}\n"
         )
-        self.gateway = service.make_gateway(config.parse(text, self.place, os.environ), reactor)
+        self.gateway = gateway.make_gateway(config.parse(text, self.place, os.environ), reactor, Metrics())
         self.gateway.privilegedStartService()
         self.gateway.startService()
         self.addCleanup(self.stop)
-        listening = next(part for part in self.gateway if isinstance(part, service.Listening))
-        self.port = listening._ports[0].getHost().port
-        self.site: Any = listening._site
+        listening = next(part for part in self.gateway if isinstance(part, Listening))
+        self.port = listening.ports[0].getHost().port
+        self.site: Any = listening._factory
         self.store = next(part for part in self.gateway if hasattr(part, "used"))
         for target in TARGETS:
             await deferToThread(self.ask, b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target)

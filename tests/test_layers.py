@@ -16,7 +16,7 @@ RINGS = (
     ("upstream", "store", "leases", "descriptions", "database", "dialect", "schema", "pool"),
     ("cache", "hits", "memory", "cutouts", "onefetch", "catalogue", "retouching", "reclaim"),
     ("web",),
-    ("service", "cli"),
+    ("service", "cli", "gateway", "running", "workers"),
 )
 """From the words at the bottom to the wiring at the top."""
 WITHIN = {
@@ -44,7 +44,11 @@ WITHIN = {
     ("retouching", "catalogue"),
     ("catalogue", "onefetch"),
     ("reclaim", "onefetch"),
-    ("cli", "service"),
+    ("gateway", "running"),
+    ("workers", "running"),
+    ("workers", "gateway"),
+    *(("service", room) for room in ("running", "gateway", "workers")),
+    *(("cli", room) for room in ("running", "gateway", "service")),
 }
 """The arrows inside a ring."""
 PACKAGE = Path(ocpproxy.__file__).parent
@@ -99,7 +103,7 @@ class LayerTests(SynchronousTestCase):
                 self.assertEqual(first & {"twisted", "treq", "pymysql", "sqlite3", "socket", "time"}, set(), path)
 
     def test_reactor_only_in_the_wiring(self) -> None:
-        """The real reactor is imported in service and cli only."""
+        """The real reactor is imported in the wiring only."""
         for path in self.modules():
             if room(path) not in RINGS[-1]:
                 self.assertNotIn("twisted.internet.reactor", imports(path), path)

@@ -13,8 +13,11 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from ocpproxy import config, service
+from ocpproxy import config
+from ocpproxy import gateway as gateway_module
 from ocpproxy.cache import TileCache
+from ocpproxy.metrics import Metrics
+from ocpproxy.running import InTurn, Listening
 from ocpproxy.store import account
 from tests import ocpserver
 from tests.daemons import DaemonCase
@@ -319,7 +322,7 @@ class HitTests(DaemonCase):
         path = self.configure(self.serve(service_), cache_memory="0")
         for memory, opens in (("0", 1), ("64", 0)):
             text = path.read_text().replace("memory = 0", f"memory = {memory}")
-            gateway = service.make_gateway(config.parse(text, self.place, os.environ), reactor)
+            gateway = gateway_module.make_gateway(config.parse(text, self.place, os.environ), reactor, Metrics())
             gateway.privilegedStartService()
             gateway.startService()
             try:
@@ -329,10 +332,10 @@ class HitTests(DaemonCase):
                 store = next(part for part in gateway if hasattr(part, "used"))
                 store._database.close()  # type: ignore[attr-defined]
 
-    async def count(self, gateway: service.InTurn, opens: int) -> None:
+    async def count(self, gateway: InTurn, opens: int) -> None:
         """Count opens and interactions of a hit."""
-        listening = next(part for part in gateway if isinstance(part, service.Listening))
-        port = listening._ports[0].getHost().port  # type: ignore[attr-defined]
+        listening = next(part for part in gateway if isinstance(part, Listening))
+        port = listening.ports[0].getHost().port  # type: ignore[attr-defined]
         store = next(part for part in gateway if hasattr(part, "used"))
         database = store._database  # type: ignore[attr-defined]
         url = f"http://127.0.0.1:{port}/kat/3/0_0_0.png"

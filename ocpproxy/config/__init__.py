@@ -24,6 +24,7 @@ from ocpproxy.config.settings import (
     IndexUrl,
     ServerSettings,
     Settings,
+    Source,
     UpstreamSettings,
 )
 from ocpproxy.stack import Look
@@ -197,6 +198,12 @@ def parse(text: str, here: Path, environ: Mapping[str, str]) -> Settings:
     cache = read_["cache"]
     if {"reclaim_to", "reclaim_above"} <= cache.keys() and cache["reclaim_to"] > cache["reclaim_above"]:
         faults.append(Fault("cache", "reclaim_to", f"{cache['reclaim_to']:g}", "no more than reclaim_above"))
+    server = read_["server"]
+    if server.get("workers", 1) > 1:
+        for line in server.get("listen", ()):
+            if not re.match(r"tcp6?:|systemd:domain=INET6?:", line):
+                expected = "tcp or systemd:domain=INET sockets, which several workers can share, or workers = 1"
+                faults.append(Fault("server", "listen", line, expected))
     if faults:
         raise BadConfiguration(faults)
 
@@ -214,11 +221,12 @@ def parse(text: str, here: Path, environ: Mapping[str, str]) -> Settings:
         return DatasetSettings(upstream, said["token"], look)
 
     return Settings(
-        ServerSettings(**read_["server"]),
+        ServerSettings(**server),
         CacheSettings(**cache),
         IndexSettings(**read_["index"]),
         UpstreamSettings(**read_["upstream"]),
         {token: dataset(said) for token, said in datasets.items()},
+        Source(text, here),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ocpproxy.stack import Look
@@ -84,6 +84,14 @@ class DatasetSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """What settings were read from: its text, and the directory that relative paths are relative to."""
+
+    text: str
+    here: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """A whole configuration."""
 
@@ -92,3 +100,4 @@ class Settings:
     index: IndexSettings
     upstream: UpstreamSettings
     datasets: Mapping[str, DatasetSettings]
+    source: Source = field(compare=False)

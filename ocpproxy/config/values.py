@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -99,9 +100,11 @@ def endpoints(text: str, _: Path) -> tuple[str, ...]:
 
 def workers(text: str, _: Path) -> int:
     """How many processes."""
-    if text != "1":
-        raise Bad("1: this version serves from one process (several daemons may share one cache and index)")
-    return 1
+    if text == "auto":
+        return os.cpu_count() or 1
+    if not re.fullmatch(r"\d{1,3}", text) or not 1 <= int(text) <= 256:
+        raise Bad("auto, for one a core, or a whole number from 1 to 256")
+    return int(text)
 
 
 def http_url(text: str, _: Path) -> str:

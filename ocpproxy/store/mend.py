@@ -191,9 +191,14 @@ class Mender:
             await self._settle_idle(missing)
 
 
-async def keep_mended(mender: Mender, store: TileStore, database: Database, clock: IReactorTime) -> None:
-    """All of it once the index is there; then what other processes leave when they die, and what overflowed."""
-    swept = False
+async def keep_mended(
+    mender: Mender, store: TileStore, database: Database, clock: IReactorTime, *, sweeps: bool
+) -> None:
+    """All of it once the index is there; then what other processes leave when they die, and what overflowed.
+
+    :param sweeps: whether it is for this process to sweep at the start: among workers it is for one.
+    """
+    swept = not sweeps
     while True:
         await database.wait_up()
         try:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.resource import IResource, Resource
+from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from ocpproxy import __version__
@@ -34,6 +35,8 @@ class State:
     index_up: Callable[[], bool]
     writable: Callable[[], Awaitable[None]]
     """Proves that tiles can be stored; raises OSError."""
+    metrics: Callable[[], Awaitable[bytes]]
+    """In the text form of Prometheus."""
 
 
 class Pages:
@@ -80,6 +83,11 @@ td,th{{text-align:left;padding:.2em 1em .2em 0}}</style>
         index = "" if self._state.index_up() else "; the index database is away: its account catches up later"
         return answers.text(200, "ready" + index)
 
+    async def metrics(self, request: Request) -> Reply:
+        """What Prometheus scrapes."""
+        headers = {b"content-type": CONTENT_TYPE.encode(), b"cache-control": b"no-store"}
+        return Reply(200, await self._state.metrics(), headers)
+
     async def export(self, request: Request) -> Reply:
         """What CATMAID's importer reads: a list of projects, one a dataset that can be described in time."""
         known = await self._known(self._catalogue.tokens())
@@ -115,13 +123,13 @@ td,th{{text-align:left;padding:.2em 1em .2em 0}}</style>
 class Root(Resource):
     """The tree: a few names of its own, everything else is behind a token."""
 
-    def __init__(self, pages: Pages, metrics: IResource, tokens: TokenResource) -> None:
+    def __init__(self, pages: Pages, tokens: TokenResource) -> None:
         super().__init__()
         self._tokens = tokens
         self.putChild(b"", Page(pages.index))
         self.putChild(b"healthz", Page(pages.healthz))
         self.putChild(b"readyz", Page(pages.readyz))
-        self.putChild(b"metrics", metrics)
+        self.putChild(b"metrics", Page(pages.metrics))
         projects = _Projects(tokens)
         projects.putChild(b"", Page(pages.projects))
         projects.putChild(b"export", Page(pages.export))

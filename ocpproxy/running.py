@@ -1,0 +1,167 @@
+"""Services that only start and stop something: the parts of a daemon that are the same whatever it does."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import CancelledError, Deferred, gatherResults, maybeDeferred
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.web.client import HTTPConnectionPool
+
+from ocpproxy.metrics import Metrics
+
+_LAG_EVERY = 0.1
+_CLOSE_WITHIN = 1.0
+
+
+class InTurn(MultiService):
+    """Services that start from the first to the last, and stop from the last to the first, each waited for."""
+
+    _log = Logger()
+
+    def stopService(self) -> Deferred[None]:
+        """Stop them; one that fails does not keep the others from stopping."""
+        Service.stopService(self)
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        for service in reversed(list(self)):
+            try:
+                await maybeDeferred(service.stopService)
+            except Exception:
+                self._log.failure("while stopping {service}", service=service)
+
+
+class Listening(Service):
+    """The sockets."""
+
+    _log = Logger()
+
+    def __init__(self, endpoints: Sequence[IStreamServerEndpoint], factory: Any) -> None:
+        self._endpoints = endpoints
+        self._factory = factory
+        self.ports: list[IListeningPort] = []
+
+    def privilegedStartService(self) -> None:
+        """Listen, while a port below 1024 may still be opened.
+
+        :raises CannotListenError: the daemon does not start without one of its sockets.
+        """
+        for endpoint in self._endpoints:
+            failed: list[Any] = []
+            endpoint.listen(self._factory).addCallbacks(self._opened, failed.append)
+            if failed:
+                failed[0].raiseException()
+
+    def _opened(self, port: IListeningPort) -> None:
+        self.ports.append(port)
+
+    def startService(self) -> None:
+        """Say where."""
+        super().startService()
+        for port in self.ports:
+            self._log.info("ocpproxy answers at {where}", where=address(port))
+
+    def stopService(self) -> Deferred[Any]:
+        """Take no more connections."""
+        super().stopService()
+        return gatherResults([maybeDeferred(port.stopListening) for port in self.ports])
+
+
+def address(port: IListeningPort) -> str:
+    """Where a socket listens, as people say it."""
+    host = port.getHost()
+    return f"http://{host.host}:{host.port}/" if isinstance(host, (IPv4Address, IPv6Address)) else str(host)
+
+
+class Background(Service):
+    """A coroutine that runs as long as the service does."""
+
+    _log = Logger()
+
+    def __init__(self, work: Any) -> None:
+        self._work = work
+        self._running: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        """Begin."""
+        super().startService()
+        self._running = Deferred.fromCoroutine(self._work())
+        self._running.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        self._running.addErrback(lambda failure: self._log.failure("in the background", failure))
+
+    def stopService(self) -> Deferred[None] | None:
+        """Cancel it, and wait for its end."""
+        super().stopService()
+        if self._running is not None:
+            self._running.cancel()
+        return self._running
+
+
+class CleanExit(Service):
+    """Makes TERM end the daemon with exit code 0.
+
+    twistd stops on TERM too, but then kills itself with the same signal, which a supervisor sees as a death.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._stopping = False
+
+    def startService(self) -> None:
+        """Take TERM over, once the reactor has set its own handlers."""
+        super().startService()
+        self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._term)
+
+    def _term(self, number: int, frame: FrameType | None) -> None:
+        if not self._stopping:  # another TERM does not stop it any faster
+            self._stopping = True
+            self._reactor.callFromThread(self._reactor.stop)
+
+
+class LagProbe(Service):
+    """Samples how late the event loop is."""
+
+    def __init__(self, reactor: Any, metrics: Metrics) -> None:
+        self._reactor = reactor
+        self._metrics = metrics
+        self._due = 0.0
+        self._loop = LoopingCall(self._sample)
+
+    def startService(self) -> None:
+        """Begin."""
+        super().startService()
+        self._due = self._reactor.seconds() + _LAG_EVERY
+        self._timer = self._reactor.callLater(_LAG_EVERY, self._sample)
+
+    def stopService(self) -> None:
+        """End."""
+        super().stopService()
+        self._timer.cancel()
+
+    def _sample(self) -> None:
+        now = self._reactor.seconds()
+        self._metrics.loop_lag.observe(max(0.0, now - self._due))
+        self._due = now + _LAG_EVERY
+        self._timer = self._reactor.callLater(_LAG_EVERY, self._sample)
+
+
+class Connections(Service):
+    """The idle connections to upstreams."""
+
+    def __init__(self, pool: HTTPConnectionPool, reactor: Any) -> None:
+        self._pool = pool
+        self._reactor = reactor
+
+    def stopService(self) -> Deferred[None]:
+        """Close them."""
+        super().stopService()
+        closed: Deferred[None] = self._pool.closeCachedConnections()
+        return closed.addTimeout(_CLOSE_WITHIN, self._reactor, lambda *_: None)  # a TLS peer may never say good-bye
