@@ -102,6 +102,9 @@ class Stage:
 
     place: Path
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    listeners: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    """The server at each port."""
+    at_the_end: list[Callable[[], object]] = field(default_factory=list)
 
     def run(self, command: Sequence[object], name: str, **environ: str) -> subprocess.Popen[bytes]:
         """Start a server; what it says is in a file of that name."""
@@ -117,6 +120,11 @@ class Stage:
         process.terminate()
         process.wait(60)
         self.running.remove(process)
+
+    def processor_seconds(self, port: int) -> float:
+        """What the server at a port, with all its processes, has spent until now; only listeners of ours are known."""
+        listeners = {self.listeners[port].pid} if port in self.listeners else set()
+        return sum(_spent(pid) for pid in _family(listeners))
 
     def gateway(self, name: str = "gateway", **options: str) -> tuple[int, subprocess.Popen[bytes]]:
         """The gateway with ``section_option = value`` for each that is said; its port and process."""
@@ -139,8 +147,10 @@ class Stage:
         wait_for(lambda: re.search(r"answers at http://127.0.0.1:\d+", log.read_text()) or process.poll() is not None)
         if process.poll() is not None:
             raise SystemExit(log.read_text())
-        (port,) = re.findall(r"answers at http://127.0.0.1:(\d+)", log.read_text())
-        return int(port), process
+        wait_for(lambda: log.read_text().count(" is ready") >= int(said["server"].get("workers", "1")))
+        port = int(re.findall(r"answers at http://127.0.0.1:(\d+)", log.read_text())[0])
+        self.listeners[port] = process
+        return port, process
 
     def origin(self, *arguments: str) -> int:
         """An Open Connectome server with ready-made cutouts (`benchmarks.origin`); its port."""
@@ -162,7 +172,7 @@ class Stage:
             f"keepalive_requests 1000000000; types {{ image/png png; }} {temporary}"
             f"server {{ listen 127.0.0.1:{port}; root {root}; }} }}"
         )
-        self.run([program, "-c", place / "nginx.conf"], "nginx")
+        self.listeners[port] = self.run([program, "-c", place / "nginx.conf"], "nginx")
         wait_for(lambda: answers(port))
         return port
 
@@ -173,7 +183,7 @@ class Stage:
             return None
         port = free_port()
         where = ["-n", self.place / "varnish", "-a", f"127.0.0.1:{port}", "-b", f"127.0.0.1:{behind}"]
-        self.run([program, "-F", *where, "-s", "malloc,1G", "-t", "3600"], "varnish")
+        self.listeners[port] = self.run([program, "-F", *where, "-s", "malloc,1G", "-t", "3600"], "varnish")
         wait_for(lambda: answers(port))
         return port
 
@@ -196,7 +206,8 @@ class Stage:
             f"application = make_wsgi_app({str(self.place / 'mapproxy.yaml')!r})\n"
         )
         threads = ["-w2", "-k", "gthread", "--threads=32", "--keep-alive=60"]
-        self.run([programs / "gunicorn", *threads, "-b", f"127.0.0.1:{port}", "mapproxy_app:application"], "mapproxy")
+        command = [programs / "gunicorn", *threads, "-b", f"127.0.0.1:{port}", "mapproxy_app:application"]
+        self.listeners[port] = self.run(command, "mapproxy")
         wait_for(lambda: answers(port))
         return port
 
@@ -210,6 +221,21 @@ class Stage:
             "request = function() n = n % #paths + 1; return wrk.format('GET', paths[n]) end\n"
         )
         return script
+
+
+def _family(pids: set[int]) -> set[int]:
+    """Processes, and all that they have spawned."""
+    found = set(pids)
+    for pid in pids:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        found |= _family(set(map(int, children)))
+    return found
+
+
+def _spent(pid: int) -> float:
+    """Seconds of processor time."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def answers(port: int) -> bool:
@@ -237,6 +263,8 @@ def stage() -> Iterator[Stage]:
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
+        for call in made.at_the_end:
+            call()
         shutil.rmtree(place, ignore_errors=True)
 
 

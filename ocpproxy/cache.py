@@ -17,11 +17,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredQueue, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -30,8 +29,9 @@ from ocpproxy.address import TileAddress
 from ocpproxy.catalogue import Catalogue, Known, Source
 from ocpproxy.cutouts import Cutouts
 from ocpproxy.database import DatabaseAway
-from ocpproxy.hits import Answer, Hits, Ready, Result, ready
-from ocpproxy.imagery import Voxels, draw, png
+from ocpproxy.filling import Filling
+from ocpproxy.hits import Answer, Hits, Ready, Result
+from ocpproxy.imagery import png
 from ocpproxy.onefetch import Flight, Lease, OneFetch
 from ocpproxy.pool import InThread
 from ocpproxy.stack import Cuboid, Stack, Tile
@@ -41,9 +41,6 @@ from ocpproxy.upstream import OutOfRange, UnknownToken, Upstream, UpstreamBusy, 
 _LOOK_EVERY = (0.01, 0.05)
 """Seconds between looks for another process's files: first, and at most."""
 _ASK_LEASE_EVERY = 0.25
-_AHEAD_AT_ONCE = 4
-"""Tiles that nobody waits for, made by one thread at a time: two milliseconds' work."""
-_DRAWN = object()
 
 
 class Store(Protocol):
@@ -172,7 +169,10 @@ class TileCache(Service):
             self._catalogue.refresh(cuboid.stack.dataset.token)  # what is known of it is out of date
             raise
         flight.mark_arriving()
-        await self._fill(flight, voxels)
+        filling = Filling(flight, voxels, self._render, self._render_ahead, self._clock.seconds)
+        async with filling:
+            async for made in filling.pictures():
+                await self._keep(made)
 
     @asynccontextmanager
     async def _turn(self, source: Source) -> AsyncIterator[None]:
@@ -220,51 +220,6 @@ class TileCache(Service):
             if found is not None:
                 flight.deliver(tile, Answer(found.ready, result))
 
-    async def _fill(self, flight: Flight[Cuboid, Tile, Answer], voxels: list[Voxels | None]) -> None:
-        """Make all tiles of the cuboid, those that somebody waits for first, and store meanwhile what is made.
-
-        The others are begun when the first have been answered, and a few at a time: sending needs the processor too.
-        """
-        tiles = flight.key.tiles()
-        left = dict.fromkeys(tiles)
-        made: DeferredQueue[Any] = DeferredQueue()  # lists of tiles and pictures, or a Failure
-        work: set[Deferred[None]] = set()
-
-        def begin(lane: InThread, some: list[Tile]) -> None:
-            making: Deferred[None] = lane(_draw, flight.key, voxels, left, some).addCallback(deliver)
-            work.add(making)
-            making.addErrback(made.put)
-            making.addCallback(lambda _: ended(making))
-
-        def deliver(pictures: list[tuple[Tile, bytes]]) -> None:
-            for tile, picture in pictures:
-                flight.deliver(tile, Answer(ready(tile, picture, self._clock.seconds()), Result.MISS))
-            made.put(pictures)
-
-        def ended(making: Deferred[None]) -> None:
-            work.remove(making)
-            go_on()
-
-        def go_on() -> None:
-            if left and not work:
-                begin(self._render_ahead, list(islice(left, _AHEAD_AT_ONCE)))
-
-        flight.tell_asked(lambda tile: begin(self._render, [tile]))
-        go_on()
-        try:
-            kept = 0
-            while kept < len(tiles):
-                some = await made.get()
-                while made.pending:
-                    some = some + await made.get()
-                if some:
-                    await self._keep(some)
-                    kept += len(some)
-        finally:
-            left.clear()
-            for one in list(work):
-                one.cancel()
-
     async def _keep(self, made: list[tuple[Tile, bytes]]) -> None:
         wanted = Usage(len(made), sum(len(picture) for _, picture in made))
         async with self._room.room(wanted) as granted:
@@ -281,13 +236,6 @@ class TileCache(Service):
                     count=len(made) - len(kept),
                     all=len(made),
                 )
-
-
-def _draw(
-    cuboid: Cuboid, voxels: list[Voxels | None], left: dict[Tile, None], some: list[Tile]
-) -> list[tuple[Tile, bytes]]:
-    """The pictures of those of the tiles that are still left, which they are not any more. (In a thread.)"""
-    return [(tile, draw(cuboid, voxels, tile)) for tile in some if left.pop(tile, _DRAWN) is not _DRAWN]
 
 
 def _find(known: Known, address: TileAddress) -> tuple[Stack, Tile | None]:

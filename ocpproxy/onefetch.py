@@ -63,7 +63,7 @@ class Flight(Generic[K, I, R]):
         self._waiting: dict[I, list[Deferred[R]]] = {}
         self._delivered: dict[I, R] = {}
         self._heralds: list[Callable[[], None]] = []
-        self._asked: Callable[[I], None] = lambda item: None
+        self._asked: Callable[[I], None] | None = None
         self.course: Deferred[None] | None = None
 
     def awaited(self) -> list[I]:
@@ -77,11 +77,12 @@ class Flight(Generic[K, I, R]):
         for herald in heralds:
             herald()
 
-    def tell_asked(self, asked: Callable[[I], None]) -> None:
-        """Call it for each item that somebody waits for, now or from now on, when the first one does."""
+    def tell_asked(self, asked: Callable[[I], None] | None) -> None:
+        """Call it for each item that somebody waits for, now or from now on, when the first one does; None ends it."""
         self._asked = asked
         for item in self.awaited():
-            asked(item)
+            if asked is not None:
+                asked(item)
 
     def tell(self, herald: Callable[[], None]) -> None:
         """Call it when the flight is arriving, or now if it is."""
@@ -113,7 +114,7 @@ class Flight(Generic[K, I, R]):
         waiting: Deferred[R] = Deferred(leave)
         crowd = self._waiting.setdefault(item, [])
         crowd.append(waiting)
-        if len(crowd) == 1:
+        if len(crowd) == 1 and self._asked is not None:
             self._asked(item)
         return waiting
 

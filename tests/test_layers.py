@@ -14,7 +14,7 @@ import ocpproxy
 RINGS = (
     ("address", "geometry", "stack", "imagery", "config", "metrics"),
     ("upstream", "store", "leases", "descriptions", "database", "dialect", "schema", "pool"),
-    ("cache", "hits", "memory", "cutouts", "onefetch", "catalogue", "retouching", "reclaim"),
+    ("cache", "filling", "hits", "memory", "cutouts", "onefetch", "catalogue", "retouching", "reclaim"),
     ("web",),
     ("service", "cli", "gateway", "running", "workers"),
 )
@@ -33,6 +33,9 @@ WITHIN = {
     *((room, "database") for room in ("store", "leases", "descriptions")),
     *((room, "pool") for room in ("store", "upstream")),
     ("cache", "hits"),
+    ("cache", "filling"),
+    ("filling", "hits"),
+    ("filling", "onefetch"),
     ("hits", "memory"),
     ("hits", "catalogue"),
     ("cache", "onefetch"),

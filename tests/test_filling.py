@@ -1,0 +1,163 @@
+"""From voxels to tiles: what is awaited goes first, and nothing of it stays in memory."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock, deferLater
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from ocpproxy.address import ImageBase
+from ocpproxy.filling import Filling, Pictures
+from ocpproxy.geometry import Channel, Dataset, Level, Plane
+from ocpproxy.hits import Answer
+from ocpproxy.onefetch import Flight, OneFetch
+from ocpproxy.pool import Lane, Pool
+from ocpproxy.stack import Cuboid, Stack, Tile
+
+LEVEL = Level((512, 512, 16), (0, 0, 0), (512, 512, 16))
+STACK = Stack.of(Dataset("t", {0: LEVEL}, (Channel("image", "image", "uint8"),), "image"), ImageBase("t", Plane.XY, ()))
+
+
+def tile(slice_: int) -> Tile:
+    """A tile of the one cuboid."""
+    return Tile(STACK.name, 0, 0, slice_, 0, 0)
+
+
+class Bench:
+    """A lane whose work is done when it is told so."""
+
+    def __init__(self) -> None:
+        self.queued: list[tuple[Callable[[], Any], Deferred[Any]]] = []
+
+    def __call__(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        """Queue."""
+        done: Deferred[Any] = Deferred()
+        self.queued.append((lambda: work(*args), done))
+        return done
+
+    def do(self) -> None:
+        """Do the next piece."""
+        work, done = self.queued.pop(0)
+        try:
+            result = work()
+        except Exception:
+            done.errback(Failure())
+        else:
+            done.callback(result)
+
+
+class FillingTests(SynchronousTestCase):
+    """On benches that wait."""
+
+    def setUp(self) -> None:
+        """One flight in the air, whose voxels are there."""
+        self.soon, self.ahead = Bench(), Bench()
+        self.voxels: Any = np.random.default_rng(1).integers(0, 256, (16, 512, 512), np.uint8)
+        self.kept: list[Pictures] = []
+        self.fetches: OneFetch[Cuboid, Tile, Answer] = OneFetch(self.fly, Clock())
+
+    async def fly(self, flight: Flight[Cuboid, Tile, Answer]) -> None:
+        """Fill."""
+        filling = Filling(flight, [self.voxels], self.soon, self.ahead, lambda: 0.0)
+        self.voxels = None
+        async with filling:
+            async for made in filling.pictures():
+                self.kept.append(made)
+
+    def join(self, slice_: int) -> Deferred[Answer]:
+        """Wait for a slice."""
+        return self.fetches.join(STACK.cuboid(tile(0)), tile(slice_))
+
+    def test_awaited_first(self) -> None:
+        """The awaited are rendered first, each by itself; the others only when those have been answered."""
+        first, second = self.join(9), self.join(3)
+        self.assertEqual((len(self.soon.queued), len(self.ahead.queued)), (2, 0))
+        self.soon.do()
+        self.assertTrue(first.called)
+        self.assertEqual((second.called, len(self.ahead.queued)), (False, 0))
+        self.soon.do()
+        self.assertTrue(second.called)
+        self.assertEqual(len(self.ahead.queued), 1)
+        while self.ahead.queued:
+            self.assertEqual(len(self.ahead.queued), 1)
+            self.ahead.do()
+        made = [one for some in self.kept for one, _ in some]
+        self.assertEqual(made[:2], [tile(9), tile(3)])
+        self.assertEqual(sorted(made), [tile(n) for n in range(16)])
+        self.assertEqual(len(self.fetches), 0)
+
+    def test_asked_for_meanwhile(self) -> None:
+        """Who comes while the others wait for a thread does not wait with them; nothing is made twice."""
+        self.join(0)
+        self.soon.do()
+        (work,) = self.ahead.queued
+        late = self.join(2)
+        self.assertEqual(len(self.soon.queued), 1)
+        self.soon.do()
+        self.assertTrue(late.called)
+        self.assertIs(self.ahead.queued[0], work)
+        self.assertEqual(len(self.ahead.queued), 1)
+        early = self.join(0)
+        self.assertTrue(early.called, "delivered already")
+        self.assertEqual(self.soon.queued, [])
+        while self.ahead.queued:
+            self.ahead.do()
+        made = [one for some in self.kept for one, _ in some]
+        self.assertEqual((len(made), len(set(made))), (16, 16))
+
+    def test_failure(self) -> None:
+        """A render that fails reaches everyone who waits, and the flight ends."""
+        self.voxels = np.zeros((1, 1, 1), np.uint8)
+        waiting = self.join(9)
+        self.soon.do()
+        self.failureResultOf(waiting, IndexError)
+        self.assertEqual(len(self.fetches), 0)
+
+    def test_nothing_stays(self) -> None:
+        """Without a garbage collector the voxels and pictures go when the flight has ended."""
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        voxels = weakref.ref(self.voxels)
+        self.join(0).addCallback(lambda _: None)
+        self.soon.do()
+        self.join(5).addCallback(lambda _: None)
+        self.soon.do()
+        while self.ahead.queued:
+            self.ahead.do()
+        self.assertEqual(len(self.fetches), 0)
+        self.assertIsNone(voxels())
+
+
+class PoolTests(TestCase):
+    """Threads with lanes."""
+
+    async def test_lanes(self) -> None:
+        """What is awaited overtakes what is not; what is in hand is bounded; cancelled work is not begun."""
+        pool = Pool(reactor, 1, "test")
+        done: list[str] = []
+        doing = [pool.lane(Lane.AHEAD)(done.append, f"ahead {n}") for n in range(3)]  # two of them are in hand
+        doing.append(pool.run(done.append, "arrived"))
+        doing.append(pool.lane(Lane.AWAITED)(done.append, "awaited"))
+        left = pool.lane(Lane.AWAITED)(done.append, "cancelled")
+        left.addErrback(lambda _: None)
+        self.assertEqual(pool.queued(), 5)
+        left.cancel()
+        self.assertEqual(pool.queued(), 4)
+        pool.startService()
+        for one in doing:
+            await one
+        self.assertEqual(done, ["ahead 0", "ahead 1", "awaited", "arrived", "ahead 2"])
+        failing = pool.run(lambda: 1 // 0)
+        await self.assertFailure(failing, ZeroDivisionError)
+        self.assertEqual(pool.queued(), 0)
+        pool.stopService()
+        await deferLater(reactor, 0)
