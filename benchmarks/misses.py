@@ -86,7 +86,7 @@ def gateway_before(on: Stage, form: str, delay: str = "0", **options: str) -> tu
     upstream = {"upstream_type": "ocp", "upstream_url": f"http://127.0.0.1:{origin}", "upstream_format": form}
     name = f"gateway{origin}"
     place = {"cache_directory": f"cache{origin}", "index_url": f"sqlite:///index{origin}.sqlite"}
-    port, _ = on.gateway(name, **upstream, **place, **options)
+    port, _ = on.gateway(name, **{**upstream, **place, **options})
     get(port, "/kat/")
     return port, origin
 

@@ -2,7 +2,7 @@
 
     python benchmarks/origin.py PORT [npz|blosc] [delay in seconds]
 
-The volume (token ``kat``) has 20,480 x 20,480 x 1,024 voxels in one level, cubes of 512 x 512 x 16, and shows the
+The volume (token ``kat``) has 20,480 x 20,480 x 4,096 voxels in one level, cubes of 512 x 512 x 16, and shows the
 demo's tissue over and over. ``/asked`` tells how many cutouts have been asked for.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 from ocpproxy.geometry import Box
 from ocpproxy.upstream.demo import tissue
 
-SIZE = (20480, 20480, 1024)
+SIZE = (20480, 20480, 4096)
 INFO = {
     "channels": {
         "image": {

@@ -36,7 +36,7 @@ from ocpproxy.metrics import Metrics
 from ocpproxy.pool import InThread, Lane, Pool
 from ocpproxy.reclaim import Limits, Reclaimer
 from ocpproxy.retouching import Retouching
-from ocpproxy.running import Background, Connections, InTurn, LagProbe, Listening
+from ocpproxy.running import Background, Connections, InTurn, LagProbe, Listening, QuickTurns
 from ocpproxy.stack import PLAIN, Look
 from ocpproxy.store import TileStore
 from ocpproxy.store.mend import Mender, Report, keep_mended
@@ -189,6 +189,7 @@ def make_gateway(settings: Settings, reactor: Any, metrics: Metrics, post: Post 
     site = GatewaySite(root, hot_path, open_answers, reactor, access_log=settings.server.access_log)
     gateway = InTurn()
     for part in (
+        QuickTurns(),
         renders,
         *kept.services(),
         LagProbe(reactor, metrics),

@@ -27,8 +27,10 @@ from ocpproxy.onefetch import Lease
 from ocpproxy.store import Usage
 
 LEASE = "reclaim"
-_SLICE = 250
-"""Tiles in one transaction."""
+_SLICE = 100
+"""Tiles in one transaction: some 10 ms' work."""
+_REST = 0.02
+"""Seconds between slices, so that hits do not notice: 3,000 tiles a second go, several times what fetches bring."""
 _PATIENCE = 5.0
 """Seconds that somebody who wants to store waits for room."""
 _PAUSE = 0.05
@@ -208,6 +210,8 @@ class Reclaimer(Service):
                 usage = self._account.usage
                 if not removed.tiles or (usage.tiles <= keep.tiles and usage.bytes <= keep.bytes):
                     return True  # as far as the account goes; what is stored meanwhile is for the next turn
+                if self._wanted == Usage():  # nobody waits for room, and others want the processor
+                    await deferLater(self._clock, _REST)
             return False
         finally:
             await self._lease.give_back(LEASE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any
@@ -124,6 +125,27 @@ class CleanExit(Service):
         if not self._stopping:  # another TERM does not stop it any faster
             self._stopping = True
             self._reactor.callFromThread(self._reactor.stop)
+
+
+class QuickTurns(Service):
+    """Lets the event loop have the interpreter back soon.
+
+    A thread that wants the interpreter's lock waits 5 ms before it asks for it, each time: with threads busy on
+    rows or pixels, that is what most late hits wait for. A tenth of that costs the threads a percent or so.
+    """
+
+    _INTERVAL = 0.0005
+
+    def startService(self) -> None:
+        """From now on."""
+        super().startService()
+        self._before = sys.getswitchinterval()
+        sys.setswitchinterval(self._INTERVAL)
+
+    def stopService(self) -> None:
+        """As it was."""
+        super().stopService()
+        sys.setswitchinterval(self._before)
 
 
 class LagProbe(Service):

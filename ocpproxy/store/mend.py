@@ -14,10 +14,10 @@ and are left to it.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -31,14 +31,30 @@ from ocpproxy.store.files import BrokenTile
 from ocpproxy.store.journal import DeadJournal
 from ocpproxy.store.keys import Key
 
-_AT_ONCE = 500
+_AT_ONCE = 200
+_REST = 0.02
+"""Seconds between two pieces of a sweep that nobody waits for: with it, hits do not notice."""
 _RECOVER_EVERY = 30.0
 _AGAIN_AFTER = 5.0
 """Seconds after the index has gone away in the middle."""
 _TEMPORARY = re.compile(r".*\.([\w.-]+)\.tmp")
 
+Rest = Callable[[None], Deferred[None]]
 Report = Callable[[str, str], None]
 """Told of each thing that was mended: what it was, and where."""
+
+
+def _look_at(files: Iterator[tuple[str, int]]) -> tuple[dict[Tile, int], list[str]]:
+    """The next files of a walk: tiles with their sizes, and what is no tile's. (In a thread.)"""
+    sizes: dict[Tile, int] = {}
+    strays = []
+    for path, size in islice(files, _AT_ONCE):
+        tile = keys.tile_at(path)
+        if tile is None:
+            strays.append(path)
+        else:
+            sizes[tile] = size
+    return sizes, strays
 
 
 class Mender:
@@ -113,16 +129,17 @@ class Mender:
             _, busy = await self._in_thread(self._store.journal.living)
             await self._settle([tile for tile in tiles if tile not in busy and not self._store.is_in_hand(tile)])
 
-    async def sweep(self, *, read_all: bool = False) -> None:
+    async def sweep(self, *, read_all: bool = False, rest: Rest = succeed) -> None:
         """Compare all files, all rows and the totals.
 
         :param read_all: open every file to see whether it is whole.
+        :param rest: called between two pieces of work; the next one waits for it.
         :raises DatabaseAway: what was found until then is mended.
         """
         overflowed, self._store.overflowed = self._store.overflowed, False
         try:
-            await self._disk_to_index(read_all)
-            await self._index_to_disk()
+            await self._disk_to_index(read_all, rest)
+            await self._index_to_disk(rest)
             owners, _ = await self._in_thread(self._store.journal.living)
             await self._in_thread(self._store.files.remove_unshared, owners)
         except BaseException:
@@ -141,21 +158,20 @@ class Mender:
         if said != counted:
             self._report("totals", f"numtiles {said.tiles} is {counted.tiles}, bytes {said.bytes} is {counted.bytes}")
 
-    async def _disk_to_index(self, read_all: bool) -> None:
+    async def _disk_to_index(self, read_all: bool, rest: Rest) -> None:
         files = self._store.files.walk()
         while True:
-            batch: list[tuple[str, int]] = await self._in_thread(lambda: list(islice(files, _AT_ONCE)))
-            if not batch:
+            sizes, strays = await self._in_thread(_look_at, files)
+            if not sizes and not strays:
                 return
             owners, busy = await self._in_thread(self._store.journal.living)
-            sizes: dict[Tile, int] = {}
-            for path, size in batch:
-                tile = keys.tile_at(path)
-                if tile is None:
-                    await self._stray(path, owners)
-                elif tile not in busy and not (read_all and await self._torn(tile)):
-                    sizes[tile] = size
-            await self._settle_idle(await self._database.read(account.unaccounted, sizes))
+            for path in strays:
+                await self._stray(path, owners)
+            if read_all:
+                sizes = {tile: size for tile, size in sizes.items() if tile in busy or not await self._torn(tile)}
+            unaccounted = await self._database.read(account.unaccounted, sizes)
+            await self._settle_idle([tile for tile in unaccounted if tile not in busy])
+            await rest(None)
 
     async def _stray(self, path: str, owners: set[str]) -> None:
         found = _TEMPORARY.fullmatch(path)
@@ -175,7 +191,7 @@ class Mender:
             return True
         return False
 
-    async def _index_to_disk(self) -> None:
+    async def _index_to_disk(self, rest: Rest) -> None:
         after: Key = (-(2**63), -(2**63))
         while True:
             found, named = await self._database.read(account.page, after, _AT_ONCE)
@@ -189,6 +205,7 @@ class Mender:
                 lambda tiles: [tile for tile in tiles if self._store.files.look(tile) is None], list(named.values())
             )
             await self._settle_idle(missing)
+            await rest(None)
 
 
 async def keep_mended(
@@ -204,7 +221,7 @@ async def keep_mended(
         try:
             await mender.recover()
             if not swept or store.overflowed:
-                await mender.sweep()
+                await mender.sweep(rest=lambda _: deferLater(clock, _REST))
                 swept = True
         except DatabaseAway:
             await deferLater(clock, _AGAIN_AFTER)
