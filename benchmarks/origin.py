@@ -3,15 +3,17 @@
     python benchmarks/origin.py PORT [npz|blosc] [delay in seconds]
 
 The volume (token ``kat``) has 20,480 x 20,480 x 4,096 voxels in one level, cubes of 512 x 512 x 16, and shows the
-demo's tissue over and over. ``/asked`` tells how many cutouts have been asked for.
+demo's tissue over and over. ``/asked`` tells how many cutouts have been asked for; any ``.png`` is a tile.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
 import zlib
+from contextlib import suppress
 from functools import cache
 from io import BytesIO
 
@@ -19,6 +21,7 @@ import blosc
 import numpy as np
 
 from ocpproxy.geometry import Box
+from ocpproxy.imagery import png
 from ocpproxy.upstream.demo import tissue
 
 SIZE = (20480, 20480, 4096)
@@ -60,8 +63,14 @@ def cutout(form: str, x: int, y: int, z: int) -> bytes:
     return zlib.compress(out.getvalue())
 
 
+@cache
+def tile() -> bytes:
+    """A ready-made tile, for caches of tiles."""
+    return png.grey(tissue(Box(0, 512, 0, 512, 0, 1), 0)[0])
+
+
 class Origin:
-    """One server."""
+    """One server, on plain sockets: asyncio's streams would copy each body a dozen times."""
 
     def __init__(self, delay: float) -> None:
         self.delay = delay
@@ -72,6 +81,9 @@ class Origin:
         segments = path.strip("/").split("/")
         if segments[-1] == "info":
             return json.dumps(INFO).encode()
+        if path.endswith(".png"):
+            await asyncio.sleep(self.delay)
+            return tile()
         if len(segments) < 8:
             return str(self.asked).encode()
         self.asked += 1
@@ -79,26 +91,31 @@ class Origin:
         await asyncio.sleep(self.delay)
         return cutout(segments[-5], x, y, z)
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, client: socket.socket) -> None:
         """One connection."""
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
+        loop = asyncio.get_running_loop()
+        with client, suppress(ConnectionError):
+            while head := await loop.sock_recv(client, 2**16):
                 body = await self.answer(head.split(b" ", 2)[1].decode())
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
-                writer.write(body)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
+                said = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=3600\r\nContent-Length: %d\r\n\r\n" % len(body)
+                await loop.sock_sendall(client, said)
+                await loop.sock_sendall(client, body)
 
 
 async def main() -> None:
     """Serve."""
     port, form, delay = int(sys.argv[1]), (*sys.argv[2:], "npz")[0], float((*sys.argv[3:], "0")[0])
     cutout(form, 512, 512, 16)
-    origin = Origin(delay)
-    server = await asyncio.start_server(origin.serve, "127.0.0.1", port, limit=2**20)
-    async with server:
-        await server.serve_forever()
+    tile()
+    origin, open_ = Origin(delay), set()
+    with socket.create_server(("127.0.0.1", port), backlog=256) as listening:
+        listening.setblocking(False)
+        while True:
+            client, _ = await asyncio.get_running_loop().sock_accept(listening)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            serving = asyncio.create_task(origin.serve(client))
+            open_.add(serving)
+            serving.add_done_callback(open_.discard)
 
 
 if __name__ == "__main__":

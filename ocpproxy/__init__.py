@@ -6,10 +6,16 @@ used. The cuboid is the unit of fetching and locking, the tile is the unit of se
 
 Rooms, each importing only from below (``tests/test_layers.py`` reads the imports)::
 
-  5  wiring   service       Options, makeService: the only room that constructs, and sees the real reactor
+  5  wiring   service       Options, makeService: what twistd finds
+              gateway       the parts list of one process
+              running       services that only start and stop something
+              workers       several processes on one socket
               cli           the ``ocpproxy`` command
-  4  face     web/          the resource tree; the one table from failures to HTTP answers
+  4  face     web/          the hot path; the resource tree; the one table from failures to HTTP answers
   3  deeds    cache         a request's story: hit, or shared miss
+              hits          tiles that are here
+              memory        which of them stay in memory
+              filling       voxels become tiles, the awaited first
               cutouts       voxels, fetched once among all stacks that show them
               retouching    what is made of tiles on their way out
               onefetch      one fetch at a time among those who wait
@@ -21,7 +27,7 @@ Rooms, each importing only from below (``tests/test_layers.py`` reads the import
               descriptions  what upstreams said of their tokens, from one start to the next
               database      adbapi as a service nobody waits for without bound; schema/ its tables
               dialect       what differs between MySQL and SQLite
-              pool          threads for one kind of work
+              pool          threads for one kind of work, with lanes
   1  words    address/      tile addresses and the URL forms, both ways
               geometry      datasets, levels, channels: what is where
               stack         planes, tiles, cuboids: how it is shown

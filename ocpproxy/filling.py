@@ -56,6 +56,7 @@ class Filling:
         self._ahead = ahead
         self._seconds = seconds
         self._left = dict.fromkeys(flight.key.tiles())
+        self._missing = len(self._left)  # threads take from what is left at any time
         self._made: DeferredQueue[Any] = DeferredQueue()  # Pictures, or a Failure
         self._work: set[Deferred[Any]] = set()
 
@@ -73,13 +74,12 @@ class Filling:
 
     async def pictures(self) -> AsyncIterator[Pictures]:
         """All pictures, as many at a time as have been made while the last ones were looked after."""
-        missing = len(self._left)
-        while missing:
+        while self._missing > 0:
             some: Pictures = await self._made.get()
             while self._made.pending:
                 some = some + await self._made.get()
             if some:
-                missing -= len(some)
+                self._missing -= len(some)
                 yield some
 
     def _asked(self, tile: Tile) -> None:

@@ -285,6 +285,26 @@ class GatewayTests:
         _, used = await self.assert_account()
         self.assertLess(used, 0.96 * size)
 
+    async def test_one_value(self: Any) -> None:
+        """Tiles of a volume where nothing is cost rows and links, not files; they are hits like all others."""
+        volume = np.zeros((20, 600, 640), np.uint8)
+        volume[18] = em()[18]
+        service = ocpserver.Service(volume, 2)
+        daemon = await self.gateway(service, cache_memory="0")
+        for z in (1, 17):
+            await daemon.get(f"kat/{z}/0_0_0.png")
+        await daemon.rest()
+        for z in range(1, 21):
+            code, body, headers = await daemon.get(f"kat/{z}/0_0_0.png")
+            self.assertEqual((code, headers["cache-status"]), (200, "ocpproxy; hit"))
+            self.assertTrue((pixels(body) == volume[z - 1, :512, :512]).all())
+        files = list((self.place / "cache" / "tiles").rglob("*.png"))
+        self.assertEqual((len(files), len({path.stat().st_ino for path in files})), (20, 2))
+        await daemon.stop()
+        self.assertEqual((await self.assert_account())[0], 20)
+        code, out = await self.fsck()
+        self.assertEqual((code, "nothing mended" in out), (0, True), out)
+
     async def test_faults(self: Any) -> None:
         """A failing upstream: a picture, no-store, in time, nothing stored; exact tiles as soon as it is well."""
         service = ocpserver.Service(em(), 2)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -112,6 +112,16 @@ class FillingTests(SynchronousTestCase):
             self.ahead.do()
         made = [one for some in self.kept for one, _ in some]
         self.assertEqual((len(made), len(set(made))), (16, 16))
+
+    def test_prompt_threads(self) -> None:
+        """Threads that are done before anybody looks: all is kept all the same."""
+        at_once = lambda work, *args: succeed(work(*args))  # noqa: E731 - a lane
+        self.soon = self.ahead = at_once  # type: ignore[assignment]
+        waiting = self.join(9)
+        self.assertTrue(waiting.called)
+        made = [one for some in self.kept for one, _ in some]
+        self.assertEqual(sorted(made), [tile(n) for n in range(16)])
+        self.assertEqual(len(self.fetches), 0)
 
     def test_failure(self) -> None:
         """A render that fails reaches everyone who waits, and the flight ends."""

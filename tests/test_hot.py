@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 import re
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet import reactor
@@ -406,6 +412,42 @@ class HotDaemonTests(DaemonCase):
         self.assertEqual(
             without_date(answers[0]).partition(b"HTTP/1.0")[0], without_date(answers[1]).partition(b"HTTP/1.0")[0]
         )
+
+    async def test_tls(self) -> None:
+        """TLS takes the ordinary way, with the same answers; HTTP/2 is not offered."""
+        pem = self.place / "both.pem"
+        pem.write_bytes(certificate())
+        listen = f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1"
+        daemon = await self.start(self.configure(self.serve(ocpserver.Service(em(), 2)), server_listen=listen))
+        port = int(daemon.url.rpartition(":")[2])
+
+        def ask() -> tuple[str | None, bytes]:
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            context.set_alpn_protocols(["h2", "http/1.1"])
+            with context.wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=30)) as client:
+                client.sendall(b"GET /kat/3/0_0_0.png HTTP/1.1\r\n\r\n" * 2 + b"GET /healthz HTTP/1.0\r\n\r\n")
+                return client.selected_alpn_protocol(), _read_all(client)
+
+        await deferToThread(ask)
+        protocol, answers = await deferToThread(ask)
+        self.assertEqual(protocol, "http/1.1")
+        first, second, health = without_date(answers).split(b"HTTP/1.")[1:]
+        self.assertEqual(first, second)
+        self.assertTrue(first.startswith(b"1 200 OK") and first.endswith(b"IEND\xaeB`\x82"))
+        self.assertIn(b"alive", health)
+
+
+def certificate() -> bytes:
+    """A key, and a certificate signed by itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    made = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1)).sign(key, hashes.SHA256())
+    plain = serialization.NoEncryption()
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    return private + made.public_bytes(serialization.Encoding.PEM)
 
 
 class BlockTests(SynchronousTestCase):

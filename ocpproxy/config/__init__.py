@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 UPSTREAM_KINDS = ("ocp", "demo")
-"""What ``type`` may say; `ocpproxy.service` has an upstream for each."""
+"""What ``type`` may say; `ocpproxy.gateway` has an upstream for each."""
 DEMO_CACHE_MIB = 4096
 """Size of the cache when no configuration file says another."""
 

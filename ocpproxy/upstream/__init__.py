@@ -1,7 +1,7 @@
 """Where voxels come from.
 
 An `Upstream` describes a token and hands out cutouts of it; each kind is one file in this package and one line in the
-registry of `ocpproxy.service`. What they have in common is here: the Protocol, and the failures, which are all that
+registry of `ocpproxy.gateway`. What they have in common is here: the Protocol, and the failures, which are all that
 the rest of the gateway knows of what can go wrong outside.
 """
 
