@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sqlite3
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -390,12 +391,19 @@ class HotDaemonTests(DaemonCase):
     async def test_log_metrics_uses(self) -> None:
         """A hot hit is in the access log and the metrics, and its use is written down."""
         daemon = await self.start(self.configure(self.serve(ocpserver.Service(em(), 2))))
-        for _ in range(3):
+        await daemon.get("kat/3/0_0_0.png")
+        await daemon.rest()
+        for _ in range(2):
             await daemon.get("kat/3/0_0_0.png")
         self.assertEqual(await daemon.metric('ocpproxy_tiles_total{result="hit_memory"}'), 2)
         lines = [line for line in daemon.log.splitlines() if "GET /kat/3/0_0_0.png 200" in line]
         self.assertEqual([line.rpartition("ocpproxy; ")[2] for line in lines[1:]], ["hit; detail=memory"] * 2)
         self.assertEqual(len({re.sub(r".*GET", "", line) for line in lines[1:]}), 1)
+        await daemon.stop()
+        index = sqlite3.connect(self.place / "index.sqlite")
+        used = [name for (name,) in index.execute("SELECT filename FROM contents ORDER BY reftime DESC LIMIT 1")]
+        index.close()
+        self.assertEqual([name.rpartition("/")[2] for name in used], ["3.png"])
 
     async def test_unix_socket(self) -> None:
         """A unix socket has the hot path too."""
