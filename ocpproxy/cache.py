@@ -116,12 +116,12 @@ class TileCache(Service):
         stack, tile = _find(known, address)
         if tile is None:
             return _blank(known, stack)
-        if target is not None:
-            self._hits.teach(target, tile, known)
         try:
             hit, sure = self._hits.at_once(tile), True
         except BlockingIOError:
             hit, sure = None, False
+        if target is not None:
+            self._hits.teach(target, tile, known)
         if hit is not None:
             return hit
         cuboid = stack.cuboid(tile)

@@ -405,6 +405,15 @@ class HotDaemonTests(DaemonCase):
         index.close()
         self.assertEqual([name.rpartition("/")[2] for name in used], ["3.png"])
 
+    async def test_beyond_the_index(self) -> None:
+        """A tile whose numbers the index cannot hold is refused each time; what is refused is not taught."""
+        service_ = ocpserver.Service(em(), 2, offset=(0, 0, 9_000_000))
+        daemon = await self.start(self.configure(self.serve(service_)))
+        for _ in range(3):
+            code, body, _ = await daemon.get("kat/9000001/0_0_0.png")
+            self.assertEqual((code, b"beyond the index" in body), (404, True))
+        self.assertNotIn("Traceback", daemon.log)
+
     async def test_unix_socket(self) -> None:
         """A unix socket has the hot path too."""
         config_ = self.configure(self.serve(ocpserver.Service(em(), 2)), server_listen="unix:http.sock")
