@@ -7,6 +7,7 @@ import re
 import socket
 import sqlite3
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -477,3 +478,13 @@ class BlockTests(SynchronousTestCase):
         self.assertIsNotNone(_read(b"A: b\r\n" * 100 + b"\r\n"))
         self.assertIsNone(_read(b"A: b\r\n" * 101 + b"\r\n"))
         self.assertIsNone(_read(b"A: b\r\n c\r\n\r\n"))
+
+    def test_linear(self) -> None:
+        """No block of the longest size takes long to be read, whatever it is made of."""
+        from ocpproxy.web.hot import _read
+
+        for part in (b" ", b"a ", b"\t ", b"a"):
+            block = b"a: \r\n" * 22 + b"A: " + part * (7000 // len(part)) + b"\x00\r\n\r\n"
+            began = time.process_time()
+            self.assertIsNone(_read(block))
+            self.assertLess(time.process_time() - began, 0.1)

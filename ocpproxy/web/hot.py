@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 _LONGEST = 8192
 """Bytes of a request; Twisted takes twice as many."""
-_HEADER = rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)?[ \t]*\r\n"
+_HEADER = rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\x20-\x7e\t]*)\r\n"
 _BLOCK = re.compile(rb"(?:" + re.sub(rb"\((?!\?)", rb"(?:", _HEADER) + rb"){0,100}\r\n")
 """RFC 9112, 5: field lines as everybody sends them; no folding, nothing but ASCII, no more than Twisted would take."""
 _FIELD = re.compile(_HEADER)
@@ -69,7 +69,7 @@ def _read(block: bytes) -> Conditions | None:
     matches: list[bytes] = []
     since: list[bytes] = []
     for name, value in _FIELD.findall(block):
-        name = name.lower()
+        name, value = name.lower(), value.strip(b" \t")
         if name in _ORDINARY or (name == b"connection" and value.lower() != b"keep-alive"):
             return None
         if name == b"if-none-match":
