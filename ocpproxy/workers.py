@@ -185,8 +185,15 @@ class Crew(Service):
         said = "r" if _is_null(1) else None
         childs = {0: "w", 1: said or 1, 2: said or 2, _LINK: theirs.fileno(), **sockets}
         command = [sys.executable, "-P", "-m", "ocpproxy.workers"]
-        process = self._reactor.spawnProcess(worker, command[0], command, env=dict(os.environ), childFDs=childs)
-        theirs.close()
+        try:
+            process = self._reactor.spawnProcess(worker, command[0], command, env=dict(os.environ), childFDs=childs)
+        except OSError:  # no memory for another process, say
+            ours.close()
+            self._log.failure("worker {number} cannot be started; it is tried again", number=number)
+            self._coming[number] = self._reactor.callLater(_LONGEST_PAUSE, self._start, number)
+            return
+        finally:
+            theirs.close()
         self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, Factory.forProtocol(lambda: worker.link))
         ours.close()
         source = self._settings.source

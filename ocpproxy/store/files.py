@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from threading import Lock
 from typing import TypeVar
 
 from ocpproxy.imagery.png import is_uniform, is_whole
@@ -32,7 +33,7 @@ LARGEST = 8 * 2**20
 """Bytes of a tile that is read; a longer file is none of ours."""
 _READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """No link is followed, and what is no file (a FIFO) is not waited for."""
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,12 @@ def _content(fd: int, read: Callable[[int, int], B]) -> tuple[B, float]:
     picture = read(fd, found.st_size)
     if not is_whole(picture):
         raise BrokenTile
-    return picture, found.st_mtime
+    return picture, _made(found)
+
+
+def _made(found: os.stat_result) -> float:
+    """When a tile was made. A shared file is older: its latest link is as near as can be told, and never before."""
+    return found.st_mtime if found.st_nlink == 1 else found.st_ctime
 
 
 class Files:
@@ -85,6 +91,7 @@ class Files:
     def __init__(self, directory: Path, owner: str) -> None:
         self.directory = directory
         self._uniform = directory.parent / "uniform"
+        self._sharing = Lock()  # threads of one process would write to the same temporary file
         self._temporary = f".{owner}.tmp"
         self._page_cache = PageCache(_READING)
 
@@ -133,9 +140,7 @@ class Files:
             found = os.stat(self._at(tile), follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        # A shared file was made long ago; its latest link is as near to the making of this one as can be told.
-        made = found.st_mtime if found.st_nlink == 1 else found.st_ctime
-        return (found.st_size, made) if stat.S_ISREG(found.st_mode) else None
+        return (found.st_size, _made(found)) if stat.S_ISREG(found.st_mode) else None
 
     def create(self, tile: Tile, picture: bytes) -> bool:
         """Make the tile's file; False when there is one already, which is left as it is.
@@ -199,7 +204,7 @@ class Files:
         raise OSError(errno.EIO, "the directory vanishes while a tile is written", name)
 
     def _share(self, shared: Path, picture: bytes) -> None:
-        with self._written(f"{shared}{self._temporary}", picture) as temporary:
+        with self._sharing, self._written(f"{shared}{self._temporary}", picture) as temporary:
             os.rename(temporary, shared)
 
     def remove_unshared(self, owners: Collection[str]) -> None:
