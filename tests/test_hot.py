@@ -212,6 +212,12 @@ class DifferentialTests(HotCase):
         one_by_one = self.compare([said[n : n + 1] for n in range(len(said))], b"")
         self.assertEqual(without_date(one_by_one), without_date(whole))
 
+    async def test_empty_lines(self) -> None:
+        """The empty lines between requests that Twisted forgives are forgiven beside hot answers too."""
+        one = b"GET %b HTTP/1.1\r\n\r\n" % TILES[0]
+        for pieces in ([b"\r\n", one, b"\r\n", one, one], [one + b"\r\n", one, b"\r\n", one, one]):
+            self.assertEqual(self.compare(pieces, b"").count(b"200 OK"), b"".join(pieces).count(b"GET"))
+
     async def test_all_spellings_are_taught(self) -> None:
         """Each spelling of a tile is answered at once from its second request on; what is no plain tile never is."""
         for target, hot in ((TARGETS[3], 1), (TARGETS[4], 1), (TARGETS[5], 1), (TARGETS[6], 1), (TARGETS[7], 0)):

@@ -54,6 +54,7 @@ _HEADER = rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\x20-\x7e\t]*)\r\n"
 _BLOCK = re.compile(rb"(?:" + re.sub(rb"\((?!\?)", rb"(?:", _HEADER) + rb"){0,100}\r\n")
 """RFC 9112, 5: field lines as everybody sends them; no folding, nothing but ASCII, no more than Twisted would take."""
 _FIELD = re.compile(_HEADER)
+_ENDED = re.compile(rb"[^\r\n]\r\n\r\n\Z")
 _ORDINARY = {b"content-length", b"transfer-encoding", b"expect"}
 _MOST_BLOCKS = 1024
 
@@ -171,7 +172,7 @@ class HotChannel(PromptChannel):
 
     site: GatewaySite
     _whole = True
-    """All that has gone the ordinary way so far ended with the end of a line, and so was taken in."""
+    """What has gone the ordinary way so far ended with the end of a request, and no empty line more: Twisted counts them."""
 
     def connectionMade(self) -> None:
         """A client has come."""
@@ -188,7 +189,7 @@ class HotChannel(PromptChannel):
                     self.resetTimeout()
                     return
         rest = data[done:] if done else data
-        self._whole = rest.endswith(b"\r\n")
+        self._whole = _ENDED.search(rest) is not None
         super().dataReceived(rest)
 
     def _answered(self, data: bytes, start: int) -> bool:
