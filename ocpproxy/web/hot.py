@@ -172,7 +172,7 @@ class HotChannel(PromptChannel):
 
     site: GatewaySite
     _whole = True
-    """What has gone the ordinary way so far ended with the end of a request, and no empty line more: Twisted counts them."""
+    """What has gone the ordinary way so far ended with a request, and no empty line more: Twisted counts those."""
 
     def connectionMade(self) -> None:
         """A client has come."""
