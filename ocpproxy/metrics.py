@@ -90,7 +90,7 @@ class Metrics:
 _HIGHEST = {"ocpproxy_cache_tiles", "ocpproxy_cache_bytes"}
 """Gauges of what all processes share: each has looked at its own time."""
 _LOWEST = {"ocpproxy_index_up"}
-_COUNTED = {"counter", "histogram"}
+_COUNTED = {"counter", "histogram", "summary"}
 
 
 def merged(texts: Iterable[bytes], dead: bytes = b"") -> bytes:
@@ -117,6 +117,8 @@ def merged(texts: Iterable[bytes], dead: bytes = b"") -> bytes:
 def retired(dead: bytes, text: bytes) -> bytes:
     """The counts of dead processes, and of another one that has just died."""
     counts = [family for family in text_string_to_metric_families(text.decode()) if family.type in _COUNTED]
+    for family in counts:
+        family.samples = [sample for sample in family.samples if "quantile" not in sample.labels]
     return merged([dead, generate_latest(_Collected(counts))])
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -226,6 +228,20 @@ class FilesTests(SynchronousTestCase):
         stored = self.files.read(tile(1))
         assert stored is not None
         self.assertEqual(stored.picture, grey)
+
+    def test_one_value_in_many_threads(self) -> None:
+        """Threads that meet a value for the first time, all at once, are in nobody's way."""
+        for turn in range(20):
+            black, start = png.grey(np.full((512, 512), turn, np.uint8)), Barrier(4)
+
+            def create(n: int, black: bytes = black, start: Barrier = start) -> bytes | None:
+                start.wait()
+                self.files.create(tile(n, n), black)
+                stored = self.files.read(tile(n, n))
+                return stored.picture if stored else None
+
+            with ThreadPoolExecutor(4) as threads:
+                self.assertEqual(list(threads.map(create, range(4 * turn, 4 * turn + 4))), [black] * 4)
 
     def test_more_links_than_a_file_can_have(self) -> None:
         """When a shared file has all the links that the file system allows, another one begins."""

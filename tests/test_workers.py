@@ -287,6 +287,6 @@ class SharingTests(SynchronousTestCase):
         self.assertEqual(found["ocpproxy_index_up",], 0)
         self.assertEqual(found["ocpproxy_waiters",], 7)
         self.assertEqual(found["ocpproxy_event_loop_lag_seconds", "0.99"], 0.4)
-        self.assertEqual(found["ocpproxy_event_loop_lag_seconds_count",], 2)
+        self.assertEqual(found["ocpproxy_event_loop_lag_seconds_count",], 3)
         for line in ("# TYPE ocpproxy_tiles_total counter", "# TYPE ocpproxy_cache_tiles gauge"):
             self.assertEqual(text.count(line), 1)
