@@ -24,6 +24,7 @@ setup(
         "ocpproxy.schema",
         "ocpproxy.store",
         "ocpproxy.upstream",
+        "ocpproxy.upstream.codecs",
         "ocpproxy.web",
         "twisted.plugins",
     ],
@@ -35,13 +36,16 @@ setup(
         "numpy>=1.26",
         "Pillow>=10",
         "blosc>=1.11",
+        "brotli>=1.2",  # the first with a bound on what comes out
+        "compressed-segmentation>=2.3",
         "cachetools>=5.3",
         "prometheus_client>=0.20",
         # The fast deflate of the PNG writer; wheels for x86-64 and arm64. Elsewhere zlib serves.
         "isal>=1.6; platform_machine in 'x86_64 AMD64 aarch64 arm64'",
     ],
     extras_require={
-        "test": ["hypothesis>=6.100", "catpy==2020.9.3"],
+        "tensorstore": ["tensorstore>=0.1.80"],
+        "test": ["hypothesis>=6.100", "catpy==2020.9.3", "tensorstore>=0.1.80", "intern>=1.4.2"],
         "lint": [
             "ruff>=0.6",
             "mypy>=1.11",

@@ -8,6 +8,7 @@ Rooms, each importing only from below (``tests/test_layers.py`` reads the import
 
   5  wiring   service       Options, makeService: what twistd finds
               gateway       the parts list of one process
+              sources       which upstream each token has; the registry of upstreams
               running       services that only start and stop something
               workers       several processes on one socket
               cli           the ``ocpproxy`` command
@@ -18,10 +19,10 @@ Rooms, each importing only from below (``tests/test_layers.py`` reads the import
               filling       voxels become tiles, the awaited first
               cutouts       voxels, fetched once among all stacks that show them
               retouching    what is made of tiles on their way out
-              onefetch      one fetch at a time among those who wait
               catalogue     what is known of each token
               reclaim       the least recently used goes
-  2  doors    upstream/     where voxels come from
+  2  doors    upstream/     where voxels come from; upstream/codecs/ how they are written there
+              onefetch      one fetch at a time among those who wait
               store/        tiles on disk and their account in the index, as one promise
               leases        one process at a time
               descriptions  what upstreams said of their tokens, from one start to the next

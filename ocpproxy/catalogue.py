@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Protocol
 
 from cachetools import LRUCache, TTLCache
@@ -58,8 +59,9 @@ class Source:
     """Bytes of voxels that one cuboid may take."""
 
     def origin(self) -> str:
-        """What descriptions from here are kept under."""
-        return f"{self.upstream.origin} {self.called}" if self.called else self.upstream.origin
+        """What descriptions from here are kept under: at most 255 characters."""
+        said = f"{self.upstream.origin} {self.called}" if self.called else self.upstream.origin
+        return said if len(said) <= 255 else f"{said[:200]} {sha256(said.encode()).hexdigest()[:32]}"
 
     def dataset(self, token: str, description: str) -> Dataset:
         """As `Upstream.dataset`, under our name."""
@@ -93,12 +95,14 @@ class Catalogue:
     """All tokens.
 
     :param sources: the upstreams of tokens that have one of their own.
-    :param otherwise: the upstream of all others.
+    :param otherwise: the upstream of all others; None where there are no others.
     """
 
     _log = Logger()
 
-    def __init__(self, sources: Mapping[str, Source], otherwise: Source, shelf: Shelf, clock: IReactorTime) -> None:
+    def __init__(
+        self, sources: Mapping[str, Source], otherwise: Source | None, shelf: Shelf, clock: IReactorTime
+    ) -> None:
         self._sources = sources
         self._otherwise = otherwise
         self._shelf = shelf
@@ -112,8 +116,14 @@ class Catalogue:
         return sorted({*self._sources, *self._known})
 
     def source(self, token: str) -> Source:
-        """Where the token's voxels come from."""
-        return self._sources.get(token, self._otherwise)
+        """Where the token's voxels come from.
+
+        :raises UnknownToken: from nowhere.
+        """
+        source = self._sources.get(token, self._otherwise)
+        if source is None:
+            raise UnknownToken(f"there is no section [dataset {token}], and no upstream for tokens that have none")
+        return source
 
     def at_hand(self, token: str) -> Known | None:
         """What is known without asking anybody."""

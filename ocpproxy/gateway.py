@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from random import SystemRandom
 from typing import Any
 
-from treq.client import HTTPClient
 from twisted.application.service import IService
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
@@ -25,7 +24,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 
 from ocpproxy import leases
 from ocpproxy.cache import TileCache
-from ocpproxy.catalogue import Catalogue, Source
+from ocpproxy.catalogue import Catalogue
 from ocpproxy.config import Settings, UpstreamSettings
 from ocpproxy.cutouts import Cutouts
 from ocpproxy.database import Database, open_database
@@ -37,12 +36,10 @@ from ocpproxy.pool import InThread, Lane, Pool
 from ocpproxy.reclaim import Limits, Reclaimer
 from ocpproxy.retouching import Retouching
 from ocpproxy.running import Background, Connections, InTurn, LagProbe, Listening, QuickTurns
-from ocpproxy.stack import PLAIN, Look
+from ocpproxy.sources import Doors, make_catalogue
 from ocpproxy.store import TileStore
 from ocpproxy.store.mend import Mender, Report, keep_mended
-from ocpproxy.upstream import Measured, Upstream, demo
-from ocpproxy.upstream.http import Fetcher, Http
-from ocpproxy.upstream.ocp import OpenConnectome
+from ocpproxy.upstream.http import Http
 from ocpproxy.web import GatewaySite, OpenAnswers
 from ocpproxy.web.hot import HotPath
 from ocpproxy.web.pages import Pages, Root, State
@@ -100,30 +97,6 @@ def keeping(settings: Settings, reactor: Any, metrics: Metrics, report: Report |
     )
 
 
-def make_upstream(settings: UpstreamSettings, tokens: Sequence[str], http: Http, in_thread: InThread) -> Upstream:
-    """The registry of upstreams: one line for each kind in `config.UPSTREAM_KINDS`."""
-    if settings.type == "demo":
-        return demo.DemoTissue(in_thread, tokens)
-    fetcher = Fetcher(http, settings.url, settings.timeout, settings.connections, settings.retries)
-    return OpenConnectome(fetcher, in_thread, settings.format)
-
-
-def make_catalogue(
-    settings: Settings, reactor: Any, http: Http, in_thread: InThread, database: Database, metrics: Metrics
-) -> Catalogue:
-    """Every token's upstream."""
-
-    def source(said: UpstreamSettings, token: str, called: str | None = None, look: Look = PLAIN) -> Source:
-        upstream = Measured(make_upstream(said, [called or token], http, in_thread), metrics)
-        return Source(upstream, said.info_max_age, 2 * said.connections, said.timeout, called, look, said.max_cutout)
-
-    named = {token: source(said.upstream, token, said.token, said.look) for token, said in settings.datasets.items()}
-    otherwise = source(settings.upstream, demo.TOKEN)
-    if settings.upstream.type == "demo":
-        named.setdefault(demo.TOKEN, otherwise)
-    return Catalogue(named, otherwise, Descriptions(database, reactor), reactor)
-
-
 def _share(settings: Settings, of: int) -> Settings:
     """The settings of one process among so many: what is bounded for the whole daemon is divided."""
     if of == 1:
@@ -160,8 +133,9 @@ def make_gateway(settings: Settings, reactor: Any, metrics: Metrics, post: Post 
         said.connections for said in (settings.upstream, *(d.upstream for d in settings.datasets.values()))
     )
     connections.retryAutomatically = False
-    http = Http(HTTPClient(Agent(reactor, connectTimeout=10, pool=connections)), reactor, SystemRandom())
-    catalogue = make_catalogue(settings, reactor, http, renders.run, kept.database, metrics)
+    http = Http(Agent(reactor, connectTimeout=10, pool=connections), reactor, SystemRandom())
+    doors = Doors(http, renders.run, reactor)
+    catalogue = make_catalogue(settings, doors, Descriptions(kept.database, reactor), metrics)
 
     limits = Limits(
         settings.cache.size, settings.cache.max_tiles, settings.cache.reclaim_above, settings.cache.reclaim_to

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 TILE = 512
 """Pixels on each side of every tile."""
@@ -83,7 +83,10 @@ class Channel:
 
     name: str
     kind: str
-    """``image``, ``annotation``, ``timeseries``, ``probability``, ``bitmask``, ``rgba``, ``channels``."""
+    """``image``, ``annotation``, ``timeseries``, ``probability``, ``bitmask``, ``rgba``, ``channels``, ``grey``.
+
+    An image of 32 and 64 bits has colours in them, as Open Connectome's; one that is *grey* has not.
+    """
     dtype: str
     """A numpy name: ``uint8``, ``uint16``, ``uint32``, ``uint64``, ``float32``."""
     window: tuple[int, int] = (0, 0)
@@ -94,6 +97,10 @@ class Channel:
     """The finest level that holds data."""
     number: int | None = None
     """The integer that generation-1 channel projects call it by."""
+    version: str = ""
+    """A word that changes when the upstream says that its voxels are others; empty where it tells of geometry only."""
+    writable: bool = False
+    """Whether its voxels may change under the same version."""
 
     @property
     def itemsize(self) -> int:
@@ -143,8 +150,8 @@ class Dataset:
     channels: tuple[Channel, ...]
     default_channel: str | None = None
     """The channel of addresses that name none."""
-    dialect: str = ""
-    """A word of the upstream that described it, handed back to it with every cutout."""
+    theirs: Any = None
+    """What the upstream that described it wants to see again with every cutout; nobody else looks at it."""
     called: str = ""
     """The token by which the upstream knows it, where that is another."""
 

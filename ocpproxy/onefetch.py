@@ -28,7 +28,7 @@ I = TypeVar("I", bound=Hashable)  # noqa: E741 - an item
 R = TypeVar("R")
 
 NOT_AGAIN_FOR = 1.0
-"""Seconds that a failure is remembered."""
+"""Seconds that a failure is remembered when nothing else is said."""
 
 
 _FINISH_WITHIN = 3.0
@@ -134,15 +134,25 @@ class OneFetch(Generic[K, I, R]):
     """The flights in the air, one a key at the most.
 
     :param fly: makes one flight: it is to deliver every awaited item, or to raise what all who still wait shall get.
+    :param not_again_for: seconds that a failure is remembered.
+    :param finishes: what is arriving is finished though everybody has left.
     """
 
     _log = Logger()
 
-    def __init__(self, fly: Callable[[Flight[K, I, R]], Awaitable[None]], clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        fly: Callable[[Flight[K, I, R]], Awaitable[None]],
+        clock: IReactorTime,
+        not_again_for: float = NOT_AGAIN_FOR,
+        *,
+        finishes: bool = True,
+    ) -> None:
         self._fly = fly
+        self._finishes = finishes
         self._clock = clock
         self._flights: dict[K, Flight[K, I, R]] = {}
-        self._failures: TTLCache[K, Exception] = TTLCache(10_000, NOT_AGAIN_FOR, clock.seconds)
+        self._failures: TTLCache[K, Exception] = TTLCache(10_000, not_again_for, clock.seconds)
         self._stopped = False
 
     def in_the_air(self, key: K) -> bool:
@@ -197,7 +207,8 @@ class OneFetch(Generic[K, I, R]):
         flight._fail(error)
 
     def _left(self, flight: Flight[K, I, R]) -> None:
-        if not flight.waiters and not flight.arriving and self._flights.get(flight.key) is flight:
+        finished = flight.arriving and self._finishes
+        if not flight.waiters and not finished and self._flights.get(flight.key) is flight:
             del self._flights[flight.key]  # who comes now begins anew
             if flight.course is not None:
                 flight.course.cancel()

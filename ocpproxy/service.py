@@ -13,7 +13,7 @@ from twisted.application.service import IService, MultiService
 from twisted.internet.endpoints import serverFromString
 from twisted.python import usage
 
-from ocpproxy import config
+from ocpproxy import config, sources
 from ocpproxy.config import BadConfiguration, Fault, Settings
 from ocpproxy.gateway import make_gateway
 from ocpproxy.metrics import Metrics
@@ -56,6 +56,7 @@ def load(path: str | None) -> Settings:
             serverFromString(reactor, line)
         except Exception as error:  # endpoint parsers raise what they like
             faults.append(Fault("server", "listen", line, f"an endpoint string that Twisted understands ({error})"))
+    faults += sources.lacking(settings)
     if faults:
         raise BadConfiguration(faults)
     return settings

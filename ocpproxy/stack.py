@@ -86,7 +86,8 @@ class Look:
         """
         said = dict(self.windows)
         low, high = said.get(channel.name, said.get(None, channel.window if channel.dtype == "uint16" else (0, 0)))
-        return (low, high) if high > low and channel.dtype in ("uint8", "uint16") else None
+        by_value = channel.dtype in ("uint8", "uint16") or channel.kind == "grey"
+        return (low, high) if high > low and by_value else None
 
 
 PLAIN = Look()
@@ -172,7 +173,10 @@ class Stack:
         """
         said = [
             [[n, level.size, level.offset, [str(v) for v in level.voxel]] for n, level in self.dataset.levels.items()],
-            [[c.kind, c.dtype, window, c.base_level, colour] for c, window, colour in self.shown],
+            [
+                [c.kind, c.dtype, window, c.base_level, colour, *([c.version] if c.version else [])]
+                for c, window, colour in self.shown
+            ],
             self.manner.value,
             self.plane.shows_z and self.look.native,
             (self.look.gain, self.look.opaque) if self.manner is Manner.COLOURS else None,
@@ -339,9 +343,9 @@ def _manner(dataset: Dataset, channel: Channel, look: Look) -> Manner:
     whole = dtype.startswith("uint")
     if kind == "annotation" and whole:
         return Manner.LABELS
-    if kind == "bitmask" and whole:
+    if kind in ("bitmask", "grey") and whole:
         return Manner.GREY
-    if kind in ("image", "timeseries", "channels", "probability"):
+    if kind in ("image", "timeseries", "channels", "probability", "grey"):
         if dtype in ("uint8", "uint16"):
             return Manner.GREY
         if dtype == "float32":

@@ -16,13 +16,12 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
-from twisted.protocols.policies import WrappingFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 
 from ocpproxy.config import IndexUrl
-from tests import ocpserver
+from tests import doubles
 from tests.databases import as_option
 
 ROOT = Path(__file__).parent.parent
@@ -115,20 +114,9 @@ class DaemonCase(TestCase):
         self.client = HTTPClient(Agent(reactor, pool=self.pool))
         self.addCleanup(self.pool.closeCachedConnections)
 
-    def serve(self, service: ocpserver.Service) -> str:
+    def serve(self, service: doubles.Double) -> str:
         """Start a double; its address."""
-        factory = WrappingFactory(ocpserver.site(service))
-        port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
-
-        async def end() -> None:
-            await port.stopListening()
-            while factory.protocols:
-                for connection in list(factory.protocols):
-                    connection.transport.abortConnection()
-                await deferLater(reactor, 0.01)  # type: ignore[arg-type]
-
-        self.addCleanup(lambda: Deferred.fromCoroutine(end()))
-        return f"http://127.0.0.1:{port.getHost().port}"
+        return doubles.serve(self, service)
 
     def configure(self, upstream: str, index: IndexUrl | None = None, name: str = "ocp.ini", **options: str) -> Path:
         """An ini file: ``section_option = value`` for each that is said."""

@@ -1,27 +1,21 @@
 """A double of the Open Connectome services, in three generations, behind a real socket.
 
 It serves a volume (z, y, x) under the token ``kat`` (any token that begins so), counts what it is asked, and can be
-told to fail in every way that is known of the real ones. It shares no code with the gateway.
+told to fail in every way that is known of the real ones.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections import Counter
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
 import blosc
 import numpy as np
-from twisted.internet import reactor
-from twisted.internet.defer import CancelledError
-from twisted.internet.task import deferLater
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
-from twisted.web.util import Redirect
 
+from tests.doubles import Answer, Double
 from tests.volumes import Volume, level
 
 OUTAGE = b"(2003, \"Can't connect to MySQL server on 'dsp061.pha.jhu.edu' (111)\")"
@@ -66,11 +60,8 @@ class Served:
 
 
 @dataclass
-class Service:
-    """One server.
-
-    `mode` is how it behaves: ``well``, or one of the methods of `Faults`. `delay` is seconds before a cutout.
-    """
+class Service(Double):
+    """One server."""
 
     volume: Volume
     generation: int = 2
@@ -78,15 +69,9 @@ class Service:
     levels: int = 3
     channel: str = "image"
     depth: int = 16
-    delay: float = 0.0
-    mode: str = "well"
     kind: str = "image"
     channels: dict[str, Served] = field(default_factory=dict)
     scale: float = 10.0
-    asked: Counter[str] = field(default_factory=Counter)
-    cutouts: list[str] = field(default_factory=list)
-    open_now: int = 0
-    most_open: int = 0
 
     def __post_init__(self) -> None:
         """One channel, where no others are said."""
@@ -137,6 +122,35 @@ class Service:
     def _numbers(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.channels, 1)}
 
+    def answer(self, path: str, query: dict[str, list[str]], headers: dict[str, str]) -> Answer:
+        """Info or a cutout."""
+        ca, token, *rest = [*path.split("/"), ""]
+        rest = rest[:-1]
+        if ca != "ca" or not token.startswith("kat"):
+            return "other", 404, {}, f"Token {token} does not exist".encode()
+        if rest == ["info", ""]:
+            return "info", 200, {}, json.dumps(self.info(), indent=4, sort_keys=True).encode()
+        code, body = self.cutout(rest)
+        return "cutout", code, {"content-type": "product/npz"}, body
+
+    def fault(self, mode: str, fine: bytes) -> tuple[int, dict[str, str], bytes] | None:
+        """Faults in the words of these services."""
+        if mode == "outage":
+            return 404, {}, OUTAGE
+        if mode == "bomb":
+            shrink = zlib.compressobj(9, wbits=-15)
+            mebibyte = shrink.compress(bytes(2**20)) + shrink.flush(zlib.Z_FULL_FLUSH)
+            return 200, {}, b"\x78\x9c" + mebibyte * 1024 + shrink.flush()
+        if mode == "short":
+            return 200, {}, npz(np.zeros((1, 3, 5, 7), np.uint8))
+        if mode == "wrong_type":
+            return 200, {}, npz(np.load(BytesIO(zlib.decompress(fine))).astype(np.uint16))
+        if mode == "pickle":  # an array of objects, which is a pickle that runs code
+            out = BytesIO()
+            np.save(out, np.array([{"hostile": 1}], dtype=object), allow_pickle=True)
+            return 200, {}, zlib.compress(out.getvalue())
+        return None
+
     def cutout(self, segments: list[str]) -> tuple[int, bytes]:
         """The answer to the segments behind ``ca/{token}/``."""
         times: list[int] = [0, 1]
@@ -174,155 +188,3 @@ class Service:
         if self.generation > 1 or served.kind == "channels":
             voxels = voxels[np.newaxis]
         return 200, npz(voxels) if word == "npz" else blosc.pack_array(np.ascontiguousarray(voxels))
-
-
-class Faults:
-    """What a cutout's answer may be instead."""
-
-    def __init__(self, request: Request, fine: bytes) -> None:
-        self._request = request
-        self._fine = fine
-
-    def _send(self, code: int, body: bytes, **headers: str) -> None:
-        self._request.setResponseCode(code)
-        for name, value in headers.items():
-            self._request.setHeader(name.replace("_", "-"), value)
-        self._request.write(body)
-        self._request.finish()
-
-    def error500(self) -> None:
-        """A debug page."""
-        self._send(500, b"<html>Traceback</html>")
-
-    def html200(self) -> None:
-        """A page that says it is fine."""
-        self._send(200, b"<html><body>Welcome to nginx!</body></html>", content_type="text/html")
-
-    def outage(self) -> None:
-        """The database behind it is down."""
-        self._send(404, OUTAGE)
-
-    def busy(self) -> None:
-        """Too much to do."""
-        self._send(503, b"busy", retry_after="7")
-
-    def refused(self) -> None:
-        """Credentials wanted."""
-        self._send(403, b'{"detail": "Authentication credentials were not provided."}')
-
-    def reset(self) -> None:
-        """The connection is reset."""
-        self._request.transport.abortConnection()  # type: ignore[union-attr]
-
-    def bomb(self) -> None:
-        """1 GiB of zeros in 1 MiB."""
-        shrink = zlib.compressobj(9, wbits=-15)
-        mebibyte = shrink.compress(bytes(2**20)) + shrink.flush(zlib.Z_FULL_FLUSH)
-        body = b"\x78\x9c" + mebibyte * 1024 + shrink.flush()
-        self._send(200, body, content_length=str(len(body)))
-
-    def endless(self) -> None:
-        """A body that does not end."""
-        part = bytes(2**16)
-
-        def more() -> None:
-            if self._request.channel is not None:
-                self._request.write(part)
-                reactor.callLater(0, more)  # type: ignore[attr-defined]
-
-        more()
-
-    def short(self) -> None:
-        """Fewer voxels than were asked for."""
-        self._send(200, npz(np.zeros((1, 3, 5, 7), np.uint8)))
-
-    def wrong_type(self) -> None:
-        """The right shape of another type."""
-        array = np.load(BytesIO(zlib.decompress(self._fine)))
-        self._send(200, npz(array.astype(np.uint16)))
-
-    def silence(self) -> None:
-        """Half a body, and then nothing."""
-        self._request.setHeader("content-length", str(len(self._fine)))
-        self._request.write(self._fine[: len(self._fine) // 2])
-
-    def mute(self) -> None:
-        """Nothing at all."""
-
-    def half(self) -> None:
-        """Half a body, and then the end of the connection."""
-        self.silence()
-        self._request.channel.loseConnection()
-
-    def half_unsized(self) -> None:
-        """Half a body that does not say how long it is, properly ended."""
-        self._send(200, self._fine[: len(self._fine) // 2])
-
-    def pickle(self) -> None:
-        """An array of objects, which is a pickle that runs code."""
-        out = BytesIO()
-        np.save(out, np.array([{"hostile": 1}], dtype=object), allow_pickle=True)
-        self._send(200, zlib.compress(out.getvalue()))
-
-    def elsewhere(self) -> None:
-        """A redirect to another host."""
-        self._send(302, b"", location="http://127.0.0.2:9/ca/")
-
-
-class _Answer(Resource):
-    isLeaf = True
-
-    def __init__(self, service: Service) -> None:
-        super().__init__()
-        self._service = service
-
-    def render_GET(self, request: Request) -> Any:
-        """Info or a cutout."""
-        service = self._service
-        segments = request.path.decode().split("/")[1:]
-        if segments[:1] == ["moved"]:
-            return Redirect(b"/" + "/".join(segments[1:]).encode()).render(request)
-        ca, token, *rest = segments
-        if ca != "ca" or not token.startswith("kat"):
-            request.setResponseCode(404)
-            return f"Token {token} does not exist".encode()
-        if rest == ["info", ""]:
-            service.asked["info"] += 1
-            if service.mode.startswith("info_"):
-                getattr(Faults(request, b"x" * 99), service.mode.removeprefix("info_"))()
-                return NOT_DONE_YET
-            return json.dumps(service.info(), indent=4, sort_keys=True).encode()
-        service.asked["cutout"] += 1
-        service.cutouts.append("/".join(rest))
-        service.open_now += 1
-        service.most_open = max(service.most_open, service.open_now)
-
-        began = reactor.seconds()  # type: ignore[attr-defined]
-        code, body = service.cutout(rest)
-        left = max(0.0, began + service.delay - reactor.seconds())  # type: ignore[attr-defined]
-        answering = deferLater(reactor, left, self._cutout, request, code, body)  # type: ignore[arg-type]
-        answering.addErrback(lambda failure: failure.trap(CancelledError))
-
-        def closed(_: object) -> None:
-            service.open_now -= 1
-            answering.cancel()
-
-        request.notifyFinish().addBoth(closed)
-        return NOT_DONE_YET
-
-    def _cutout(self, request: Request, code: int, body: bytes) -> None:
-        if request.channel is None:
-            return
-        if self._service.mode != "well" and not self._service.mode.startswith("info_"):
-            getattr(Faults(request, body), self._service.mode)()
-            return
-        request.setResponseCode(code)
-        request.setHeader("content-type", "product/npz")
-        request.setHeader("content-length", str(len(body)))
-        request.write(body)
-        request.finish()
-
-
-def site(service: Service) -> Site:
-    """The server of a service."""
-    return Site(_Answer(service))

@@ -32,7 +32,7 @@ from ocpproxy.metrics import Metrics
 from ocpproxy.running import Listening
 from ocpproxy.web.channel import PromptChannel
 from ocpproxy.web.hot import HotChannel
-from tests import ocpserver
+from tests import doubles, ocpserver
 from tests.daemons import DaemonCase
 from tests.test_daemon import pause
 from tests.volumes import em
@@ -73,12 +73,11 @@ class HotCase(TestCase):
         """A gateway whose cache has three tiles."""
         self.place = Path(self.mktemp()).absolute()
         self.place.mkdir()
-        port = reactor.listenTCP(0, ocpserver.site(ocpserver.Service(em(), 2)), interface="127.0.0.1")
-        self.addCleanup(port.stopListening)
+        url = doubles.serve(self, ocpserver.Service(em(), 2))
         text = (
             "[server]\nlisten = tcp:0:interface=127.0.0.1\naccess_log = off\n"
             f"[cache]\ndirectory = cache\nmemory = {self.memory}\n[index]\nurl = sqlite:///index.sqlite\n"
-            f"[upstream]\nurl = http://127.0.0.1:{port.getHost().port}\n"
+            f"[upstream]\nurl = {url}\n"
         )
         self.gateway = gateway.make_gateway(config.parse(text, self.place, os.environ), reactor, Metrics())
         self.gateway.privilegedStartService()

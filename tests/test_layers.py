@@ -13,10 +13,10 @@ import ocpproxy
 
 RINGS = (
     ("address", "geometry", "stack", "imagery", "config", "metrics"),
-    ("upstream", "store", "leases", "descriptions", "database", "dialect", "schema", "pool"),
-    ("cache", "filling", "hits", "memory", "cutouts", "onefetch", "catalogue", "retouching", "reclaim"),
+    ("upstream", "store", "leases", "descriptions", "database", "dialect", "schema", "onefetch", "pool"),
+    ("cache", "filling", "hits", "memory", "cutouts", "catalogue", "retouching", "reclaim"),
     ("web",),
-    ("service", "cli", "gateway", "running", "workers"),
+    ("service", "cli", "gateway", "sources", "running", "workers"),
 )
 """From the words at the bottom to the wiring at the top."""
 WITHIN = {
@@ -32,25 +32,22 @@ WITHIN = {
     *((room, "dialect") for room in ("store", "leases", "descriptions")),
     *((room, "database") for room in ("store", "leases", "descriptions")),
     *((room, "pool") for room in ("store", "upstream")),
+    ("upstream", "onefetch"),
     ("cache", "hits"),
     ("cache", "filling"),
     ("filling", "hits"),
-    ("filling", "onefetch"),
     ("hits", "memory"),
     ("hits", "catalogue"),
-    ("cache", "onefetch"),
     ("cache", "catalogue"),
     ("cache", "cutouts"),
-    ("cutouts", "onefetch"),
     ("retouching", "cache"),
     ("retouching", "hits"),
     ("retouching", "catalogue"),
-    ("catalogue", "onefetch"),
-    ("reclaim", "onefetch"),
     ("gateway", "running"),
+    ("gateway", "sources"),
     ("workers", "running"),
     ("workers", "gateway"),
-    *(("service", room) for room in ("running", "gateway", "workers")),
+    *(("service", room) for room in ("running", "gateway", "sources", "workers")),
     *(("cli", room) for room in ("running", "gateway", "service")),
 }
 """The arrows inside a ring."""

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from ocpproxy.upstream import UpstreamBroken, packed, pickled
-from ocpproxy.upstream.pickled import NoArray
+from ocpproxy.upstream import UpstreamBroken
+from ocpproxy.upstream.codecs import packed, pickled
+from ocpproxy.upstream.codecs.pickled import NoArray
 from tests.volumes import shared
 
 PYTHON_2 = (

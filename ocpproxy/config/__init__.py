@@ -44,8 +44,11 @@ __all__ = [
     "read",
 ]
 
-UPSTREAM_KINDS = ("ocp", "demo")
-"""What ``type`` may say; `ocpproxy.gateway` has an upstream for each."""
+UPSTREAM_KINDS = ("ocp", "demo", "precomputed", "volume", "n5", "zarr")
+"""What ``type`` may say; `ocpproxy.sources` has an upstream for each."""
+_CHUNKED = ("precomputed", "volume", "n5", "zarr")
+_PLACED = (*_CHUNKED, "boss", "dvid", "catmaid")
+"""Those that must be told where a token's volume is."""
 DEMO_CACHE_MIB = 4096
 """Size of the cache when no configuration file says another."""
 
@@ -77,17 +80,37 @@ class Option:
 
     read: Callable[[str, Path], Any]
     default: str
+    kinds: tuple[str, ...] = UPSTREAM_KINDS
+    """The upstreams that have it."""
+    secret: bool = False
+    """It comes from the environment, and is not shown."""
 
 
 _UPSTREAM = {
     "type": Option(values.choice(*UPSTREAM_KINDS), "ocp"),
-    "url": Option(values.http_url, "http://openconnecto.me/ocp"),
+    "url": Option(values.addresses, "http://openconnecto.me/ocp"),
+    "authorization": Option(values.authorization, "", secret=True),
     "timeout": Option(values.number(0.1, 600, "seconds"), "30"),
     "connections": Option(values.whole(1, 256), "8"),
     "retries": Option(values.whole(0, 10), "2"),
-    "format": Option(values.choice("npz", "blosc"), "npz"),
+    "format": Option(values.choice("npz", "blosc"), "npz", kinds=("ocp",)),
     "info_max_age": Option(values.number(1, 10**8, "seconds"), "3600"),
+    "max_age": Option(values.max_age, "auto"),
     "max_cutout": Option(values.cutout, "16"),
+    "channels": Option(values.channels, "", kinds=(*_CHUNKED, "boss", "dvid")),
+    "z_shift": Option(values.shift, "0"),
+    "levels": Option(values.levels, ""),
+    "missing": Option(values.choice("black", "error"), "black", kinds=(*_CHUNKED, "catmaid")),
+    "missing_status": Option(values.statuses, "404", kinds=("precomputed", "catmaid")),
+    "credentials": Option(values.switch, "off", kinds=("volume", "n5", "zarr")),
+    "tile_source_type": Option(values.whole(1, 9), "1", kinds=("catmaid",)),
+    "tile_size": Option(values.numbers((1, 2), "WIDTH, HEIGHT in pixels"), "512", kinds=("catmaid",)),
+    "file_extension": Option(values.extension, "jpg", kinds=("catmaid",)),
+    "dimension": Option(values.numbers((3,), "voxels along x, y, z"), "", kinds=("catmaid",)),
+    "resolution": Option(
+        values.numbers((3,), "edges of a voxel along x, y, z", fractions=True), "1, 1, 1", kinds=("catmaid",)
+    ),
+    "zoom_levels": Option(values.whole(1, 16), "1", kinds=("catmaid",)),
 }
 OPTIONS: dict[str, dict[str, Option]] = {
     "server": {
@@ -179,20 +202,27 @@ def parse(text: str, here: Path, environ: Mapping[str, str]) -> Settings:
                 continue
             raw = given.get(key, option.default)
             try:
+                if option.secret and re.sub(r"\$\{\w+\}", "", raw).rstrip() not in _NO_SECRETS:
+                    raise values.Bad("a line such as Token ${NAME} or Bearer ${NAME}: secrets are in the environment")
                 found[key] = option.read(_from_environment(raw, environ), here)
             except values.Bad as bad:
-                shown = "(not shown)" if key == "url" and "@" in raw else raw
+                shown = "(not shown)" if option.secret or (key == "url" and "@" in raw) else raw
                 faults.append(Fault(name, key, shown, str(bad)))
+        if "type" in found:
+            faults.extend(_not_of_this_kind(name, found["type"], given, options))
         return found
 
     read_ = {name: section(name, options, {}) for name, options in OPTIONS.items()}
     datasets: dict[str, dict[str, Any]] = {}
+    faults.extend(_misplaced("upstream", read_["upstream"], None))
     for name in parser.sections():
         kind, _, token = name.partition(" ")
         if name in OPTIONS:
             continue
         if kind == "dataset" and re.fullmatch(r"\w[\w-]{0,63}", token.strip(), re.ASCII):
-            datasets[token.strip()] = section(name, DATASET_OPTIONS, read_["upstream"])
+            said = datasets[token.strip()] = section(name, DATASET_OPTIONS, read_["upstream"])
+            own = said.get("type") == read_["upstream"].get("type") or "url" in parser[name]
+            faults.extend(_misplaced(name, said, own))
         else:
             faults.append(Fault(name, "-", "", "one of [" + "], [".join(OPTIONS) + "], [dataset TOKEN]"))
     cache = read_["cache"]
@@ -228,6 +258,40 @@ def parse(text: str, here: Path, environ: Mapping[str, str]) -> Settings:
         {token: dataset(said) for token, said in datasets.items()},
         Source(text, here),
     )
+
+
+_NO_SECRETS = ("", "Token", "Bearer", "Basic", "Token public")
+"""What an authorization may say beside names of the environment."""
+
+
+def _not_of_this_kind(section: str, kind: str, given: Mapping[str, str], options: dict[str, Option]) -> list[Fault]:
+    return [
+        Fault(section, key, "(not shown)" if option.secret else given[key], f"no such option for type = {kind}")
+        for key, option in options.items()
+        if key in given and given[key] != option.default and kind not in option.kinds
+    ]
+
+
+def _misplaced(section: str, said: Mapping[str, Any], placed: bool | None) -> list[Fault]:
+    """What is wrong with where a dataset is; `placed` is whether it is told, None where it need not be."""
+    kind = said.get("type")
+    found = []
+    if kind in _PLACED and placed is False:
+        found.append(Fault(section, "url", "", "the address of the volume"))
+    for name, address in said.get("url", ()):
+        scheme = address.partition(":")[0]
+        wanted = {"boss": ("http", "https", "bossdb"), "ocp": ("http", "https")}.get(
+            kind or "", ("http", "https", "s3", "gs", *(("file",) if kind in _CHUNKED[1:] else ()))
+        )
+        if kind != "demo" and scheme not in wanted:
+            found.append(Fault(section, "url", address, f"an address of type {kind}: {', '.join(wanted)}"))
+        if name is not None and kind not in _CHUNKED:
+            found.append(Fault(section, "url", f"{name}: {address}", f"one address for all channels of type {kind}"))
+        if "{channel}" in address and name is None and not said.get("channels"):
+            found.append(Fault(section, "channels", "", "the names that {channel} in url stands for"))
+    if kind == "catmaid" and placed is not None and not said.get("dimension", True):
+        found.append(Fault(section, "dimension", "", "voxels along x, y, z: a tile server does not tell"))
+    return found
 
 
 def _from_environment(text: str, environ: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 from ocpproxy.stack import Look
@@ -62,16 +63,34 @@ class IndexSettings:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    """``[upstream]``, and what a ``[dataset]`` changes of it."""
+    """``[upstream]``, and what a ``[dataset]`` changes of it. Times in seconds, `max_cutout` in bytes."""
 
     type: str
-    url: str
+    url: tuple[tuple[str | None, str], ...]
+    """Addresses by channel; None is for the only one."""
+    authorization: str | None = field(repr=False)
     timeout: float
     connections: int
     retries: int
     format: str
     info_max_age: float
+    max_age: float | None
+    """Infinity for never; None for what the upstream makes right."""
     max_cutout: int
+    channels: tuple[tuple[str, str], ...]
+    """(name here, name there)."""
+    z_shift: int
+    levels: tuple[tuple[int, int], ...]
+    """(level here, level there)."""
+    missing: str
+    missing_status: tuple[int, ...]
+    credentials: bool
+    tile_source_type: int
+    tile_size: tuple[int, ...]
+    file_extension: str
+    dimension: tuple[int, ...]
+    resolution: tuple[Fraction, ...]
+    zoom_levels: int
 
 
 @dataclass(frozen=True, slots=True)

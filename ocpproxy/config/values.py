@@ -6,12 +6,15 @@ import configparser
 import os
 import re
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ocpproxy.config.settings import IndexUrl
 
 MIB = 2**20
+_NAME = r"\w[\w-]{0,63}"
 
 
 class Bad(ValueError):
@@ -107,17 +110,120 @@ def workers(text: str, _: Path) -> int:
     return int(text)
 
 
-def http_url(text: str, _: Path) -> str:
-    """The address of a web service."""
+_PLACEHOLDERS = ("{token}", "{channel}")
+_SCHEMES = ("http", "https", "s3", "gs", "bossdb", "file")
+
+
+def _address(text: str) -> str:
+    """An address as it is kept: without a prefix that names a format, or a slash at its end."""
+    text = re.sub(r"^(precomputed|n5|zarr[23]?)://(?=[a-z0-9]+:)", "", text.strip())
+    plain = text
+    for placeholder in _PLACEHOLDERS:
+        plain = plain.replace(placeholder, "x")
     try:
-        url = urlsplit(text)
-        fine = url.scheme in ("http", "https") and url.hostname and not url.query and not url.fragment
-        fine = fine and not url.username and (url.port is None or url.port > 0)
+        url = urlsplit(plain)
+        fine = url.scheme in _SCHEMES and bool(url.hostname or url.scheme == "file")
+        fine = fine and not url.query and not url.fragment and not url.username
+        fine = fine and (url.port is None or url.port > 0) and "{" not in urlsplit(text).netloc
     except ValueError:
         fine = False
-    if not fine or re.search(r"[\s\x00-\x1f\x7f-\uffff]", text):
-        raise Bad("an http:// or https:// address without a query or user name")
+    if not fine or re.search(r"[\s\x00-\x1f\x7f-\uffff{}\\]", plain):
+        raise Bad(
+            "an http:// or https:// address (or s3://, gs://, bossdb://, file://) without a query or user name, in "
+            "which {token} and {channel} may stand for names; or one CHANNEL: ADDRESS a line"
+        )
     return text.rstrip("/")
+
+
+def addresses(text: str, _: Path) -> tuple[tuple[str | None, str], ...]:
+    """Addresses of web services by channel; None is for the only one."""
+    found: list[tuple[str | None, str]] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        said = re.fullmatch(rf"({_NAME}):\s+(\S+)", line, re.ASCII)
+        found.append((said[1], _address(said[2])) if said else (None, _address(line)))
+    names = {name for name, _ in found}
+    if not found or len(names) != len(found) or (len(found) > 1 and None in names):
+        raise Bad("one address, or one CHANNEL: ADDRESS a line")
+    return tuple(found)
+
+
+def channels(text: str, _: Path) -> tuple[tuple[str, str], ...]:
+    """(name here, name there) of each channel."""
+    found = []
+    for item in filter(None, (part.strip() for part in re.split(r"[,\n]", text))):
+        said = re.fullmatch(rf"({_NAME})(?::\s*([\w.-]+(?:/[\w.-]+)*))?", item, re.ASCII)
+        there = (said[2] or said[1]) if said else ""
+        if said is None or ".." in there.split("/"):
+            raise Bad("names of channels with commas between them; NAME: NAME-THERE where the upstream has another")
+        found.append((said[1], there))
+    if len({name for name, _ in found}) != len(found):
+        raise Bad("each channel once")
+    return tuple(found)
+
+
+def levels(text: str, _: Path) -> tuple[tuple[int, int], ...]:
+    """(level here, level there)."""
+    found = []
+    for item in filter(None, (part.strip() for part in re.split(r"[,\n]", text))):
+        said = re.fullmatch(r"(\d{1,2}):\s*(\d{1,2})", item)
+        if not said:
+            raise Bad("LEVEL: LEVEL-THERE with commas between them, the finest there is 0")
+        found.append((int(said[1]), int(said[2])))
+    if len({here for here, _ in found}) != len(found):
+        raise Bad("each level once")
+    return tuple(found)
+
+
+def statuses(text: str, _: Path) -> tuple[int, ...]:
+    """HTTP statuses."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(re.fullmatch(r"[1-5]\d\d", part) and part != "200" for part in parts):
+        raise Bad("HTTP statuses with commas between them, such as 403, 404")
+    return tuple(map(int, parts))
+
+
+def shift(text: str, _: Path) -> int:
+    """A number of slices, down or up."""
+    if not re.fullmatch(r"[+-]?\d{1,7}", text):
+        raise Bad("a whole number from -9999999 to 9999999")
+    return int(text)
+
+
+def max_age(text: str, _: Path) -> float | None:
+    """Seconds; infinity for never, None for what the upstream makes right."""
+    if text in ("auto", "never"):
+        return None if text == "auto" else float("inf")
+    if not re.fullmatch(r"\d{1,9}", text) or int(text) < 1:
+        raise Bad("auto, never, or seconds from 1")
+    return float(text)
+
+
+def authorization(text: str, _: Path) -> str | None:
+    """The value of an Authorization header, or None."""
+    if text and (not re.fullmatch(r"[\x21-\x7e]+( [\x21-\x7e]+)*", text) or len(text) > 8000):
+        raise Bad("a line such as Token ${NAME} or Bearer ${NAME}")
+    return text or None
+
+
+def numbers(count: tuple[int, ...], expected: str, *, fractions: bool = False) -> Callable[[str, Path], Any]:
+    """So many positive numbers with commas between them, in parentheses or not; none where there is nothing."""
+
+    def read(text: str, _: Path) -> tuple[Any, ...]:
+        inner = text.strip().removeprefix("(").removesuffix(")")
+        parts = [part.strip() for part in re.split(r"[,x]", inner)] if inner else []
+        form = r"\d{1,9}(\.\d{1,9})?" if fractions else r"\d{1,9}"
+        if parts and (len(parts) not in count or not all(re.fullmatch(form, p) and float(p) > 0 for p in parts)):
+            raise Bad(expected)
+        return tuple(Fraction(part) if fractions else int(part) for part in parts)
+
+    return read
+
+
+def extension(text: str, _: Path) -> str:
+    """The extension of files."""
+    if not re.fullmatch(r"[A-Za-z0-9]{1,8}", text):
+        raise Bad("an extension such as jpg, without a dot")
+    return text
 
 
 def index_url(text: str, here: Path) -> IndexUrl:
@@ -143,9 +249,6 @@ def index_url(text: str, here: Path) -> IndexUrl:
         database=path[1:],
         unix_socket=unquote(query.get("unix_socket", "")),
     )
-
-
-_NAME = r"\w[\w-]{0,63}"
 
 
 def name(what: str) -> Callable[[str, Path], str | None]:

@@ -2,8 +2,9 @@
 
 ====================  ==================================================================================
 uint8                 as it is, or through the window that the operator has said
-uint16                its high byte, or through the window
-float32 (0 to 1)      ``min(255, floor(256 p))``; no number is 0
+uint16, uint32,       its high byte, or through the window
+uint64
+float32 (0 to 1)      ``min(255, floor(256 p))``, or through the window; no number is 0
 bitmask               0 or 255
 RGBA in uint32        its four bytes, red first
 RGBA in uint64        the high byte of each of its four 16-bit parts
@@ -11,7 +12,7 @@ annotation            the colour of its id (`palette`)
 ====================  ==================================================================================
 
 A window [lo, hi] is ``floor((v - lo) * 255 / (hi - lo))`` of the clipped value, exactly: it is computed in whole
-numbers, once for all values there are, and looked up.
+numbers; of 8 and 16 bits once for all values there are, and looked up.
 """
 
 from __future__ import annotations
@@ -38,10 +39,13 @@ def grey(face: Face, shown: Shown) -> Pixels:
     if shown.channel.kind == "bitmask":
         return np.where(face != 0, np.uint8(255), np.uint8(0))
     if shown.window is not None:
-        windowed: Pixels = _lookup(shown.window, 256**face.itemsize)[face]
+        windowed: Pixels = (
+            _lookup(shown.window, 256**face.itemsize)[face] if face.itemsize < 4 else _windowed(face, shown.window)
+        )
         return windowed
-    if face.dtype == np.uint16:
-        return (face >> 8).astype(np.uint8)
+    if face.dtype.kind == "u" and face.itemsize > 1:
+        high: Pixels = (face >> np.array(8 * face.itemsize - 8, face.dtype)).astype(np.uint8)
+        return high
     if face.dtype == np.float32:
         with np.errstate(over="ignore", invalid="ignore"):
             scaled = np.nan_to_num(face * np.float32(256), nan=0, posinf=255, neginf=0)
@@ -54,6 +58,16 @@ def _lookup(window: Window, values: int) -> Pixels:
     low, high = window
     clipped = np.arange(values, dtype=np.int64).clip(low, high)
     return ((clipped - low) * 255 // (high - low)).astype(np.uint8)
+
+
+def _windowed(face: Face, window: Window) -> Pixels:
+    low, high = window
+    if face.dtype == np.float32:
+        wide = np.nan_to_num(face.astype(np.float64), nan=low, posinf=high, neginf=low)
+        return np.floor((wide.clip(low, high) - low) * 255 / (high - low)).astype(np.uint8)
+    top = np.iinfo(face.dtype).max
+    clipped = face.clip(min(low, top), min(high, top)).astype(np.uint64) - np.uint64(min(low, top))
+    return (clipped * np.uint64(255) // np.uint64(high - low)).astype(np.uint8)
 
 
 def rgba(face: Face) -> Pixels:

@@ -46,7 +46,9 @@ def _in_grey(value: float | None, otherwise: float, shown: Shown) -> Fraction:
     if shown.window is not None:
         low, high = shown.window
         return (exact - low) * 255 / (high - low)
-    return {"uint16": exact / 256, "float32": exact * 256}.get(shown.channel.dtype, exact)
+    if shown.channel.dtype == "float32":
+        return exact * 256
+    return exact / Fraction(256 ** (shown.channel.itemsize - 1))
 
 
 def _curve(low: Fraction, high: Fraction, gamma: float) -> Pixels:

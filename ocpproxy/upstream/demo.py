@@ -11,7 +11,7 @@ slowly, so they are computed on every other voxel (every eighth slice) and inter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -20,7 +20,6 @@ import numpy.typing as npt
 from ocpproxy.geometry import Box, Channel, Cutout, Dataset, Level
 from ocpproxy.imagery import Voxels
 from ocpproxy.pool import InThread
-from ocpproxy.upstream import UnknownToken
 
 TOKEN = "demo"  # noqa: S105 - the name of a volume
 SIZE = (16384, 16384, 1024)
@@ -38,14 +37,11 @@ class DemoTissue:
 
     origin = "demo 1"
 
-    def __init__(self, in_thread: InThread, tokens: Collection[str] = (TOKEN,)) -> None:
+    def __init__(self, in_thread: InThread) -> None:
         self._in_thread = in_thread
-        self._tokens = frozenset(tokens)
 
     async def describe(self, token: str) -> str:
         """As `Upstream.describe`: there is nothing to say, it is in this file."""
-        if token not in self._tokens:
-            raise UnknownToken(f"the demo has no {token}")
         return self.origin
 
     def dataset(self, token: str, description: str) -> Dataset:

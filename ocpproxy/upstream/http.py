@@ -5,13 +5,15 @@ and spread. Suspicious: one deadline that covers waiting, retries and the last b
 while it is read; no redirect to another host.
 
 What Twisted leaves open, and why this is not just ``treq.get``: ``Agent``'s and treq's timeouts end at the headers;
-``maxPersistentPerHost`` limits only the connections that are kept idle; ``content()`` reads without bound.
+``maxPersistentPerHost`` limits only the connections that are kept idle; ``content()`` reads without bound, and gzip is
+inflated on the event loop. So bodies stay as they were sent (`AsStored`), and whoever reads one undoes its encoding
+(`ocpproxy.upstream.codecs.stored`) in a thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -27,9 +29,19 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web.client import PartialDownloadError, ResponseDone, ResponseFailed, ResponseNeverReceived
 from twisted.web.http import PotentialDataLoss
-from twisted.web.iweb import IResponse
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
 
-from ocpproxy.upstream import UpstreamBroken, UpstreamDown, UpstreamFailure, UpstreamSlow
+from ocpproxy.upstream import (
+    UnknownToken,
+    UpstreamBroken,
+    UpstreamBusy,
+    UpstreamDown,
+    UpstreamFailure,
+    UpstreamRefused,
+    UpstreamSlow,
+)
 
 _ERROR_BODY = 4096
 """Bytes of an answer other than 200 that are read."""
@@ -47,18 +59,77 @@ _LOST = (
 )
 
 
+_KEPT = ("content-encoding", "content-type", "etag", "last-modified", "retry-after")
+"""Headers of an answer that somebody looks at."""
+_ENCODING = b"x-content-encoding-as-stored"
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A complete answer."""
 
     status: int
     body: bytes
-    retry_after: float | None
-    """Seconds, when the upstream said so."""
+    """As it was sent: see ``content-encoding``."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Those of `_KEPT` that there are."""
+
+    @property
+    def encoding(self) -> str:
+        """How the body is encoded."""
+        return self.headers.get("content-encoding", "")
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds, when the upstream said so."""
+        said = self.headers.get("retry-after", "")
+        return float(said) if said.isascii() and said.isdigit() and len(said) < 6 else None
+
+    @property
+    def said(self) -> str:
+        """The status and the beginning of the body, for the log."""
+        return f"{self.status}: {self.body.decode('utf-8', 'replace').strip()[:200]}"
 
 
 Judge = Callable[[Answer], UpstreamFailure | None]
 """Says what an answer means: None when it is what was asked for."""
+
+
+def failure(answer: Answer, absent: type[UpstreamFailure] = UnknownToken) -> UpstreamFailure | None:
+    """What an answer means by its status; `absent` is for a 404."""
+    if answer.status == 200:
+        return None
+    if answer.status == 404:
+        return absent(answer.said)
+    if answer.status in (401, 403):
+        return UpstreamRefused(answer.said)
+    if answer.status in (429, 503):
+        return UpstreamBusy(answer.said, answer.retry_after)
+    if answer.status in (502, 504):
+        return UpstreamDown(answer.said)
+    return UpstreamBroken(answer.said)
+
+
+@implementer(IAgent)
+class AsStored:
+    """An agent that hides the encoding of bodies from treq, which would undo gzip on the event loop, without bound."""
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> Deferred[IResponse]:
+        """As `IAgent.request`."""
+        return self._agent.request(method, uri, headers, bodyProducer).addCallback(_hidden)
+
+
+def _hidden(response: IResponse) -> IResponse:
+    said = response.headers.getRawHeaders(b"content-encoding", [])
+    if said:
+        response.headers.removeHeader(b"content-encoding")
+        response.headers.setRawHeaders(_ENCODING, [b",".join(said)])
+    return response
 
 
 class _Body(Protocol):
@@ -101,10 +172,10 @@ class _Body(Protocol):
 
 
 class Http:
-    """The HTTP of the whole process: `client` with its pool, and a cap for each host."""
+    """The HTTP of the whole process: an agent with its pool, and a cap for each host."""
 
-    def __init__(self, client: HTTPClient, clock: IReactorTime, random: Random) -> None:
-        self.client = client
+    def __init__(self, agent: IAgent, clock: IReactorTime, random: Random) -> None:
+        self.client = HTTPClient(AsStored(agent))
         self.clock = clock
         self.random = random
         self._caps: dict[tuple[str, str], DeferredSemaphore] = {}
@@ -125,6 +196,7 @@ class Fetcher:
     """GET from one host.
 
     :param timeout: seconds for everything, from asking for a place to the last byte of the last attempt.
+    :param headers: sent with each request; they may be secrets.
     """
 
     http: Http
@@ -132,32 +204,43 @@ class Fetcher:
     timeout: float
     connections: int
     retries: int
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self._cap = self.http.cap(self.url, self.connections)
 
-    async def get(self, path: str, limit: int, judge: Judge, arriving: Callable[[], None]) -> bytes:
-        """The body of the answer to GET ``url/path``.
+    async def get(
+        self,
+        path: str,
+        limit: int,
+        judge: Judge,
+        arriving: Callable[[], None],
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """The answer to GET ``url/path``, or to GET ``url`` where the path is empty.
 
-        :param limit: bytes that the body may have.
+        :param limit: bytes that the body may have, as it is sent.
         :raises UpstreamFailure: what `judge` says, `UpstreamSlow` after the deadline, `UpstreamDown` when there is no
             connection, `UpstreamBroken` for a body over the limit or a redirect to another host.
         """
-        work = Deferred.fromCoroutine(self._insist(f"{self.url}/{path}", limit, judge, arriving))
+        url = f"{self.url}/{path}" if path else self.url
+        work = Deferred.fromCoroutine(self._insist(url, limit, judge, arriving, {**self.headers, **(headers or {})}))
         try:
             return await work.addTimeout(self.timeout, self.http.clock)
         except DeferredTimeout:
             raise UpstreamSlow(f"no complete answer within {self.timeout:g} s") from None
 
-    async def _insist(self, url: str, limit: int, judge: Judge, arriving: Callable[[], None]) -> bytes:
+    async def _insist(
+        self, url: str, limit: int, judge: Judge, arriving: Callable[[], None], headers: Mapping[str, str]
+    ) -> Answer:
         attempt = 0
         while True:
             try:
-                answer = await self._ask(url, limit, arriving)
-                failure = judge(answer)
-                if failure is None:
-                    return answer.body
-                raise failure
+                answer = await self._ask(url, limit, arriving, headers)
+                wrong = judge(answer)
+                if wrong is None:
+                    return answer
+                raise wrong
             except UpstreamFailure as error:
                 if not error.transient or attempt >= self.retries:
                     raise
@@ -167,10 +250,10 @@ class Fetcher:
             attempt += 1
             await deferLater(self.http.clock, pause)
 
-    async def _ask(self, url: str, limit: int, arriving: Callable[[], None]) -> Answer:
+    async def _ask(self, url: str, limit: int, arriving: Callable[[], None], headers: Mapping[str, str]) -> Answer:
         await self._cap.acquire()
         try:
-            return await self._ask_now(url, limit, arriving)
+            return await self._ask_now(url, limit, arriving, headers)
         except CancelledError:
             raise
         except UpstreamFailure:
@@ -188,9 +271,10 @@ class Fetcher:
             # and whoever has the place next must not open another one beside it.
             self.http.clock.callLater(0, self._cap.release)
 
-    async def _ask_now(self, url: str, limit: int, arriving: Callable[[], None]) -> Answer:
+    async def _ask_now(self, url: str, limit: int, arriving: Callable[[], None], headers: Mapping[str, str]) -> Answer:
         for _ in range(_REDIRECTS + 1):
-            response: IResponse = await self.http.client.get(url, allow_redirects=False, unbuffered=True)
+            told = Headers({name: [value] for name, value in headers.items()})
+            response: IResponse = await self.http.client.get(url, headers=told, allow_redirects=False, unbuffered=True)
             fine = response.code == 200
             if fine and isinstance(response.length, int) and response.length > limit:
                 _Refused().refuse(response)
@@ -200,7 +284,7 @@ class Fetcher:
             content = await body.finished
             target = _header(response, "location")
             if response.code not in (301, 302, 303, 307, 308) or target is None:
-                return Answer(response.code, content, _seconds(_header(response, "retry-after")))
+                return Answer(response.code, content, _headers(response))
             there = urljoin(url, target)
             if urlsplit(there)[:2] != urlsplit(url)[:2]:
                 raise UpstreamBroken("it redirects to another host")
@@ -230,8 +314,10 @@ def _header(response: IResponse, name: str) -> str | None:
     return values[0].decode("latin-1") if values else None
 
 
-def _seconds(text: str | None) -> float | None:
-    return float(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 6 else None
+def _headers(response: IResponse) -> dict[str, str]:
+    found = {name: value for name in _KEPT if (value := _header(response, name)) is not None}
+    stored = _header(response, _ENCODING.decode())
+    return found if stored is None else {**found, "content-encoding": stored}
 
 
 def _was_cancelled(error: BaseException) -> bool:

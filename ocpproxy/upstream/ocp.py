@@ -27,16 +27,13 @@ from ocpproxy.pool import InThread
 from ocpproxy.upstream import (
     OutOfRange,
     UnknownToken,
-    UpstreamBroken,
-    UpstreamBusy,
     UpstreamDown,
     UpstreamFailure,
-    UpstreamRefused,
-    info,
-    npz,
-    packed,
+    documents,
+    ocpinfo,
 )
-from ocpproxy.upstream.http import Answer, Fetcher
+from ocpproxy.upstream.codecs import npz, packed, stored
+from ocpproxy.upstream.http import Answer, Fetcher, failure
 
 _LONGEST_INFO = 2 * 2**20
 _OUTAGE = re.compile(r"['\"]*\(\d{4}, ")
@@ -46,25 +43,14 @@ _OUTSIDE = re.compile(r"illegal range|check cube|scaling level|illegal arguments
 
 def _failure(answer: Answer, otherwise: type[UpstreamFailure]) -> UpstreamFailure | None:
     """What an answer means; `otherwise` is for a 404 that does not say why."""
-    if answer.status == 200:
-        return None
-    text = answer.body.decode("utf-8", "replace").strip()
-    said = f"{answer.status}: {text[:200]}"
     if answer.status == 404:
+        text = answer.body.decode("utf-8", "replace").strip()
         if _OUTAGE.match(text):
-            return UpstreamDown(said)
+            return UpstreamDown(answer.said)
         if _OUTSIDE.search(text):
-            return OutOfRange(said)
-        if _ABSENT.search(text):
-            return UnknownToken(said)
-        return otherwise(said)
-    if answer.status in (401, 403):
-        return UpstreamRefused(said)
-    if answer.status in (429, 503):
-        return UpstreamBusy(said, answer.retry_after)
-    if answer.status in (502, 504):
-        return UpstreamDown(said)
-    return UpstreamBroken(said)
+            return OutOfRange(answer.said)
+        return (UnknownToken if _ABSENT.search(text) else otherwise)(answer.said)
+    return failure(answer)
 
 
 class OpenConnectome:
@@ -82,28 +68,31 @@ class OpenConnectome:
 
     async def describe(self, token: str) -> str:
         """As `Upstream.describe`: the info document."""
-        body = await self._fetcher.get(
+        answer = await self._fetcher.get(
             f"ca/{token}/info/", _LONGEST_INFO, lambda answer: _failure(answer, UnknownToken), lambda: None
         )
-        try:
-            return body.decode("utf-8")
-        except UnicodeDecodeError:
-            raise UpstreamBroken(f"the info of {token} is no text") from None
+        with documents.reading(f"the info of {token}"):
+            return documents.text(stored.restored(answer.body, answer.encoding, _LONGEST_INFO))
 
     def dataset(self, token: str, description: str) -> Dataset:
         """As `Upstream.dataset`."""
-        return info.read(token, description)
+        return ocpinfo.read(token, description)
 
     async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
         """As `Upstream.cutout`."""
-        first = cutout.dataset.dialect == "generation 1"
+        first = cutout.dataset.theirs == 1
         word = "npz" if first else self._format
         form = {"npz": npz, "blosc": packed}[word]
         path = self._first_path(cutout) if first else self._path(cutout, word)
-        body = await self._fetcher.get(
-            path, form.longest(cutout.nbytes), lambda answer: _failure(answer, OutOfRange), arriving
-        )
-        voxels: Voxels = await self._in_thread(form.decode, body, cutout.channel.dtype, self._shape(cutout))
+        limit = form.longest(cutout.nbytes)
+        answer = await self._fetcher.get(path, limit, lambda answer: _failure(answer, OutOfRange), arriving)
+
+        def decoded() -> Voxels:
+            body = stored.restored(answer.body, answer.encoding, limit)
+            found: Voxels = form.decode(body, cutout.channel.dtype, self._shape(cutout))
+            return found
+
+        voxels: Voxels = await self._in_thread(decoded)
         return voxels
 
     def _first_path(self, cutout: Cutout) -> str:
@@ -116,7 +105,7 @@ class OpenConnectome:
 
     def _shape(self, cutout: Cutout) -> tuple[int, ...]:
         time = (1,) if cutout.channel.kind == "timeseries" else ()
-        listed = cutout.dataset.dialect != "generation 1" or cutout.channel.kind == "channels"
+        listed = cutout.dataset.theirs != 1 or cutout.channel.kind == "channels"
         return ((1,) if listed else ()) + time + cutout.box.shape
 
 

@@ -5,7 +5,7 @@ The container's header is checked before anything is allocated: 16 bytes, little
     0 version   1 version of the codec   2 flags   3 typesize   4-7 nbytes   8-11 blocksize   12-15 cbytes
 
 blosc has no checksum, so these lengths, and the shape and type in the pickle, are all that tells a damaged body from
-a sound one. The pickle is read by `ocpproxy.upstream.pickled`, which runs nothing.
+a sound one. The pickle is read by `ocpproxy.upstream.codecs.pickled`, which runs nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 
 from ocpproxy.geometry import Triple
 from ocpproxy.imagery import Voxels
-from ocpproxy.upstream import UpstreamBroken, pickled
+from ocpproxy.upstream import UpstreamBroken
+from ocpproxy.upstream.codecs import pickled
 
 _HEADER = struct.Struct("<BBBBIII")
 _VERSION = 2

@@ -1,0 +1,121 @@
+"""Where each token's voxels come from: the registry of upstreams, and what is put round one.
+
+`UPSTREAMS` has a line for each kind in `config.UPSTREAM_KINDS`: how one is made of what the configuration says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ocpproxy.catalogue import Catalogue, Shelf, Source
+from ocpproxy.config import Fault, Settings, UpstreamSettings
+from ocpproxy.metrics import Metrics
+from ocpproxy.pool import InThread
+from ocpproxy.stack import PLAIN, Look
+from ocpproxy.upstream import Measured, Upstream
+from ocpproxy.upstream.demo import TOKEN, DemoTissue
+from ocpproxy.upstream.http import Fetcher, Http
+from ocpproxy.upstream.ocp import OpenConnectome
+from ocpproxy.upstream.places import Site, places, public
+from ocpproxy.upstream.precomputed import Precomputed
+from ocpproxy.upstream.renumbered import renumbered
+from ocpproxy.upstream.volume import INSTALL, Reader, Shards, VolumeStore, installed
+
+
+@dataclass(frozen=True)
+class Doors:
+    """What upstreams are made of."""
+
+    http: Http
+    in_thread: InThread
+    reactor: Any
+
+    def fetcher(self, said: UpstreamSettings, url: str) -> Fetcher:
+        """Polite GETs at an address."""
+        headers = {"Authorization": said.authorization} if said.authorization else {}
+        return Fetcher(self.http, url, said.timeout, said.connections, said.retries, headers)
+
+    def sites(self, said: UpstreamSettings) -> dict[str | None, Site]:
+        """The address of each channel."""
+        fetcher = partial(self.fetcher, said)
+        return {
+            name: Site(url if said.credentials else public(url), fetcher)
+            for name, url in places(said.url, said.channels).items()
+        }
+
+    def reader(self, said: UpstreamSettings) -> Reader:
+        """TensorStore."""
+        return Reader(
+            self.reactor,
+            said.timeout,
+            said.connections,
+            said.retries,
+            credentials=said.credentials,
+            authorization=said.authorization,
+            black=said.missing == "black",
+        )
+
+
+def _ocp(said: UpstreamSettings, doors: Doors) -> Upstream:
+    return OpenConnectome(doors.fetcher(said, said.url[0][1]), doors.in_thread, said.format)
+
+
+def _demo(said: UpstreamSettings, doors: Doors) -> Upstream:
+    return DemoTissue(doors.in_thread)
+
+
+def _precomputed(said: UpstreamSettings, doors: Doors) -> Upstream:
+    sites, black = doors.sites(said), said.missing == "black"
+    shards = Shards(doors.reader(said), sites)
+    return Precomputed(sites, doors.in_thread, doors.reactor, said.missing_status, shards, black=black)
+
+
+def _volume(said: UpstreamSettings, doors: Doors) -> Upstream:
+    kinds = ("precomputed", "zarr", "n5") if said.type == "volume" else (said.type,)
+    return VolumeStore(doors.sites(said), doors.reader(said), kinds)
+
+
+UPSTREAMS: dict[str, Callable[[UpstreamSettings, Doors], Upstream]] = {
+    "ocp": _ocp,
+    "demo": _demo,
+    "precomputed": _precomputed,
+    "volume": _volume,
+    "n5": _volume,
+    "zarr": _volume,
+}
+"""The registry: a line for each kind."""
+_ANY_TOKEN = ("ocp",)
+"""Those that tell themselves which tokens there are."""
+
+
+def make_upstream(said: UpstreamSettings, doors: Doors) -> Upstream:
+    """The upstream that this describes."""
+    return renumbered(UPSTREAMS[said.type](said, doors), said.z_shift, dict(said.levels))
+
+
+def lacking(settings: Settings) -> list[Fault]:
+    """What the configuration needs and this installation does not have."""
+    said = {"upstream": settings.upstream, **{f"dataset {t}": d.upstream for t, d in settings.datasets.items()}}
+    return [
+        Fault(section, "type", upstream.type, f"a type that is installed; this one needs: {INSTALL}")
+        for section, upstream in said.items()
+        if upstream.type in ("volume", "n5", "zarr") and not installed()
+    ]
+
+
+def make_catalogue(settings: Settings, doors: Doors, shelf: Shelf, metrics: Metrics) -> Catalogue:
+    """Every token's source."""
+
+    def source(said: UpstreamSettings, called: str | None = None, look: Look = PLAIN) -> Source:
+        upstream = Measured(make_upstream(said, doors), metrics)
+        return Source(upstream, said.info_max_age, 2 * said.connections, said.timeout, called, look, said.max_cutout)
+
+    named = {token: source(said.upstream, said.token, said.look) for token, said in settings.datasets.items()}
+    rest = settings.upstream
+    if rest.type == "demo":
+        named.setdefault(TOKEN, source(rest))
+    many = rest.type in _ANY_TOKEN or all("{token}" in address for _, address in rest.url)
+    return Catalogue(named, source(rest) if many and rest.type != "demo" else None, shelf, doors.reactor)

@@ -1,0 +1,134 @@
+"""Boxes put together from chunks: what an upstream keeps in blocks of its own is fetched block by block.
+
+The chunks of a box are fetched side by side, each once for all who want it at the same time; one that nobody waits for
+any more is called off, for whoever wants a box sees to it that what has begun to arrive is finished. One that sticks
+out of the box is kept for a minute, for the neighbours that share it; the others are of no use to anybody else, because
+slabs of tiles begin where chunks do (`ocpproxy.stack`) and what was cut out whole is shared by `ocpproxy.cutouts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+from cachetools import TTLCache
+from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.interfaces import IReactorTime
+
+from ocpproxy.geometry import Box, Triple
+from ocpproxy.imagery import Voxels
+from ocpproxy.onefetch import Flight, OneFetch
+from ocpproxy.upstream import OutOfRange
+
+MEMORY = 32 * 2**20
+"""Bytes of chunks that are kept for neighbours."""
+_KEPT_FOR = 60.0
+_MOST = 65536
+"""Chunks that a box may have."""
+P = TypeVar("P", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Chunks of equal size from `offset` on; the last ones end where the volume does. Voxels of a level: x, y, z."""
+
+    offset: Triple
+    end: Triple
+    chunk: Triple
+
+    def boxes(self, box: Box) -> list[Box]:
+        """The chunks that a box touches, each as far as the volume goes, in the order z, y, x.
+
+        :raises OutOfRange: there are far too many.
+        """
+        spans = []
+        many = 1
+        for axis in range(3):
+            start, stop, step = self.offset[axis], self.end[axis], self.chunk[axis]
+            first, end = max(box[2 * axis], start), min(box[2 * axis + 1], stop)
+            places = range((first - start) // step, (end - start - 1) // step + 1) if first < end else range(0)
+            many *= len(places)
+            spans.append([(start + n * step, min(start + (n + 1) * step, stop)) for n in places[:_MOST]])
+        if many > _MOST:
+            raise OutOfRange(f"a box of {many} chunks is too much for one request")
+        xs, ys, zs = spans
+        return [Box(*x, *y, *z) for z in zs for y in ys for x in xs]
+
+
+class Chunks(Generic[P]):
+    """The chunks of one upstream.
+
+    :param fetch: gets one chunk of a place (a level of a channel, say): its voxels, axes (z, y, x), or None for one
+        that is all background; calls its third argument when the answer begins to arrive.
+    """
+
+    def __init__(
+        self, fetch: Callable[[P, Box, Callable[[], None]], Awaitable[Voxels | None]], clock: IReactorTime
+    ) -> None:
+        self._fetch = fetch
+        self._flights: OneFetch[tuple[P, Box], None, Voxels | None] = OneFetch(
+            self._fly, clock, not_again_for=0, finishes=False
+        )
+        self._shared: TTLCache[tuple[P, Box], Voxels] = TTLCache(
+            MEMORY, _KEPT_FOR, clock.seconds, getsizeof=lambda voxels: voxels.nbytes
+        )
+
+    async def box(self, place: P, box: Box, grid: Grid, dtype: str, arriving: Callable[[], None]) -> Voxels:
+        """The voxels of a box, axes (z, y, x), and a fourth where chunks have one; what has no chunk is 0.
+
+        :raises UpstreamFailure: the first there is; the other chunks are given up.
+        """
+        pieces = grid.boxes(box)
+        waiting = [Deferred.fromCoroutine(self._one(place, piece, box, arriving)) for piece in pieces]
+        try:
+            found: list[Voxels | None] = await gatherResults(waiting, consumeErrors=True)
+        except FirstError as first:
+            for one in waiting:
+                one.cancel()
+            first.subFailure.raiseException()
+        if len(pieces) == 1 and pieces[0] == box and found[0] is not None:
+            return found[0]
+        there = [(piece, voxels) for piece, voxels in zip(pieces, found, strict=True) if voxels is not None]
+        return pasted(box, there, dtype)
+
+    async def _one(self, place: P, piece: Box, box: Box, arriving: Callable[[], None]) -> Voxels | None:
+        kept = self._shared.get((place, piece))
+        if kept is not None:
+            arriving()
+            return kept
+        voxels = await self._flights.join((place, piece), None, arriving)
+        if voxels is not None and _common(box, piece) != piece and voxels.nbytes <= MEMORY // 4:
+            self._shared[place, piece] = voxels
+        return voxels
+
+    async def _fly(self, flight: Flight[tuple[P, Box], None, Voxels | None]) -> None:
+        place, piece = flight.key
+        voxels = await self._fetch(place, piece, flight.mark_arriving)
+        flight.mark_arriving()
+        flight.deliver(None, voxels)
+
+
+def _common(a: Box, b: Box) -> Box:
+    """What two boxes share."""
+    return Box(max(a.x0, b.x0), min(a.x1, b.x1), max(a.y0, b.y0), min(a.y1, b.y1), max(a.z0, b.z0), min(a.z1, b.z1))
+
+
+def clipped(box: Box, grid: Grid) -> Box | None:
+    """The part of a box that is within a grid."""
+    (ox, oy, oz), (x, y, z) = grid.offset, grid.end
+    inner = _common(box, Box(ox, x, oy, y, oz, z))
+    return inner if min(inner.shape) > 0 else None
+
+
+def pasted(box: Box, pieces: Sequence[tuple[Box, Voxels]], dtype: str) -> Voxels:
+    """A box put together from pieces that touch it, axes (z, y, x) and a fourth where they have one; the rest 0."""
+    further = pieces[0][1].shape[3:] if pieces else ()
+    whole = np.zeros((*box.shape, *further), dtype)
+    for piece, voxels in pieces:
+        x0, x1, y0, y1, z0, z1 = _common(box, piece)
+        whole[z0 - box.z0 : z1 - box.z0, y0 - box.y0 : y1 - box.y0, x0 - box.x0 : x1 - box.x0] = voxels[
+            z0 - piece.z0 : z1 - piece.z0, y0 - piece.y0 : y1 - piece.y0, x0 - piece.x0 : x1 - piece.x0
+        ]
+    return whole

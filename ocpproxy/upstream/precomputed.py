@@ -1,0 +1,214 @@
+"""neuroglancer's precomputed volumes over HTTP: where most of the Open Connectome volumes live today.
+
+``{url}/info`` is JSON: the type of the voxels, and for each scale its size, offset, resolution, chunks and encoding. A
+chunk is one object, ``{url}/{key}/{x0}-{x1}_{y0}-{y1}_{z0}-{z1}``, named by the voxels that it holds, with the offset,
+and ends where the volume does. One that is not there is background (neuroglancer,
+src/datasource/precomputed/volume.rst).
+
+============================  =====================================================================================
+raw                           little endian, (channel, z, y, x) in C order
+jpeg, png                     a picture of any shape whose pixels, row after row, are the voxels in that order
+compressed_segmentation       see `ocpproxy.upstream.codecs.segmented`
+============================  =====================================================================================
+
+Scales become levels as `ocpproxy.upstream.pyramids` says. Those in shards are read by TensorStore
+(`ocpproxy.upstream.volume`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from twisted.internet.interfaces import IReactorTime
+
+from ocpproxy.geometry import Box, Cutout, Dataset, Triple
+from ocpproxy.imagery import Voxels
+from ocpproxy.pool import InThread
+from ocpproxy.upstream import UpstreamBroken, UpstreamFailure, documents, pyramids
+from ocpproxy.upstream.chunks import Chunks, Grid
+from ocpproxy.upstream.codecs import images, segmented, stored
+from ocpproxy.upstream.documents import items, mapping, ratios, triple, unexpected, whole, word
+from ocpproxy.upstream.http import Answer, failure
+from ocpproxy.upstream.places import Site, of_each
+from ocpproxy.upstream.pyramids import Part, Volume, assembled
+
+LONGEST_INFO = 2 * 2**20
+_LARGEST_CHUNK = 256 * 2**20
+_ENCODINGS = ("raw", "jpeg", "png", "compressed_segmentation")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """One resolution of one volume."""
+
+    place: str | None
+    """The channel whose address it is at."""
+    key: str
+    encoding: str
+    dtype: str
+    components: int
+    """Values of a voxel."""
+    grid: Grid
+    block: Triple
+    """Of compressed segmentation."""
+    number: int
+    """Its place in the info document."""
+    sharded: bool
+
+    def chunk(self, box: Box) -> str:
+        """The name of a chunk."""
+        return f"{self.key}/{box.x0}-{box.x1}_{box.y0}-{box.y1}_{box.z0}-{box.z1}"
+
+    def nbytes(self, box: Box) -> int:
+        """Bytes of a chunk's voxels."""
+        return int(np.prod(box.shape, dtype=np.int64)) * self.components * np.dtype(self.dtype).itemsize
+
+
+class Sharded(Protocol):
+    """Reads what is in shards."""
+
+    async def scale(self, token: str, scale: Scale, box: Box, arriving: Callable[[], None]) -> Voxels:
+        """The voxels of a box, axes (z, y, x, component)."""
+
+
+def parsed(place: str | None, document: str) -> Volume[Scale]:
+    """The volume that an info document describes.
+
+    :raises Unexpected: with what was expected.
+    """
+    info = mapping("a JSON object", documents.parsed(document))
+    kind = word("type", info.get("type"), "image", "segmentation")
+    dtype = word("data_type", info.get("data_type"), *documents.DTYPES, "int8", "int16", "int32", "int64")
+    components = whole("num_channels", info.get("num_channels", 1), 1, 64)
+    said = items("scales", info.get("scales"))
+    if not said:
+        raise unexpected("at least one scale", said)
+    scales = []
+    for number, value in enumerate(said):
+        scale = mapping("a scale", value)
+        size = triple("size", scale.get("size"), 1)
+        offset = triple("voxel_offset", scale.get("voxel_offset", [0, 0, 0]), -documents.LARGEST)
+        chunks = items("chunk_sizes", scale.get("chunk_sizes"))
+        chunk = triple("chunk_sizes", chunks[0] if chunks else None, 1)
+        end = (offset[0] + size[0], offset[1] + size[1], offset[2] + size[2])
+        encoding = word("encoding", scale.get("encoding"))
+        block = triple("block size", scale.get("compressed_segmentation_block_size", [8, 8, 8]), 1, 64)
+        sharding = scale.get("sharding")
+        key = word("key", scale.get("key"))
+        found = Scale(
+            place, key, encoding, dtype, components, Grid(offset, end, chunk), block, number, sharding is not None
+        )
+        held = [min(a, b) for a, b in zip(chunk, size, strict=True)]
+        if found.nbytes(Box(0, held[0], 0, held[1], 0, held[2])) > _LARGEST_CHUNK:
+            raise unexpected(f"chunks of at most {_LARGEST_CHUNK >> 20} MiB", chunk)
+        scales.append((ratios("resolution", scale.get("resolution")), found))
+    scales.sort(key=lambda one: (one[0][0] * one[0][1] * one[0][2], one[0]))
+    parts = [Part(f"_{n}", n) for n in range(components)] if components > 1 else [Part("", 0)]
+    told = {name: info.get(name) for name in ("type", "data_type", "num_channels", "scales")}
+    return Volume(kind == "segmentation", dtype, parts, scales, pyramids.version(told))
+
+
+class Precomputed:
+    """Precomputed volumes: the channels of each token.
+
+    :param sites: the address of each channel.
+    :param missing: statuses that say that a chunk is not there.
+    :param black: what is not there is background; otherwise it is a fault of the upstream.
+    :param sharded: reads scales in shards.
+    """
+
+    def __init__(
+        self,
+        sites: Mapping[str | None, Site],
+        in_thread: InThread,
+        clock: IReactorTime,
+        missing: Collection[int],
+        sharded: Sharded,
+        *,
+        black: bool = True,
+    ) -> None:
+        self._sites = sites
+        self._in_thread = in_thread
+        self._missing = frozenset(missing)
+        self._black = black
+        self._sharded = sharded
+        self._chunks: Chunks[tuple[str, Scale]] = Chunks(self._chunk, clock)
+        self.origin = "precomputed " + " ".join(f"{name or ''}:{site.address}" for name, site in sites.items())
+
+    async def describe(self, token: str) -> str:
+        """As `Upstream.describe`: the info document of each channel."""
+
+        async def info(site: Site) -> str:
+            answer = await site.fetcher.get(site.path(token, "info"), LONGEST_INFO, failure, lambda: None)
+            with documents.reading(f"the info of {token}"):
+                return documents.text(stored.restored(answer.body, answer.encoding, LONGEST_INFO))
+
+        return json.dumps(await of_each(self._sites, info))
+
+    def dataset(self, token: str, description: str) -> Dataset:
+        """As `Upstream.dataset`."""
+        with documents.reading(f"the info of {token}"):
+            told = mapping("the infos", documents.parsed(description))
+            volumes = {
+                name: parsed(name, word("an info", told.get(name or ""), most=LONGEST_INFO)) for name in self._sites
+            }
+            return assembled(token, volumes)
+
+    async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
+        """As `Upstream.cutout`."""
+        component, scales = cutout.dataset.theirs[cutout.channel.name]
+        scale: Scale | None = scales[cutout.level]
+        if scale is None:
+            arriving()
+            return np.zeros(cutout.box.shape, cutout.channel.dtype)
+        token = cutout.dataset.there
+        if scale.sharded:
+            voxels = await self._sharded.scale(token, scale, cutout.box, arriving)
+        elif scale.encoding not in _ENCODINGS:
+            raise UpstreamBroken(f"expected chunks in {', '.join(_ENCODINGS)}, not {scale.encoding[:40]!r}")
+        else:
+            voxels = await self._chunks.box((token, scale), cutout.box, scale.grid, scale.dtype, arriving)
+        return voxels if voxels.ndim == 3 else np.ascontiguousarray(voxels[..., component])
+
+    async def _chunk(self, place: tuple[str, Scale], box: Box, arriving: Callable[[], None]) -> Voxels | None:
+        token, scale = place
+        site = self._sites[scale.place]
+        nbytes = scale.nbytes(box)
+        answer = await site.fetcher.get(
+            site.path(token, scale.chunk(box)), 2 * stored.longest(nbytes), self._judged, arriving
+        )
+        if answer.status != 200:
+            return None
+        voxels: Voxels = await self._in_thread(_decoded, answer, scale, box, nbytes)
+        return voxels
+
+    def _judged(self, answer: Answer) -> UpstreamFailure | None:
+        if answer.status in self._missing:
+            return None if self._black else UpstreamBroken(f"a chunk is missing: {answer.said}")
+        return failure(answer, UpstreamBroken)
+
+
+def _decoded(answer: Answer, scale: Scale, box: Box, nbytes: int) -> Voxels:
+    """The voxels of a chunk, axes (z, y, x), with several components (z, y, x, component). (In a thread.)"""
+    z, y, x = box.shape
+    dtype = np.dtype(scale.dtype).newbyteorder("<")
+    raw = scale.encoding == "raw"
+    body = stored.restored(answer.body, answer.encoding, nbytes if raw else 2 * stored.longest(nbytes))
+    if raw:
+        if len(body) != nbytes:
+            raise UpstreamBroken(f"expected {nbytes} bytes of voxels, not {len(body)}")
+        array = np.frombuffer(body, dtype).reshape(scale.components, z, y, x)
+    elif scale.encoding == "compressed_segmentation":
+        if scale.components != 1 or scale.dtype not in ("uint32", "uint64"):
+            raise UpstreamBroken("compressed segmentation is of one component of 32 or 64 bits")
+        return segmented.decode(body, scale.dtype, box.shape, scale.block)
+    else:
+        samples = images.read(body, None, z * y * x, scale.components)
+        if samples.dtype != dtype:
+            raise UpstreamBroken(f"expected a picture of {scale.dtype}, not of {samples.dtype}")
+        array = samples.reshape(z, y, x, scale.components).transpose(3, 0, 1, 2)
+    return array[0] if scale.components == 1 else np.moveaxis(array, 0, -1)

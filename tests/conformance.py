@@ -1,0 +1,326 @@
+"""What every upstream does: one suite, which each kind runs against a real local server that holds the real volume."""
+
+from __future__ import annotations
+
+import contextlib
+from random import Random
+from typing import Any
+
+import numpy as np
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+from twisted.web.client import Agent, HTTPConnectionPool
+
+from ocpproxy.address import ImageBase
+from ocpproxy.config import UpstreamSettings, parse
+from ocpproxy.geometry import Box, Cutout, Dataset
+from ocpproxy.pool import Pool
+from ocpproxy.sources import Doors, make_upstream
+from ocpproxy.stack import Stack
+from ocpproxy.upstream import (
+    UnknownToken,
+    Upstream,
+    UpstreamBroken,
+    UpstreamBusy,
+    UpstreamDown,
+    UpstreamFailure,
+    UpstreamRefused,
+    UpstreamSlow,
+)
+from ocpproxy.upstream.http import Http
+from tests import doubles
+from tests.volumes import Volume, cuboids, em, level
+
+
+def nothing() -> None:
+    """Do not mind."""
+
+
+def nobody_there() -> str:
+    """An address that nobody listens at."""
+    return "http://127.0.0.1:9"
+
+
+class UpstreamCase(TestCase):
+    """Threads, and a client of its own for each test."""
+
+    def setUp(self) -> None:
+        """Open them."""
+        self.pool = Pool(reactor, 2, "decode")
+        self.pool.startService()
+        self.addCleanup(self.pool.stopService)
+        self.connections = HTTPConnectionPool(reactor)
+        self.connections.maxPersistentPerHost = 8
+        self.connections.retryAutomatically = False
+        self.addCleanup(self.connections.closeCachedConnections)
+        http = Http(Agent(reactor, pool=self.connections), reactor, Random(1))  # type: ignore[arg-type]
+        self.doors = Doors(http, self.pool.run, reactor)
+
+    async def described(self, upstream: Upstream, token: str) -> Dataset:
+        """The dataset of a token."""
+        return upstream.dataset(token, await upstream.describe(token))
+
+    def serve(self, double: doubles.Double) -> str:
+        """Start the double; its address."""
+        return doubles.serve(self, double)
+
+    def configured(self, lines: str, **options: object) -> Upstream:
+        """The upstream that these lines of a configuration describe."""
+        return make_upstream(self.settings(lines, **options), self.doors)
+
+    def settings(self, lines: str, **options: object) -> UpstreamSettings:
+        """What they say."""
+        said = {"timeout": 10, "retries": 0, **options}
+        text = "[dataset kat]\n" + lines + "".join(f"{name} = {value}\n" for name, value in said.items())
+        return parse(text, self.place(), {}).datasets["kat"].upstream
+
+    def place(self) -> Any:
+        """A directory."""
+        from pathlib import Path
+
+        return Path(self.mktemp()).absolute()
+
+
+class ConformanceTests:
+    """What every upstream does, wherever its voxels come from."""
+
+    token = "kat"
+    minimum = 5.0
+    """The least deviation of voxels: there is something to see."""
+
+    def upstream(self) -> Upstream:
+        """One of the kind, well."""
+        raise NotImplementedError
+
+    async def test_voxels(self: Any) -> None:
+        """Any cutout has the shape and type that was asked for, and agrees with any other that holds its voxels."""
+        upstream = self.upstream()
+        dataset = await self.described(upstream, self.token)
+        channel = dataset.channel(None)
+        for number, shape in dataset.levels.items():
+            (ox, oy, oz), (ex, ey, ez) = shape.offset, shape.end
+            whole = Box(ox, min(ox + 140, ex), oy, min(oy + 130, ey), oz, min(oz + 16, ez))
+            part = Box(ox + 7, ox + 100, oy + 11, oy + 90, oz + 3, oz + 9)
+            corner = Box(ex - 9, ex, ey - 8, ey, ez - 2, ez)
+            found = {}
+            for box in (whole, part, corner):
+                voxels = await upstream.cutout(Cutout(dataset, channel, 0, number, box), nothing)
+                self.assertEqual((voxels.shape, voxels.dtype), (box.shape, np.dtype(channel.dtype)))
+                found[box] = voxels
+            np.testing.assert_array_equal(found[part], found[whole][3:9, 11:90, 7:100])
+            self.assertGreater(found[whole].std(), self.minimum)
+
+    async def test_arriving_is_told(self: Any) -> None:
+        """It is told once or more that the answer begins to arrive."""
+        upstream = self.upstream()
+        dataset = await self.described(upstream, self.token)
+        told: list[int] = []
+        box = Box(*(v for o in dataset.levels[0].offset for v in (o, o + 8)))
+        await upstream.cutout(Cutout(dataset, dataset.channel(None), 0, 0, box), lambda: told.append(1))
+        self.assertTrue(told)
+
+    async def test_cancel(self: Any) -> None:
+        """A cutout that is cancelled ends at once, and the next one works."""
+        upstream = self.upstream()
+        dataset = await self.described(upstream, self.token)
+        box = Box(*(v for o in dataset.levels[0].offset for v in (o, o + 8)))
+        cutout = Cutout(dataset, dataset.channel(None), 0, 0, box)
+        work = Deferred.fromCoroutine(upstream.cutout(cutout, nothing))
+        ended = work.addErrback(lambda failure: failure.trap(CancelledError))
+        work.cancel()
+        self.assertIs(await ended, CancelledError)
+        self.assertEqual((await upstream.cutout(cutout, nothing)).shape, (8, 8, 8))
+
+    async def test_hostile_description(self: Any) -> None:
+        """A description that makes no sense is a broken upstream, never another error (or is not looked at)."""
+        for text in (
+            "",
+            "null",
+            "[]",
+            "{}",
+            "{" * 5000,
+            '{"dataset": {}}',
+            '{"": {}}',
+            '{"": "[]"}',
+            "\ud800",
+            "1e999",
+        ):
+            with contextlib.suppress(UpstreamBroken):
+                self.upstream().dataset(self.token, text)
+
+
+class ServedTests(ConformanceTests):
+    """What every upstream does that has a server: the same voxels, the same failures, the same limits."""
+
+    lossy = False
+    """Voxels are near those that were written, not equal."""
+    faults: dict[str, type[UpstreamFailure]] = {  # noqa: RUF012
+        "error500": UpstreamBroken,
+        "html200": UpstreamBroken,
+        "outage": UpstreamDown,
+        "busy": UpstreamBusy,
+        "refused": UpstreamRefused,
+        "reset": UpstreamDown,
+        "bomb": UpstreamBroken,
+        "endless": UpstreamBroken,
+        "short": UpstreamBroken,
+        "silence": UpstreamSlow,
+        "mute": UpstreamSlow,
+        "half": UpstreamDown,
+        "half_unsized": UpstreamBroken,
+        "elsewhere": UpstreamBroken,
+    }
+    """What each fault of a server is told as."""
+    politely = True
+    """It is our own HTTP that asks: its cap, its retries, its deadline."""
+
+    def double(self) -> doubles.Double:
+        """A server of the kind that holds `volume`."""
+        raise NotImplementedError
+
+    def at(self, url: str, **options: object) -> Upstream:
+        """An upstream there."""
+        raise NotImplementedError
+
+    def volume(self) -> Volume:
+        """What it holds."""
+        return em()
+
+    def level(self, number: int) -> Volume:
+        """A level of it."""
+        return level(self.volume(), number)
+
+    def upstream(self: Any) -> Upstream:
+        """A client of a fresh double."""
+        self.served = self.double()
+        upstream: Upstream = self.at(self.serve(self.served))
+        return upstream
+
+    async def first(self: Any, upstream: Upstream) -> tuple[Cutout, Volume]:
+        """The first cuboid's cutout, and its voxels."""
+        dataset = await self.described(upstream, self.token)
+        cutout = next(cuboids(Stack.of(dataset, ImageBase(self.token)), min(dataset.levels))).cutouts()[0]
+        assert cutout is not None
+        z, y, x = cutout.box.shape
+        return cutout, self.level(min(dataset.levels))[:z, :y, :x]
+
+    def compare(self: Any, found: Volume, expected: Volume) -> None:
+        """They are equal, or as near as they can be."""
+        if self.lossy:
+            self.assertEqual(found.shape, expected.shape)
+            self.assertLess(np.abs(found.astype(int) - expected).mean(), 5)
+        else:
+            np.testing.assert_array_equal(found, expected)
+
+    async def test_unknown_token(self: Any) -> None:
+        """What is not there is told from everything else."""
+        with self.assertRaises(UnknownToken):
+            await self.at(self.serve(self.double()) + "/nowhere").describe(self.token)
+
+    async def test_every_cuboid(self: Any) -> None:
+        """Every cuboid of every level and plane equals the voxels."""
+        upstream = self.upstream()
+        dataset = await self.described(upstream, self.token)
+        self.assertGreaterEqual(len(dataset.levels), 2)
+        for number in dataset.levels:
+            volume = self.level(number)
+            self.assertEqual(dataset.levels[number].size, volume.shape[::-1])
+            ox, oy, oz = dataset.levels[number].offset
+            for cuboid in cuboids(Stack.of(dataset, ImageBase(self.token)), number):
+                voxels = await upstream.cutout(cuboid.cutouts()[0], nothing)
+                b = cuboid.box
+                self.compare(voxels, volume[b.z0 - oz : b.z1 - oz, b.y0 - oy : b.y1 - oy, b.x0 - ox : b.x1 - ox])
+
+    async def failure(self: Any, mode: str, **options: object) -> UpstreamFailure:
+        """What a cutout fails with; a moment later, when the server is well, it works."""
+        self.served = self.double()
+        upstream = self.at(self.serve(self.served), **options)
+        cutout, expected = await self.first(upstream)
+        self.served.mode = mode
+        try:
+            await upstream.cutout(cutout, nothing)
+        except UpstreamFailure as failure:
+            found = failure
+        else:
+            raise AssertionError(f"{mode}: it did not fail")
+        self.served.mode = "well"
+        self.compare(await upstream.cutout(cutout, nothing), expected)
+        return found
+
+    async def test_faults(self: Any) -> None:
+        """Each fault is what it is."""
+        for mode, kind in self.faults.items():
+            with self.subTest(mode=mode):
+                # Only what must run into the deadline has a short one: other work on the machine is no fault.
+                deadline = 1 if kind is UpstreamSlow else 10
+                failure = await Deferred.fromCoroutine(self.failure(mode, timeout=deadline))
+                self.assertIs(type(failure), kind, f"{mode}: {failure!r}")
+        if self.politely:
+            self.assertEqual((await Deferred.fromCoroutine(self.failure("busy"))).retry_after, 7)
+
+    async def test_faults_of_descriptions(self: Any) -> None:
+        """A server that fails to describe is told from one that knows nothing."""
+        for mode, kind in (("error500", UpstreamBroken), ("mute", UpstreamSlow), ("endless", UpstreamBroken)):
+            double = self.double()
+            double.mode = f"info_{mode}"
+            upstream = self.at(self.serve(double), timeout=1 if kind is UpstreamSlow else 10)
+            with self.assertRaises(kind):
+                await self.described(upstream, self.token)
+
+    async def test_retries(self: Any) -> None:
+        """What may pass is asked again, so often and no more; what may not is asked once."""
+        if not self.politely:
+            return
+        for mode, asked in (("outage", 3), ("reset", 3), ("error500", 1), ("short", 1), ("elsewhere", 1)):
+            double = self.double()
+            upstream = self.at(self.serve(double), timeout=5, retries=2)
+            dataset = await self.described(upstream, self.token)
+            box = Box(*(v for o in dataset.levels[0].offset for v in (o, o + 1)))
+            double.mode, before = mode, double.asked["cutout"]
+            with self.assertRaises(UpstreamFailure):
+                await upstream.cutout(Cutout(dataset, dataset.channel(None), 0, 0, box), nothing)
+            self.assertEqual(double.asked["cutout"] - before, asked, mode)
+
+    async def test_nobody_there(self: Any) -> None:
+        """A port that nobody listens on."""
+        with self.assertRaises(UpstreamDown):
+            await self.at(nobody_there(), retries=1).describe(self.token)
+
+    async def test_cap(self: Any) -> None:
+        """Never more than so many requests at one host, whoever asks, and cancelled ones give their place back."""
+        if not self.politely:
+            return
+        double = self.double()
+        double.delay = 0.05
+        url = self.serve(double)
+        one, two = self.at(url, connections=3), self.at(url, connections=5)
+        dataset = await self.described(one, self.token)
+        o, e = dataset.levels[0].offset, dataset.levels[0].end
+        boxes = [Box(o[0], o[0] + 64, o[1], o[1] + 64, z, z + 1) for z in range(o[2], e[2])]
+        work = [
+            Deferred.fromCoroutine(up.cutout(Cutout(dataset, dataset.channel(None), 0, 0, box), nothing))
+            for up in (one, two)
+            for box in boxes
+        ]
+        for one_work in work[::3]:
+            one_work.addErrback(lambda failure: failure.trap(CancelledError))
+        cancel = reactor.callLater(0.06, lambda: [one.cancel() for one in work[::3]])  # type: ignore[attr-defined]
+        await gatherResults(work)
+        if cancel.active():
+            cancel.cancel()
+        self.assertLessEqual(double.most_open, 3)
+
+    async def test_no_connection_is_left(self: Any) -> None:
+        """After a deadline the server sees the connection closed."""
+        if not self.politely:
+            return  # TensorStore closes it, later, by a deadline of its own
+        double = self.double()
+        upstream = self.at(self.serve(double), timeout=0.5)
+        cutout, _ = await self.first(upstream)
+        double.mode = "silence"
+        with self.assertRaises(UpstreamSlow):
+            await upstream.cutout(cutout, nothing)
+        while double.open_now:
+            await deferLater(reactor, 0.01)  # type: ignore[arg-type]
