@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cachetools import TTLCache
-from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
 from ocpproxy.geometry import Box, Channel, Cutout, Level
 from ocpproxy.imagery import Voxels
-from ocpproxy.onefetch import Flight, OneFetch
+from ocpproxy.onefetch import Flight, OneFetch, side_by_side
 from ocpproxy.upstream import Upstream
 
 _KEPT_FOR = 60.0
@@ -77,14 +76,7 @@ class Cutouts:
         :param arriving: called when something begins to arrive.
         :raises UpstreamFailure: the first there is; the other cutouts are given up.
         """
-        waiting = [Deferred.fromCoroutine(self._one(upstream, cutout, arriving)) for cutout in cutouts]
-        try:
-            found: list[Voxels | None] = await gatherResults(waiting, consumeErrors=True)
-        except FirstError as first:
-            for one in waiting:
-                one.cancel()
-            first.subFailure.raiseException()
-        return found
+        return await side_by_side([self._one(upstream, cutout, arriving) for cutout in cutouts])
 
     async def _one(self, upstream: Upstream, cutout: Cutout | None, arriving: Callable[[], None]) -> Voxels | None:
         if cutout is None:

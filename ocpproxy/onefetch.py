@@ -14,11 +14,11 @@ Among processes the same is done by leases (`Lease`, kept in the index); `ocppro
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 from cachetools import TTLCache
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 K = TypeVar("K", bound=Hashable)
 I = TypeVar("I", bound=Hashable)  # noqa: E741 - an item
 R = TypeVar("R")
+T = TypeVar("T")
 
 NOT_AGAIN_FOR = 1.0
 """Seconds that a failure is remembered when nothing else is said."""
@@ -236,6 +237,21 @@ class OneFetch(Generic[K, I, R]):
         await gatherResults(ended)
         if late.active():
             late.cancel()
+
+
+async def side_by_side(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all the work, done side by side.
+
+    :raises: what the first that fails fails with; the others are given up.
+    """
+    waiting = [Deferred.fromCoroutine(one) for one in work]
+    try:
+        found: list[T] = await gatherResults(waiting, consumeErrors=True)
+    except FirstError as first:
+        for one in waiting:
+            one.cancel()
+        first.subFailure.raiseException()
+    return found
 
 
 def _cancel_all(courses: list[Deferred[None]]) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from hashlib import blake2b
 
 from cachetools import LRUCache
-from twisted.internet.defer import Deferred, FirstError, gatherResults
 
 from ocpproxy.address import OverviewAddress, TileAddress, Tone
 from ocpproxy.cache import TileCache
@@ -18,6 +17,7 @@ from ocpproxy.catalogue import Catalogue
 from ocpproxy.geometry import NotShown
 from ocpproxy.hits import Answer, Ready, Result
 from ocpproxy.imagery import retouch
+from ocpproxy.onefetch import side_by_side
 from ocpproxy.pool import InThread
 from ocpproxy.stack import Stack
 
@@ -61,16 +61,9 @@ class Retouching:
         columns, rows = stack.tiles(level)
         slice_ = stack.slice_at(level, address.slice)
         places = [(row, col) for row in range(rows) for col in range(columns)]
-        asked = [
-            Deferred.fromCoroutine(self._cache.tile(TileAddress(address.base, slice_, row, col, number)))
-            for row, col in places
-        ]
-        try:
-            answers: list[Answer] = await gatherResults(asked, consumeErrors=True)
-        except FirstError as first:
-            for one in asked:
-                one.cancel()
-            first.subFailure.raiseException()
+        answers = await side_by_side(
+            [self._tile(TileAddress(address.base, slice_, row, col, number)) for row, col in places]
+        )
         pictures = {
             place: answer.ready.picture
             for place, answer in zip(places, answers, strict=True)
@@ -79,6 +72,9 @@ class Retouching:
         width, height, _ = stack.extent(level)
         how = f"overview of {stack.name}"
         return await self._make(answers, how, retouch.overview, pictures, (width, height), stack)
+
+    async def _tile(self, address: TileAddress) -> Answer:
+        return await self._cache.tile(address)
 
     async def _make(self, of: list[Answer], how: str, work: Callable[..., bytes], *arguments: object) -> Answer:
         # What is outside has one ETag for all stacks, so the stack must be said too.

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,9 @@ from ocpproxy.metrics import Metrics
 from ocpproxy.pool import InThread
 from ocpproxy.stack import PLAIN, Look
 from ocpproxy.upstream import Measured, Upstream
+from ocpproxy.upstream.boss import PUBLIC, Boss
 from ocpproxy.upstream.demo import TOKEN, DemoTissue
+from ocpproxy.upstream.dvid import Dvid
 from ocpproxy.upstream.http import Fetcher, Http
 from ocpproxy.upstream.ocp import OpenConnectome
 from ocpproxy.upstream.places import Site, places, public
@@ -78,10 +80,29 @@ def _volume(said: UpstreamSettings, doors: Doors) -> Upstream:
     return VolumeStore(doors.sites(said), doors.reader(said), kinds)
 
 
+def _boss(said: UpstreamSettings, doors: Doors) -> Upstream:
+    def bucket(address: str) -> Precomputed:
+        sites: dict[str | None, Site] = {address: Site(public(address), partial(doors.fetcher, unknown))}
+        sites[None] = sites[address]
+        shards = Shards(doors.reader(unknown), sites)
+        return Precomputed(sites, doors.in_thread, doors.reactor, said.missing_status, shards)
+
+    unknown = replace(said, authorization=None)  # it is not for buckets
+    known = replace(said, authorization=said.authorization or PUBLIC)
+    site = Site(said.url[0][1].replace("bossdb://", "https://api.bossdb.io/"), partial(doors.fetcher, known))
+    return Boss(site, said.channels, bucket, doors.in_thread, doors.reactor)
+
+
+def _dvid(said: UpstreamSettings, doors: Doors) -> Upstream:
+    return Dvid(doors.sites(said), doors.in_thread)
+
+
 UPSTREAMS: dict[str, Callable[[UpstreamSettings, Doors], Upstream]] = {
     "ocp": _ocp,
     "demo": _demo,
     "precomputed": _precomputed,
+    "boss": _boss,
+    "dvid": _dvid,
     "volume": _volume,
     "n5": _volume,
     "zarr": _volume,

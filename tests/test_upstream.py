@@ -26,7 +26,9 @@ from ocpproxy.upstream import (
     demo,
 )
 from tests import doubles, formats, ocpserver
+from tests.bossserver import BossServer, Served
 from tests.conformance import ConformanceTests, ServedTests, UpstreamCase, nothing
+from tests.dvidserver import DvidServer, Grayscale, Labels, pyramid
 from tests.volumes import em
 
 
@@ -196,6 +198,94 @@ class SegmentationTests(BucketTests, UpstreamCase):
     def write(self, directory: Path) -> None:
         """By TensorStore."""
         formats.precomputed(directory, self.volume(), encoding="compressed_segmentation", kind="segmentation")
+
+
+# -- BossDB
+
+
+class BossTests(ServedTests, UpstreamCase):
+    """An image channel of a Boss."""
+
+    served_as = "image"
+
+    def double(self) -> doubles.Double:
+        """A Boss."""
+        server = BossServer({"em": Served(self.volume(), self.served_as)})
+        return doubles.Speaking(speaker=server.answer)
+
+    def at(self, url: str, **options: object) -> Upstream:
+        """A client of it."""
+        return self.configured(f"type = boss\nurl = {url}/vnc/stack1\n", **options)
+
+
+class BossAnnotationTests(BossTests):
+    """An annotation channel of a Boss, uint64."""
+
+    served_as = "annotation"
+
+    def volume(self) -> Any:
+        """Many ids."""
+        return em().astype(np.uint64) << np.uint64(40)
+
+
+# -- DVID
+
+
+class DvidTests(ServedTests):
+    """A DVID whose grayscale halves x and y."""
+
+    channels = "image: grayscale"
+
+    def instances(self) -> Any:
+        """What it holds."""
+        return pyramid("grayscale", Grayscale(em(), offset=(64, 32, 5)), 3, axes="xy")
+
+    def double(self) -> doubles.Double:
+        """A DVID."""
+        return doubles.Speaking(speaker=DvidServer(self.instances()).answer)
+
+    def at(self: Any, url: str, **options: object) -> Upstream:
+        """A client of it."""
+        lines = f"type = dvid\nurl = {url}/api/node/a89eb3af/{{channel}}\nchannels = {self.channels}\n"
+        upstream: Upstream = self.configured(lines, **options)
+        return upstream
+
+    async def test_unknown_token(self: Any) -> None:
+        """There is no such instance, or no such node."""
+        self.channels = "image: nothing"
+        with self.assertRaises(UnknownToken):
+            await self.at(self.serve(self.double())).describe("kat")
+
+
+class GrayscaleTests(DvidTests, UpstreamCase):
+    """By raw."""
+
+
+class GridStoreTests(DvidTests, UpstreamCase):
+    """By blocks, where raw is refused."""
+
+    def instances(self) -> Any:
+        """Its blocks are elsewhere."""
+        return pyramid("grayscale", Grayscale(em(), offset=(64, 32, 5), gridstore=True), 3, axes="xy")
+
+
+class LabelmapTests(DvidTests, UpstreamCase):
+    """Ids, whose scales halve all axes."""
+
+    channels = "labels"
+
+    def volume(self) -> Any:
+        """Many ids."""
+        return em().astype(np.uint64) << np.uint64(40)
+
+    def level(self, number: int) -> Any:
+        """All axes are halved."""
+        step = 2**number
+        return self.volume()[::step, ::step, ::step]
+
+    def instances(self) -> Any:
+        """What it holds."""
+        return {"labels": Labels(self.volume(), max_scale=2)}
 
 
 # -- by TensorStore

@@ -44,7 +44,7 @@ __all__ = [
     "read",
 ]
 
-UPSTREAM_KINDS = ("ocp", "demo", "precomputed", "volume", "n5", "zarr")
+UPSTREAM_KINDS = ("ocp", "demo", "precomputed", "boss", "dvid", "volume", "n5", "zarr")
 """What ``type`` may say; `ocpproxy.sources` has an upstream for each."""
 _CHUNKED = ("precomputed", "volume", "n5", "zarr")
 _PLACED = (*_CHUNKED, "boss", "dvid", "catmaid")
@@ -285,7 +285,7 @@ def _misplaced(section: str, said: Mapping[str, Any], placed: bool | None) -> li
         )
         if kind != "demo" and scheme not in wanted:
             found.append(Fault(section, "url", address, f"an address of type {kind}: {', '.join(wanted)}"))
-        if name is not None and kind not in _CHUNKED:
+        if name is not None and kind not in (*_CHUNKED, "dvid"):
             found.append(Fault(section, "url", f"{name}: {address}", f"one address for all channels of type {kind}"))
         if "{channel}" in address and name is None and not said.get("channels"):
             found.append(Fault(section, "channels", "", "the names that {channel} in url stands for"))

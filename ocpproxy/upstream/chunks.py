@@ -14,12 +14,11 @@ from typing import Generic, TypeVar
 
 import numpy as np
 from cachetools import TTLCache
-from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
 from ocpproxy.geometry import Box, Triple
 from ocpproxy.imagery import Voxels
-from ocpproxy.onefetch import Flight, OneFetch
+from ocpproxy.onefetch import Flight, OneFetch, side_by_side
 from ocpproxy.upstream import OutOfRange
 
 MEMORY = 32 * 2**20
@@ -81,13 +80,7 @@ class Chunks(Generic[P]):
         :raises UpstreamFailure: the first there is; the other chunks are given up.
         """
         pieces = grid.boxes(box)
-        waiting = [Deferred.fromCoroutine(self._one(place, piece, box, arriving)) for piece in pieces]
-        try:
-            found: list[Voxels | None] = await gatherResults(waiting, consumeErrors=True)
-        except FirstError as first:
-            for one in waiting:
-                one.cancel()
-            first.subFailure.raiseException()
+        found = await side_by_side([self._one(place, piece, box, arriving) for piece in pieces])
         if len(pieces) == 1 and pieces[0] == box and found[0] is not None:
             return found[0]
         there = [(piece, voxels) for piece, voxels in zip(pieces, found, strict=True) if voxels is not None]

@@ -6,17 +6,15 @@ What holds one volume at each address (precomputed, N5, Zarr, a tile server) is 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
 from urllib.parse import quote, urlsplit
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults
-
+from ocpproxy.onefetch import side_by_side
 from ocpproxy.upstream.http import Fetcher
 
 Addresses = Sequence[tuple[str | None, str]]
 """(channel, address): None for the only one, whose name is that of what it holds."""
-T = TypeVar("T")
 
 
 def places(addresses: Addresses, channels: Sequence[tuple[str, str]]) -> dict[str | None, str]:
@@ -68,20 +66,11 @@ class Site:
         return quote("/".join(found), safe="/~!$&'()*+,;=:@%" if "%" in self._path else "/~!$&'()*+,;=:@")
 
 
-async def of_each(sites: Mapping[str | None, T], ask: Callable[[T], Awaitable[str]]) -> dict[str, str]:
-    """What is said at each address, side by side; the channel without a name is called ``""``.
+async def of_each(names: Iterable[str | None], ask: Callable[[str | None], Coroutine[Any, Any, str]]) -> dict[str, str]:
+    """What is said of each channel, side by side; the one without a name is called ``""``.
 
     :raises UpstreamFailure: the first there is.
     """
-    waiting = [Deferred.fromCoroutine(_coroutine(ask, site)) for site in sites.values()]
-    try:
-        found: list[str] = await gatherResults(waiting, consumeErrors=True)
-    except FirstError as first:
-        for one in waiting:
-            one.cancel()
-        first.subFailure.raiseException()
-    return {name or "": text for name, text in zip(sites, found, strict=True)}
-
-
-async def _coroutine(ask: Callable[[T], Awaitable[str]], site: T) -> str:
-    return await ask(site)
+    names = list(names)
+    found = await side_by_side([ask(name) for name in names])
+    return {name or "": text for name, text in zip(names, found, strict=True)}

@@ -142,12 +142,14 @@ class Precomputed:
     async def describe(self, token: str) -> str:
         """As `Upstream.describe`: the info document of each channel."""
 
-        async def info(site: Site) -> str:
-            answer = await site.fetcher.get(site.path(token, "info"), LONGEST_INFO, failure, lambda: None)
-            with documents.reading(f"the info of {token}"):
-                return documents.text(stored.restored(answer.body, answer.encoding, LONGEST_INFO))
+        return json.dumps(await of_each(self._sites, lambda name: self.info(token, name)))
 
-        return json.dumps(await of_each(self._sites, info))
+    async def info(self, token: str, name: str | None) -> str:
+        """The info document of one channel."""
+        site = self._sites[name]
+        answer = await site.fetcher.get(site.path(token, "info"), LONGEST_INFO, failure, lambda: None)
+        with documents.reading(f"the info of {token}"):
+            return documents.text(stored.restored(answer.body, answer.encoding, LONGEST_INFO))
 
     def dataset(self, token: str, description: str) -> Dataset:
         """As `Upstream.dataset`."""
@@ -165,14 +167,16 @@ class Precomputed:
         if scale is None:
             arriving()
             return np.zeros(cutout.box.shape, cutout.channel.dtype)
-        token = cutout.dataset.there
-        if scale.sharded:
-            voxels = await self._sharded.scale(token, scale, cutout.box, arriving)
-        elif scale.encoding not in _ENCODINGS:
-            raise UpstreamBroken(f"expected chunks in {', '.join(_ENCODINGS)}, not {scale.encoding[:40]!r}")
-        else:
-            voxels = await self._chunks.box((token, scale), cutout.box, scale.grid, scale.dtype, arriving)
+        voxels = await self.scale(cutout.dataset.there, scale, cutout.box, arriving)
         return voxels if voxels.ndim == 3 else np.ascontiguousarray(voxels[..., component])
+
+    async def scale(self, token: str, scale: Scale, box: Box, arriving: Callable[[], None]) -> Voxels:
+        """The voxels of a box, axes (z, y, x), or (z, y, x, component) where a voxel may have several values."""
+        if scale.sharded:
+            return await self._sharded.scale(token, scale, box, arriving)
+        if scale.encoding not in _ENCODINGS:
+            raise UpstreamBroken(f"expected chunks in {', '.join(_ENCODINGS)}, not {scale.encoding[:40]!r}")
+        return await self._chunks.box((token, scale), box, scale.grid, scale.dtype, arriving)
 
     async def _chunk(self, place: tuple[str, Scale], box: Box, arriving: Callable[[], None]) -> Voxels | None:
         token, scale = place

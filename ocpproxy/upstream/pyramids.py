@@ -57,6 +57,7 @@ class Volume(Generic[S]):
     scales: Sequence[tuple[Voxel, S]]
     version: str
     times: int = 1
+    writable: bool = False
 
 
 def version(told: object) -> str:
@@ -95,7 +96,14 @@ def assembled(token: str, volumes: Mapping[str | None, Volume[S]]) -> Dataset:
         for part in volume.parts:
             time = (0, volume.times - 1)
             channel = Channel(
-                called + part.name, kind, volume.dtype, part.window, time, base_level=base, version=volume.version
+                called + part.name,
+                kind,
+                volume.dtype,
+                part.window,
+                time,
+                base_level=base,
+                version=volume.version,
+                writable=volume.writable,
             )
             channels.append(channel)
             theirs[channel.name] = (part.number, scales)

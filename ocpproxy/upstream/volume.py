@@ -284,7 +284,9 @@ class VolumeStore:
     async def describe(self, token: str) -> str:
         """As `Upstream.describe`: the documents of each channel's volume."""
 
-        async def told(site: Site) -> str:
+        async def told(channel: str | None) -> str:
+            site = self._sites[channel]
+
             async def look(name: str) -> str | None:
                 if not self._reader.is_web(site.address):
                     return await self._reader.document(site.address.replace("{token}", token), name)

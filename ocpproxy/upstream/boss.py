@@ -1,0 +1,298 @@
+"""BossDB: ``{url}`` is ``https://HOST/COLLECTION/EXPERIMENT``.
+
+================  =================================================================================================
+what there is     ``v1/collection/C/experiment/E``, ``.../channel/CH``, ``v1/coord/F``, ``v1/downsample/C/E/CH/``
+cutout            ``v1/cutout/C/E/CH/{res}/{x0}:{x1}/{y0}:{y1}/{z0}:{z1}/[{t0}:{t1}/]``, half-open, absolute
+image             ``Accept: application/blosc``: a blosc container of the voxels, (z, y, x) in C order, no header
+annotation        ``Accept: application/npygz``: zlib of a ``.npy``; a tenth of the other for ids
+================  =================================================================================================
+
+``application/blosc-python`` is a pickle and is never asked for; neither are ``v1/tile`` and ``v1/image``, which refuse
+tiles that cross an edge and return annotations in colours.
+
+The server compares a box with the bounds of level 0 at every level, so at a coarse one it pads with zeros beyond the
+end, and refuses coordinates below the start: boxes come clipped, and what it refuses is background.
+
+A channel whose ``storage_type`` is ``cloudvol`` is a precomputed volume in a public bucket: it is read from there.
+
+429 means that the bytes of a month are used up, and says so without Retry-After: then nothing is asked for an hour.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Protocol
+
+import numpy as np
+from twisted.internet.interfaces import IReactorTime
+
+from ocpproxy.geometry import Box, Cutout, Dataset
+from ocpproxy.imagery import Voxels
+from ocpproxy.onefetch import side_by_side
+from ocpproxy.pool import InThread
+from ocpproxy.upstream import (
+    OutOfRange,
+    UnknownToken,
+    UpstreamBusy,
+    UpstreamFailure,
+    documents,
+    precomputed,
+    pyramids,
+)
+from ocpproxy.upstream.chunks import Grid, clipped, pasted
+from ocpproxy.upstream.codecs import containers, npz, stored
+from ocpproxy.upstream.documents import NAME, items, mapping, ratio, unexpected, whole, word
+from ocpproxy.upstream.http import Answer, failure
+from ocpproxy.upstream.places import Site
+from ocpproxy.upstream.pyramids import Part, Volume, Voxel, assembled
+
+PUBLIC = "Token public"
+"""The authorization that reads public channels."""
+BUCKET = "bossdb-open-data"
+"""Where volumes are whose channel names no bucket."""
+_LONGEST = 2 * 2**20
+_QUOTA_PAUSE = 3600.0
+"""Seconds that nothing is asked once the quota is used up."""
+_CUBOID = (512, 512, 16)
+_MOST_CHANNELS = 64
+_DIGITS = 10
+"""A resolution is one digit."""
+_UNITS = {"nanometers": 1, "micrometers": 10**3, "millimeters": 10**6, "centimeters": 10**7}
+
+
+class QuotaSpent(UpstreamBusy):
+    """Nothing more will be answered for a long time."""
+
+    transient = False
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """One level of a channel that is read by cutouts."""
+
+    number: int
+    grid: Grid
+    readable: Grid
+    """The coordinates that are not refused."""
+    annotation: bool
+    timed: bool
+
+
+class Buckets(Protocol):
+    """Precomputed volumes in buckets, as `precomputed.Precomputed`."""
+
+    async def info(self, token: str, place: str | None) -> str:
+        """An info document."""
+
+    async def scale(self, token: str, scale: precomputed.Scale, box: Box, arriving: Callable[[], None]) -> Voxels:
+        """The voxels of a box."""
+
+
+class Boss:
+    """Experiments of one Boss.
+
+    :param site: the address of the experiment.
+    :param channels: (name here, name there) of those that are shown; all where there are none.
+    :param bucket: makes a reader of the precomputed volume at an address ``s3://...``.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        channels: Sequence[tuple[str, str]],
+        bucket: Callable[[str], Buckets],
+        in_thread: InThread,
+        clock: IReactorTime,
+    ) -> None:
+        self._site = site
+        self._channels = channels
+        self._bucket = bucket
+        self._buckets: dict[str, Buckets] = {}
+        self._in_thread = in_thread
+        self._clock = clock
+        self._spent_until = 0.0
+        chosen = ",".join(f"{here}:{there}" for here, there in channels)
+        self.origin = f"boss {site.address} {chosen}".strip()
+
+    # -- HTTP
+
+    async def _get(
+        self, path: str, limit: int, accept: str, arriving: Callable[[], None], absent: type[UpstreamFailure]
+    ) -> Answer:
+        left = self._spent_until - self._clock.seconds()
+        if left > 0:
+            raise QuotaSpent("the quota is used up", left)
+
+        def judged(answer: Answer) -> UpstreamFailure | None:
+            if answer.status == 429:
+                pause = answer.retry_after or _QUOTA_PAUSE
+                self._spent_until = self._clock.seconds() + pause
+                return QuotaSpent(answer.said, pause)
+            if answer.status == 400 and absent is OutOfRange:
+                return OutOfRange(answer.said)
+            return failure(answer, absent)
+
+        return await self._site.fetcher.get(path, limit, judged, arriving, {"Accept": accept})
+
+    async def _document(self, path: str) -> str:
+        answer = await self._get(path, _LONGEST, "application/json", lambda: None, UnknownToken)
+        with documents.reading(path):
+            return documents.text(stored.restored(answer.body, answer.encoding, _LONGEST))
+
+    def _place(self, token: str) -> tuple[str, str, str]:
+        """(what is before it with a slash, collection, experiment)."""
+        prefix, _, rest = f"/{self._site.path(token, '')}".rpartition("/")
+        prefix, _, collection = prefix.rpartition("/")
+        return (prefix.removeprefix("/") + "/v1").removeprefix("/"), collection, rest
+
+    # -- what there is
+
+    async def describe(self, token: str) -> str:
+        """As `Upstream.describe`: the documents of experiment, coordinate frame and channels."""
+        api, collection, experiment = self._place(token)
+        at = f"{api}/collection/{collection}/experiment/{experiment}"
+        said = await self._document(at + "/")
+        with documents.reading(f"the experiment {experiment}"):
+            told = mapping("an experiment", documents.parsed(said))
+            frame = word("coord_frame", told.get("coord_frame"))
+            names = [word("a channel", name) for name in items("channels", told.get("channels"), most=_MOST_CHANNELS)]
+            if not NAME.fullmatch(frame):
+                raise unexpected("the name of a coordinate frame", frame)
+        wanted = [there for _, there in self._channels] or [name for name in names if NAME.fullmatch(name)]
+
+        async def channel(name: str) -> dict[str, str]:
+            text = await self._document(f"{at}/channel/{name}/")
+            found = {"channel": text}
+            with documents.reading(f"the channel {name}"):
+                document = mapping("a channel", documents.parsed(text))
+                address = _address(document)
+            if address is not None:
+                found["info"] = await self._at(address).info(token, None)
+            elif document.get("downsample_status") == "DOWNSAMPLED":
+                found["downsample"] = await self._document(f"{api}/downsample/{collection}/{experiment}/{name}/")
+            return found
+
+        where = await self._document(f"{api}/coord/{frame}/")
+        found = await side_by_side([channel(name) for name in wanted])
+        return json.dumps({"experiment": said, "frame": where, "channels": dict(zip(wanted, found, strict=True))})
+
+    def _at(self, address: str) -> Buckets:
+        if address not in self._buckets:
+            self._buckets[address] = self._bucket(address)
+        return self._buckets[address]
+
+    def dataset(self, token: str, description: str) -> Dataset:
+        """As `Upstream.dataset`."""
+        with documents.reading(f"the experiment of {token}"):
+            told = mapping("the documents", documents.parsed(description))
+            experiment, frame = (
+                mapping(name, documents.parsed(word(name, told.get(name), most=_LONGEST)))
+                for name in ("experiment", "frame")
+            )
+            channels = mapping("channels", told.get("channels"))
+            called = {there: here for here, there in self._channels}
+            volumes: dict[str | None, Volume[Any]] = {}
+            for name, texts in channels.items():
+                said = mapping("a channel", texts)
+                document = mapping("a channel", documents.parsed(word(name, said.get("channel"), most=_LONGEST)))
+                address = _address(document)
+                if address is not None:
+                    info = word("an info", said.get("info"), most=precomputed.LONGEST_INFO)
+                    volumes[called.get(name, name)] = precomputed.parsed(address, info)
+                else:
+                    volumes[called.get(name, name)] = _volume(experiment, frame, document, said.get("downsample"))
+            dataset = assembled(token, volumes)
+            there = dict(self._channels)
+            theirs = {
+                channel: (there.get(channel, channel), number, scales)
+                for channel, (number, scales) in dataset.theirs.items()
+            }
+            return Dataset(token, dataset.levels, dataset.channels, dataset.default_channel, theirs=theirs)
+
+    # -- voxels
+
+    async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
+        """As `Upstream.cutout`."""
+        name, number, scales = cutout.dataset.theirs[cutout.channel.name]
+        scale: Resolution | precomputed.Scale | None = scales[cutout.level]
+        token = cutout.dataset.there
+        if isinstance(scale, precomputed.Scale):
+            voxels = await self._at(scale.place or "").scale(token, scale, cutout.box, arriving)
+            return voxels if voxels.ndim == 3 else np.ascontiguousarray(voxels[..., number])
+        inner = None if scale is None else clipped(cutout.box, scale.readable)
+        if scale is None or inner is None:
+            arriving()
+            return np.zeros(cutout.box.shape, cutout.channel.dtype)
+        voxels = await self._read(token, name, scale, cutout, inner, arriving)
+        return voxels if inner == cutout.box else pasted(cutout.box, [(inner, voxels)], cutout.channel.dtype)
+
+    async def _read(
+        self, token: str, name: str, scale: Resolution, cutout: Cutout, box: Box, arriving: Callable[[], None]
+    ) -> Voxels:
+        api, collection, experiment = self._place(token)
+        dtype = cutout.channel.dtype
+        shape = (1, *box.shape) if scale.timed else box.shape
+        nbytes = int(np.prod(shape, dtype=np.int64)) * cutout.channel.itemsize
+        form = "application/npygz" if scale.annotation else "application/blosc"
+        limit = npz.longest(nbytes) if scale.annotation else containers.longest(nbytes)
+        time = f"{cutout.time}:{cutout.time + 1}/" if scale.timed else ""
+        path = (
+            f"{api}/cutout/{collection}/{experiment}/{name}/{scale.number}/"
+            f"{box.x0}:{box.x1}/{box.y0}:{box.y1}/{box.z0}:{box.z1}/{time}"
+        )
+        answer = await self._get(path, limit, form, arriving, OutOfRange)
+
+        def decoded() -> Voxels:
+            body = stored.restored(answer.body, answer.encoding, limit)
+            if scale.annotation:
+                return npz.decode(body, dtype, shape)
+            raw = containers.opened(body, nbytes, nbytes)
+            return np.frombuffer(raw, np.dtype(dtype).newbyteorder("<")).reshape(box.shape)
+
+        voxels: Voxels = await self._in_thread(decoded)
+        return voxels
+
+
+def _address(channel: Mapping[str, Any]) -> str | None:
+    """Where the voxels of a channel are, when they are a precomputed volume."""
+    if channel.get("storage_type") != "cloudvol":
+        return None
+    bucket = word("bucket", channel.get("bucket") or BUCKET)
+    path = word("cv_path", channel.get("cv_path")).strip("/")
+    if not bucket.replace("-", "").replace(".", "").isalnum() or not path.isascii() or set(path) & set(" ?#{}\\"):
+        raise unexpected("a bucket and the path of a volume in it", (bucket, path))
+    return f"s3://{bucket}/{path}"
+
+
+def _volume(
+    experiment: Mapping[str, Any], frame: Mapping[str, Any], channel: Mapping[str, Any], downsample: object
+) -> Volume[Resolution]:
+    """A channel that is read by cutouts."""
+    kind = word("type", channel.get("type"), "image", "annotation")
+    unit = _UNITS[word("voxel_unit", frame.get("voxel_unit"), *_UNITS)]
+    edges = [ratio(f"{axis}_voxel_size", frame.get(f"{axis}_voxel_size")) * unit for axis in "xyz"]
+    start = [whole(f"{axis}_start", frame.get(f"{axis}_start"), 0, documents.LARGEST) for axis in "xyz"]
+    stop = [whole(f"{axis}_stop", frame.get(f"{axis}_stop"), 1, documents.LARGEST) for axis in "xyz"]
+    if any(a >= b for a, b in zip(start, stop, strict=True)):
+        raise unexpected("a coordinate frame that is not empty", (start, stop))
+    base = whole("base_resolution", channel.get("base_resolution", 0), 0, _DIGITS - 1)
+    many = whole("num_hierarchy_levels", experiment.get("num_hierarchy_levels"), 1, 100)
+    numbers = range(base, min(base + (many if downsample is not None else 1), _DIGITS))
+    deep = word("hierarchy_method", experiment.get("hierarchy_method"), "isotropic", "anisotropic") == "isotropic"
+    times = whole("num_time_samples", experiment.get("num_time_samples", 1), 1, 2**20)
+    readable = Grid((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]), _CUBOID)
+    scales: list[tuple[Voxel, Resolution]] = []
+    for n in numbers:
+        steps = (2**n, 2**n, 2**n if deep else 1)
+        x0, y0, z0 = (a // step for a, step in zip(start, steps, strict=True))
+        x1, y1, z1 = (-(-b // step) for b, step in zip(stop, steps, strict=True))
+        a, b, c = (edge * Fraction(step) for edge, step in zip(edges, steps, strict=True))
+        grid = Grid((x0, y0, z0), (x1, y1, z1), _CUBOID)
+        scales.append(((a, b, c), Resolution(n, grid, readable, kind == "annotation", times > 1)))
+    told = {name: channel.get(name) for name in ("type", "datatype", "base_resolution", "storage_type")}
+    dtype = word("datatype", channel.get("datatype"))
+    labels = kind == "annotation"
+    return Volume(labels, dtype, [Part("", 0)], scales, pyramids.version(told), times, writable=labels)
