@@ -102,14 +102,14 @@ class ConformanceTests:
         for number, shape in dataset.levels.items():
             (ox, oy, oz), (ex, ey, ez) = shape.offset, shape.end
             whole = Box(ox, min(ox + 140, ex), oy, min(oy + 130, ey), oz, min(oz + 16, ez))
-            part = Box(ox + 7, ox + 100, oy + 11, oy + 90, oz + 3, oz + 9)
+            part = Box(ox + 7, ox + 100, oy + 11, oy + 90, oz + 2, min(oz + 9, ez))
             corner = Box(ex - 9, ex, ey - 8, ey, ez - 2, ez)
             found = {}
             for box in (whole, part, corner):
                 voxels = await upstream.cutout(Cutout(dataset, channel, 0, number, box), nothing)
                 self.assertEqual((voxels.shape, voxels.dtype), (box.shape, np.dtype(channel.dtype)))
                 found[box] = voxels
-            np.testing.assert_array_equal(found[part], found[whole][3:9, 11:90, 7:100])
+            np.testing.assert_array_equal(found[part], found[whole][2:9, 11:90, 7:100])
             self.assertGreater(found[whole].std(), self.minimum)
 
     async def test_arriving_is_told(self: Any) -> None:
