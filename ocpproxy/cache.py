@@ -15,8 +15,9 @@ that gets the lease and looks again need not fetch.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Protocol
 
 from twisted.application.service import Service
@@ -30,13 +31,14 @@ from ocpproxy.catalogue import Catalogue, Known, Source
 from ocpproxy.cutouts import Cutouts
 from ocpproxy.database import DatabaseAway
 from ocpproxy.filling import Filling
-from ocpproxy.hits import Answer, Hits, Ready, Result
+from ocpproxy.geometry import Cutout
+from ocpproxy.hits import Answer, Hits, Ready, Result, ready
 from ocpproxy.imagery import png
 from ocpproxy.onefetch import Flight, Lease, OneFetch
 from ocpproxy.pool import InThread
 from ocpproxy.stack import Cuboid, Stack, Tile
 from ocpproxy.store import Usage
-from ocpproxy.upstream import OutOfRange, UnknownToken, Upstream, UpstreamBusy, UpstreamFailure
+from ocpproxy.upstream import OutOfRange, Picture, UnknownToken, Upstream, UpstreamBusy, UpstreamFailure
 
 _LOOK_EVERY = (0.01, 0.05)
 """Seconds between looks for another process's files: first, and at most."""
@@ -48,6 +50,12 @@ class Store(Protocol):
 
     async def write(self, pictures: list[tuple[Tile, bytes]]) -> int:
         """Store tiles; how many were new."""
+
+    async def mark(self, tile: Tile, said: Mapping[str, str]) -> None:
+        """Keep with a tile what its upstream said of its version."""
+
+    async def marked(self, tile: Tile) -> tuple[bytes, Mapping[str, str]] | None:
+        """A tile with what was kept with it; None when it is not here, or nothing was."""
 
 
 class Room(Protocol):
@@ -120,10 +128,15 @@ class TileCache(Service):
             hit, sure = self._hits.at_once(tile), True
         except BlockingIOError:
             hit, sure = None, False
+        until = known.until(stack)
         if target is not None:
-            self._hits.teach(target, tile, known)
-        if hit is not None:
-            return hit
+            self._hits.teach(target, tile, known, until)
+        if hit is None:
+            hit = await self._missed(stack, tile, sure=sure)
+        return hit if until is None else replace(hit, until=until)
+
+    async def _missed(self, stack: Stack, tile: Tile, *, sure: bool) -> Answer:
+        """A tile that is not here, or of which that is not sure."""
         cuboid = stack.cuboid(tile)
         shared = self.fetches.in_the_air(cuboid)
         if not (sure or shared):  # a flight in the air brings it anyway
@@ -163,6 +176,9 @@ class TileCache(Service):
 
     async def _fetch(self, flight: Flight[Cuboid, Tile, Answer], upstream: Upstream) -> None:
         cuboid = flight.key
+        drawn = cuboid.drawn()
+        if drawn is not None and await self._drawn(flight, upstream, drawn):
+            return
         try:
             voxels = await self._cutouts.fetch(upstream, cuboid.cutouts(), flight.mark_arriving)
         except (OutOfRange, UnknownToken):
@@ -173,6 +189,28 @@ class TileCache(Service):
         async with filling:
             async for made in filling.pictures():
                 await self._keep(made)
+
+    async def _drawn(self, flight: Flight[Cuboid, Tile, Answer], upstream: Upstream, cutout: Cutout) -> bool:
+        """Whether the cuboid's one tile is drawn by the upstream; then it is delivered and stored."""
+        (tile,) = flight.key.tiles()
+        before = flight.key.stack.before()
+        old = None if before is None else await self._store.marked(tile._replace(stack=before.name))
+        known = None if old is None else Picture(old[0], old[1])
+        try:
+            picture = await upstream.picture(cutout, known, flight.mark_arriving)
+        except UpstreamFailure as failure:
+            if known is None:
+                raise
+            self._log.warn("{tile} is served as it was before: {reason}", tile=tile, reason=str(failure))
+            flight.deliver(tile, Answer(ready(tile, known.body, self._clock.seconds()), Result.MISS))
+            return True
+        if picture is None:
+            return False
+        flight.mark_arriving()
+        flight.deliver(tile, Answer(ready(tile, picture.body, self._clock.seconds()), Result.MISS))
+        if await self._keep([(tile, picture.body)]) and picture.validators:
+            await self._store.mark(tile, picture.validators)
+        return True
 
     @asynccontextmanager
     async def _turn(self, source: Source) -> AsyncIterator[None]:
@@ -220,7 +258,8 @@ class TileCache(Service):
             if found is not None:
                 flight.deliver(tile, Answer(found.ready, result))
 
-    async def _keep(self, made: list[tuple[Tile, bytes]]) -> None:
+    async def _keep(self, made: list[tuple[Tile, bytes]]) -> int:
+        """Store what there is room for; how many are new."""
         wanted = Usage(len(made), sum(len(picture) for _, picture in made))
         async with self._room.room(wanted) as granted:
             kept = []
@@ -228,14 +267,14 @@ class TileCache(Service):
                 granted -= len(picture)
                 if granted >= 0:
                     kept.append((tile, picture))
-            if kept:
-                await self._store.write(kept)
+            new = await self._store.write(kept) if kept else 0
             if len(kept) < len(made):
                 self._log.warn(
                     "no room in the cache: {count} of {all} tiles are not stored",
                     count=len(made) - len(kept),
                     all=len(made),
                 )
+        return new
 
 
 def _find(known: Known, address: TileAddress) -> tuple[Stack, Tile | None]:

@@ -3,13 +3,18 @@
 A dataset is asked for once and kept: in memory, and in the index for the next start. After `max_age` it is asked for
 again, in the background: nobody waits for that, and while the upstream does not answer the old one stays good. A token
 that the upstream does not know is not asked for again for a minute.
+
+Tiles of voxels that may change are made anew from time to time: time is cut into *epochs*, and the epoch is part of a
+stack's version, so with a new one the old tiles are not found any more and age out. It begins with asking the upstream
+what it has; while that does not answer, the epoch before goes on, for old tiles are better than none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from math import inf, isfinite
 from typing import Protocol
 
 from cachetools import LRUCache, TTLCache
@@ -19,12 +24,14 @@ from twisted.logger import Logger
 
 from ocpproxy.address import ImageBase
 from ocpproxy.descriptions import Description
-from ocpproxy.geometry import Dataset
+from ocpproxy.geometry import Channel, Dataset
 from ocpproxy.onefetch import Flight, OneFetch
 from ocpproxy.stack import MAX_CUTOUT, PLAIN, Look, Stack
 from ocpproxy.upstream import UnknownToken, Upstream, UpstreamBroken, UpstreamFailure, UpstreamRefused
 
 _UNKNOWN_FOR = 60.0
+_WRITABLE_FOR = 3600.0
+"""Seconds that tiles of voxels are good for that the upstream calls writable."""
 _RETRY_EVERY = 30.0
 """Seconds between questions to an upstream that does not say anything new of a token."""
 _MOST_TOKENS = 10_000
@@ -46,7 +53,7 @@ class Source:
     """Where a token's voxels come from, and how they are shown."""
 
     upstream: Upstream
-    max_age: float
+    info_max_age: float
     """Seconds that what it says of a token is good for."""
     flights: int
     """Cuboids that are fetched, rendered and stored at a time; the others wait for their turn."""
@@ -57,6 +64,14 @@ class Source:
     look: Look = PLAIN
     max_cutout: int = MAX_CUTOUT
     """Bytes of voxels that one cuboid may take."""
+    max_age: float | None = None
+    """Seconds after which tiles are made anew, infinity for never; None for what each channel makes right."""
+
+    def lifetime(self, channels: Iterable[Channel]) -> float:
+        """Seconds after which tiles that show these channels are made anew."""
+        if self.max_age is not None:
+            return self.max_age
+        return _WRITABLE_FOR if any(channel.writable for channel in channels) else inf
 
     def origin(self) -> str:
         """What descriptions from here are kept under: at most 255 characters."""
@@ -78,6 +93,10 @@ class Known:
     read_at: float
     ask_again: float
     """When the upstream is to be asked again; 0 when something else is known by now."""
+    epoch: int = 0
+    """Of tiles that are made anew from time to time; 0 when there are none such."""
+    expires: float = inf
+    """When the epoch ends."""
     stacks: LRUCache[ImageBase, Stack] = field(default_factory=lambda: LRUCache(_MOST_STACKS))
 
     def stack(self, base: ImageBase) -> Stack:
@@ -87,8 +106,16 @@ class Known:
         """
         stack = self.stacks.get(base)
         if stack is None:
-            stack = self.stacks[base] = Stack.of(self.dataset, base, self.source.look, self.source.max_cutout)
+            look, most = self.source.look, self.source.max_cutout
+            stack = self.stacks[base] = Stack.of(self.dataset, base, look, most, self._epoch_of)
         return stack
+
+    def _epoch_of(self, channels: Sequence[Channel]) -> int:
+        return self.epoch if isfinite(self.source.lifetime(channels)) else 0
+
+    def until(self, stack: Stack) -> float | None:
+        """When tiles of the stack are made anew, if ever."""
+        return self.expires if stack.epoch else None
 
 
 class Catalogue:
@@ -128,6 +155,8 @@ class Catalogue:
     def at_hand(self, token: str) -> Known | None:
         """What is known without asking anybody."""
         known: Known | None = self._known.get(token)
+        if known is not None and self._clock.seconds() >= known.expires:
+            return None
         if known is not None and self._clock.seconds() > known.ask_again:
             known.ask_again = self._clock.seconds() + _RETRY_EVERY
             self.refresh(token)
@@ -173,15 +202,17 @@ class Catalogue:
             self._unknown[token] = error
             raise
         except UpstreamFailure as error:
-            if kept is None:
+            before = kept or self._known.get(token)
+            if before is None:
                 raise
             self._log.warn("{token} is served as it was known before: {reason}", token=token, reason=str(error))
-            kept.ask_again = self._clock.seconds() + _RETRY_EVERY
-            known = kept
+            before.ask_again = self._clock.seconds() + _RETRY_EVERY
+            before.expires = max(before.expires, before.ask_again)
+            known = before
         old = self._known.get(token)
-        if old is not None and repr(old.dataset) == repr(known.dataset):
-            old.read_at, old.ask_again = known.read_at, known.ask_again  # nothing new: keep the stacks
-            known = old
+        if old is not None and old.epoch == known.epoch and repr(old.dataset) == repr(known.dataset):
+            old.read_at, old.ask_again, old.expires = known.read_at, known.ask_again, known.expires
+            known = old  # nothing new: keep the stacks
         elif old is not None:
             old.ask_again = 0
         self._known[token] = known
@@ -192,16 +223,23 @@ class Catalogue:
         if kept is None:
             return None
         try:
-            dataset = source.dataset(token, kept.text)
-            return Known(source, dataset, kept.read_at, kept.read_at + source.max_age)
+            return self._made(source, source.dataset(token, kept.text), kept.read_at)
         except UpstreamBroken as error:
             self._log.warn("what the index says of {token} makes no sense: {reason}", token=token, reason=str(error))
             return None
 
+    def _made(self, source: Source, dataset: Dataset, read_at: float) -> Known:
+        lifetime, ask_again = source.lifetime(dataset.channels), read_at + source.info_max_age
+        if not isfinite(lifetime):
+            return Known(source, dataset, read_at, ask_again)
+        # By the clock that all processes have, so that they agree on it.
+        epoch = int(self._clock.seconds() // lifetime) + 1
+        return Known(source, dataset, read_at, ask_again, epoch, epoch * lifetime)
+
     async def _ask_upstream(self, token: str, source: Source) -> Known:
         text = await source.upstream.describe(source.called or token)
         now = self._clock.seconds()
-        known = Known(source, source.dataset(token, text), now, now + source.max_age)
+        known = self._made(source, source.dataset(token, text), now)
         saving = Deferred.fromCoroutine(
             self._shelf.save(known.dataset, source.origin(), Description(text, known.read_at))
         )

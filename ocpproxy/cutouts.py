@@ -37,6 +37,7 @@ class _Volume(NamedTuple):
     time: int
     number: int
     level: Level
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,9 @@ class Cutouts:
         if cutout is None:
             return None
         level = cutout.dataset.levels[cutout.level]
-        volume = _Volume(upstream.origin, cutout.dataset.there, cutout.channel, cutout.time, cutout.level, level)
+        volume = _Volume(
+            upstream.origin, cutout.dataset.there, cutout.channel, cutout.time, cutout.level, level, cutout.epoch
+        )
         wanted = _Wanted(volume, cutout.box, upstream, cutout)
         for recent in list(self._recent):
             voxels = self._recent.get(recent) if recent.holds(wanted) else None

@@ -206,6 +206,7 @@ def make_root(
         Retouching(catalogue, cache, in_thread),
         catalogue,
         metrics,
+        reactor,
         max_age=settings.server.max_age,
         error_text=settings.server.error_body == "text",
     )

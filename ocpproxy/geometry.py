@@ -133,6 +133,8 @@ class Cutout:
     time: int
     level: int
     box: Box
+    epoch: int = 0
+    """Voxels that may change are not the same in two epochs."""
 
     @property
     def nbytes(self) -> int:

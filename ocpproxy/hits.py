@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
 from hashlib import blake2b
@@ -26,7 +26,7 @@ from typing import Protocol
 from twisted.internet.interfaces import IReactorTime
 
 from ocpproxy.catalogue import Known
-from ocpproxy.imagery import png
+from ocpproxy.imagery import pictures
 from ocpproxy.memory import Memory
 from ocpproxy.stack import Tile
 from ocpproxy.store import OpenTile, Stored
@@ -70,6 +70,12 @@ class Answer:
 
     ready: Ready
     result: Result
+    until: float | None = None
+    """When it is to be made anew, if ever; seconds since 1970."""
+
+    def good_for(self, now: float, most: int) -> int:
+        """Seconds that somebody may keep it, at most so many."""
+        return most if self.until is None else max(0, min(most, int(self.until - now)))
 
 
 class Store(Protocol):
@@ -88,7 +94,7 @@ class Store(Protocol):
 def ready(tile: Tile, picture: bytes | memoryview, modified: float, file: OpenTile | None = None) -> Ready:
     """The tile as it is served."""
     # The identity is in its tag too: equal pictures of different tiles are still different things to a shared cache.
-    return Ready(picture, f'"{png.fingerprint(picture)}-{_identity(tile)}"', modified, file)
+    return Ready(picture, f'"{pictures.fingerprint(picture)}-{_identity(tile)}"', modified, file)
 
 
 @lru_cache(maxsize=10_000)
@@ -106,7 +112,7 @@ class Hits:
         self._store = store
         self._clock = clock
         self._memory: Memory[Tile, Ready] = Memory(memory)
-        self._targets: OrderedDict[bytes, tuple[Tile, Known]] = OrderedDict()
+        self._targets: OrderedDict[bytes, tuple[Tile, Known, float | None]] = OrderedDict()
 
     def at_once(self, tile: Tile, *, lend: bool = False) -> Answer | None:
         """The tile, or None when it is not here.
@@ -147,10 +153,13 @@ class Hits:
 
     # -- by the request's target
 
-    def teach(self, target: bytes, tile: Tile, known: Known) -> None:
-        """The target means this tile, as long as this is what is known of its token."""
+    def teach(self, target: bytes, tile: Tile, known: Known, until: float | None = None) -> None:
+        """The target means this tile, as long as this is what is known of its token.
+
+        :param until: when the tile is to be made anew.
+        """
         if len(target) <= _LONGEST_TARGET:
-            self._targets[target] = (tile, known)
+            self._targets[target] = (tile, known, until)
             if len(self._targets) > _TARGETS:
                 self._targets.popitem(last=False)
 
@@ -164,8 +173,9 @@ class Hits:
         taught = self._targets.get(target)
         if taught is None:
             return None
-        tile, known = taught
-        if self._clock.seconds() > known.ask_again:
+        tile, known, until = taught
+        if self._clock.seconds() > min(known.ask_again, known.expires):
             del self._targets[target]
             return None
-        return self.at_once(tile, lend=True)
+        found = self.at_once(tile, lend=True)
+        return found if until is None or found is None else replace(found, until=until)

@@ -85,7 +85,8 @@ class Retouching:
             made: bytes = await self._in_thread(work, *arguments)
             picture = self._made[etag] = made
         ready = Ready(picture, etag, max(answer.ready.modified for answer in of))
-        return Answer(ready, max((answer.result for answer in of), key=list(Result).index))
+        until = min((answer.until for answer in of if answer.until is not None), default=None)
+        return Answer(ready, max((answer.result for answer in of), key=list(Result).index), until)
 
 
 def _level(stack: Stack) -> int:

@@ -17,6 +17,7 @@ from ocpproxy.pool import InThread
 from ocpproxy.stack import PLAIN, Look
 from ocpproxy.upstream import Measured, Upstream
 from ocpproxy.upstream.boss import PUBLIC, Boss
+from ocpproxy.upstream.catmaid import Catmaid, Tiling
 from ocpproxy.upstream.demo import TOKEN, DemoTissue
 from ocpproxy.upstream.dvid import Dvid
 from ocpproxy.upstream.http import Fetcher, Http
@@ -62,7 +63,7 @@ class Doors:
 
 
 def _ocp(said: UpstreamSettings, doors: Doors) -> Upstream:
-    return OpenConnectome(doors.fetcher(said, said.url[0][1]), doors.in_thread, said.format)
+    return OpenConnectome(doors.fetcher(said, said.url[0][1].rstrip("/")), doors.in_thread, said.format)
 
 
 def _demo(said: UpstreamSettings, doors: Doors) -> Upstream:
@@ -97,11 +98,21 @@ def _dvid(said: UpstreamSettings, doors: Doors) -> Upstream:
     return Dvid(doors.sites(said), doors.in_thread)
 
 
+def _catmaid(said: UpstreamSettings, doors: Doors) -> Upstream:
+    width, *height = said.tile_size
+    x, y, z = said.dimension
+    size = (width, height[0] if height else width)
+    tiling = Tiling(said.tile_source_type, size, said.file_extension, (x, y, z), said.resolution, said.zoom_levels)
+    site = doors.sites(said)[None]
+    return Catmaid(site, tiling, doors.in_thread, doors.reactor, said.missing_status, black=said.missing == "black")
+
+
 UPSTREAMS: dict[str, Callable[[UpstreamSettings, Doors], Upstream]] = {
     "ocp": _ocp,
     "demo": _demo,
     "precomputed": _precomputed,
     "boss": _boss,
+    "catmaid": _catmaid,
     "dvid": _dvid,
     "volume": _volume,
     "n5": _volume,
@@ -132,7 +143,8 @@ def make_catalogue(settings: Settings, doors: Doors, shelf: Shelf, metrics: Metr
 
     def source(said: UpstreamSettings, called: str | None = None, look: Look = PLAIN) -> Source:
         upstream = Measured(make_upstream(said, doors), metrics)
-        return Source(upstream, said.info_max_age, 2 * said.connections, said.timeout, called, look, said.max_cutout)
+        flights = 2 * said.connections
+        return Source(upstream, said.info_max_age, flights, said.timeout, called, look, said.max_cutout, said.max_age)
 
     named = {token: source(said.upstream, said.token, said.look) for token, said in settings.datasets.items()}
     rest = settings.upstream

@@ -27,7 +27,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from fractions import Fraction
 from functools import cached_property
@@ -125,6 +126,8 @@ class Stack:
     manner: Manner
     look: Look = PLAIN
     max_cutout: int = MAX_CUTOUT
+    epoch: int = 0
+    """Which of the spans of time this is after each of which its tiles are made anew; 0 when they never are."""
 
     @classmethod
     def of(
@@ -133,9 +136,11 @@ class Stack:
         base: ImageBase,
         look: Look = PLAIN,
         max_cutout: int = MAX_CUTOUT,
+        epoch: Callable[[Sequence[Channel]], int] | None = None,
     ) -> Stack:
         """The stack of an image base.
 
+        :param epoch: tells the epoch of tiles that show these channels.
         :raises NotShown: unknown channel, or one that cannot be shown so.
         """
         if base.colouring is Colouring.PLAIN or (
@@ -151,7 +156,12 @@ class Stack:
         else:
             shown = _coloured(dataset, base.channels, look)
             manner = Manner.COLOURS
-        return cls(dataset, base.plane, tuple(shown), manner, look, max_cutout)
+        now = epoch([item.channel for item in shown]) if epoch else 0
+        return cls(dataset, base.plane, tuple(shown), manner, look, max_cutout, now)
+
+    def before(self) -> Stack | None:
+        """The same stack in the epoch before this one; None when its tiles are never made anew."""
+        return replace(self, epoch=self.epoch - 1) if self.epoch > 1 else None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Stack) and self.name == other.name
@@ -166,10 +176,10 @@ class Stack:
 
     @cached_property
     def version(self) -> str:
-        """Eight hex digits that change when the geometry or the pixels of the stack do.
+        """Eight hex digits that change when the geometry or the pixels of the stack do, or its epoch ends.
 
         It is part of every tile's identity: when an upstream re-ingests a volume, or an operator changes how it is
-        shown, the old tiles are not found any more and age out, with nothing to delete.
+        shown, or tiles have become too old, they are not found any more and age out, with nothing to delete.
         """
         said = [
             [[n, level.size, level.offset, [str(v) for v in level.voxel]] for n, level in self.dataset.levels.items()],
@@ -180,6 +190,7 @@ class Stack:
             self.manner.value,
             self.plane.shows_z and self.look.native,
             (self.look.gain, self.look.opaque) if self.manner is Manner.COLOURS else None,
+            *([self.epoch] if self.epoch else []),
         ]
         return _digest(said, 8)
 
@@ -325,11 +336,18 @@ class Cuboid:
     def cutouts(self) -> list[Cutout | None]:
         """The voxels to ask for, for each channel shown; None for one that has nothing at this time."""
         return [
-            Cutout(self.stack.dataset, channel, self.time, self.level, self.box)
+            Cutout(self.stack.dataset, channel, self.time, self.level, self.box, self.stack.epoch)
             if channel.time[0] <= self.time <= channel.time[1]
             else None
             for channel, _, _ in self.stack.shown
         ]
+
+    def drawn(self) -> Cutout | None:
+        """The cutout whose voxels are the pixels of its one tile, as they are; None where pixels are made of them."""
+        (shown, *others), stack, (first, end) = self.stack.shown, self.stack, self._slices
+        plain = not others and stack.plane is Plane.XY and stack.manner is Manner.GREY and shown.window is None
+        as_is = plain and shown.channel.dtype == "uint8" and shown.channel.kind != "bitmask"
+        return self.cutouts()[0] if as_is and end - first == 1 else None
 
     @property
     def _slices(self) -> tuple[int, int]:

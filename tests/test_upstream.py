@@ -28,7 +28,8 @@ from ocpproxy.upstream import (
 from tests import doubles, formats, ocpserver
 from tests.bossserver import BossServer, Served
 from tests.conformance import ConformanceTests, ServedTests, UpstreamCase, nothing
-from tests.dvidserver import DvidServer, Grayscale, Labels, pyramid
+from tests.dvidserver import DvidServer, Grayscale, Labels, Tiles, pyramid
+from tests.tileserver import TileServer
 from tests.volumes import em
 
 
@@ -286,6 +287,122 @@ class LabelmapTests(DvidTests, UpstreamCase):
     def instances(self) -> Any:
         """What it holds."""
         return {"labels": Labels(self.volume(), max_scale=2)}
+
+
+# -- tile servers
+
+
+class TileServerTests(ServedTests):
+    """Another CATMAID's tiles."""
+
+    type: Any = 1
+    tile = (512, 512)
+    format: Any = "png"
+
+    def double(self) -> doubles.Double:
+        """A tile server."""
+        server = TileServer(em(), 3, self.tile, self.type, self.format)
+        return doubles.Speaking(speaker=server.answer)
+
+    def at(self: Any, url: str, **options: object) -> Upstream:
+        """A client of it."""
+        said = {
+            "type": "catmaid",
+            "url": f"{url}/em/",
+            "tile_source_type": self.type,
+            "tile_size": f"{self.tile[0]}, {self.tile[1]}",
+            "file_extension": self.format,
+            "dimension": "(640, 600, 20)",
+            "resolution": "(4.6, 4.6, 45)",
+            "zoom_levels": 3,
+        }
+        lines = "".join(f"{name} = {value}\n" for name, value in said.items())
+        upstream: Upstream = self.configured(lines, **options)
+        return upstream
+
+    async def test_unknown_token(self: Any) -> None:
+        """A tile server is not asked what it has."""
+        self.assertIn("configuration", await self.upstream().describe("kat"))
+
+    async def test_nobody_there(self: Any) -> None:
+        """Nor whether it is there."""
+
+    async def test_faults_of_descriptions(self: Any) -> None:
+        """There are none."""
+
+    async def test_missing(self: Any) -> None:
+        """A tile that is not there is black, or a fault where the operator says so; any other failure is one."""
+        for options, black in (({}, True), ({"missing": "error"}, False), ({"missing_status": "403"}, False)):
+            server = TileServer(em(), 3, self.tile, self.type, self.format, {(3, 0, 0, 0)})
+            upstream = self.at(self.serve(doubles.Speaking(speaker=server.answer)), **options)
+            dataset = await self.described(upstream, "kat")
+            for z in (3, 4):
+                cutout = Cutout(dataset, dataset.channels[0], 0, 0, Box(0, 64, 0, 64, z, z + 1))
+                if z == 4 or black:
+                    voxels = await upstream.cutout(cutout, nothing)
+                    self.assertEqual(bool(voxels.any()), z == 4)
+                else:
+                    with self.assertRaises(UpstreamBroken):
+                        await upstream.cutout(cutout, nothing)
+
+
+class FileBasedTests(TileServerTests, UpstreamCase):
+    """Type 1, PNG, 512 x 512."""
+
+
+class QueryTests(TileServerTests, UpstreamCase):
+    """Type 2, tiles of 300 x 200."""
+
+    type = 2
+    tile = (300, 200)
+
+
+class ZoomDirectoriesTests(TileServerTests, UpstreamCase):
+    """Type 4, JPEG, 1024 x 1024."""
+
+    type = 4
+    tile = (1024, 1024)
+    format = "jpg"
+    lossy = True
+
+
+class DirectoriesTests(TileServerTests, UpstreamCase):
+    """Type 5, 2048 x 512."""
+
+    type = 5
+    tile = (2048, 512)
+
+
+class RenderTests(TileServerTests, UpstreamCase):
+    """Type 7."""
+
+    type = 7
+
+
+class FlixServerTests(TileServerTests, UpstreamCase):
+    """Type 9, JPEG."""
+
+    type = 9
+    format = "jpg"
+    lossy = True
+
+
+class ImageTileTests(TileServerTests, UpstreamCase):
+    """Type 8: a DVID's imagetile."""
+
+    type = 8
+
+    def double(self) -> doubles.Double:
+        """A DVID."""
+        server = DvidServer({"tiles": Tiles(em(), levels=3)})
+
+        def speak(path: str, query: dict[str, list[str]], headers: dict[str, str]) -> doubles.Answer:
+            return server.answer(path.replace("/em/", "/api/node/a89eb3af/tiles/tile/"), query, headers)
+
+        return doubles.Speaking(speaker=speak)
+
+    async def test_missing(self) -> None:
+        """DVID draws black tiles itself."""
 
 
 # -- by TensorStore

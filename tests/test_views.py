@@ -272,7 +272,7 @@ class EveryView(ViewsCase):
             self.assertEqual(whole[0].shape, (512, 512, 4))
             asked = 0
             for cutout in service.cutouts:
-                name, *ranges = cutout.split("/")[:1] + cutout.split("/")[3:6]
+                _, _, name, _, _, *ranges = cutout.split("/")[:8]
                 voxels = 1
                 for low, high in (map(int, one.split(",")) for one in ranges):
                     voxels *= high - low

@@ -44,7 +44,7 @@ __all__ = [
     "read",
 ]
 
-UPSTREAM_KINDS = ("ocp", "demo", "precomputed", "boss", "dvid", "volume", "n5", "zarr")
+UPSTREAM_KINDS = ("ocp", "demo", "precomputed", "boss", "dvid", "catmaid", "volume", "n5", "zarr")
 """What ``type`` may say; `ocpproxy.sources` has an upstream for each."""
 _CHUNKED = ("precomputed", "volume", "n5", "zarr")
 _PLACED = (*_CHUNKED, "boss", "dvid", "catmaid")
@@ -103,7 +103,7 @@ _UPSTREAM = {
     "missing": Option(values.choice("black", "error"), "black", kinds=(*_CHUNKED, "catmaid")),
     "missing_status": Option(values.statuses, "404", kinds=("precomputed", "catmaid")),
     "credentials": Option(values.switch, "off", kinds=("volume", "n5", "zarr")),
-    "tile_source_type": Option(values.whole(1, 9), "1", kinds=("catmaid",)),
+    "tile_source_type": Option(values.number_of(1, 2, 4, 5, 7, 8, 9), "1", kinds=("catmaid",)),
     "tile_size": Option(values.numbers((1, 2), "WIDTH, HEIGHT in pixels"), "512", kinds=("catmaid",)),
     "file_extension": Option(values.extension, "jpg", kinds=("catmaid",)),
     "dimension": Option(values.numbers((3,), "voxels along x, y, z"), "", kinds=("catmaid",)),

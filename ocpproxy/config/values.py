@@ -32,6 +32,17 @@ def whole(least: int, most: int) -> Callable[[str, Path], int]:
     return read
 
 
+def number_of(*numbers: int) -> Callable[[str, Path], int]:
+    """One of these numbers."""
+
+    def read(text: str, _: Path) -> int:
+        if text not in map(str, numbers):
+            raise Bad("one of " + ", ".join(map(str, numbers)))
+        return int(text)
+
+    return read
+
+
 def number(least: float, most: float, unit: str) -> Callable[[str, Path], float]:
     """A number with a fraction, if need be."""
 
@@ -115,7 +126,7 @@ _SCHEMES = ("http", "https", "s3", "gs", "bossdb", "file")
 
 
 def _address(text: str) -> str:
-    """An address as it is kept: without a prefix that names a format, or a slash at its end."""
+    """An address as it is kept: without a prefix that names a format."""
     text = re.sub(r"^(precomputed|n5|zarr[23]?)://(?=[a-z0-9]+:)", "", text.strip())
     plain = text
     for placeholder in _PLACEHOLDERS:
@@ -132,7 +143,7 @@ def _address(text: str) -> str:
             "an http:// or https:// address (or s3://, gs://, bossdb://, file://) without a query or user name, in "
             "which {token} and {channel} may stand for names; or one CHANNEL: ADDRESS a line"
         )
-    return text.rstrip("/")
+    return text
 
 
 def addresses(text: str, _: Path) -> tuple[tuple[str | None, str], ...]:

@@ -4,6 +4,7 @@
 `pixels`    voxels to pixels: windows, types, false colour
 `palette`   the colours of annotations
 `png`       pixels to the PNG of a tile, fast
+`pictures`  what is kept and served as a tile: PNG, and what came ready-made
 `retouch`   pictures made of tiles: other contrast and colour, overviews
 ==========  ==========================================================================================
 

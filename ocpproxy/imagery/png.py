@@ -41,6 +41,7 @@ Pixels = npt.NDArray[np.uint8]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _UP = 2
+_DEPTH = 8
 _GREY, _INDEXED, _RGBA = 0, 3, 6
 _END = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 
@@ -51,7 +52,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def _head(colour_type: int) -> bytes:
-    return SIGNATURE + _chunk(b"IHDR", struct.pack(">IIBBBBB", TILE, TILE, 8, colour_type, 0, 0, 0))
+    return SIGNATURE + _chunk(b"IHDR", struct.pack(">IIBBBBB", TILE, TILE, _DEPTH, colour_type, 0, 0, 0))
 
 
 _HEAD = _head(_GREY)
@@ -113,16 +114,19 @@ def is_whole(picture: bytes | memoryview) -> bool:
 
 
 def is_uniform(picture: bytes) -> bool:
-    """Whether all pixels of a tile of ours are the same."""
+    """Whether it is certain that all pixels of a tile are the same: of ours it always is."""
     if len(picture) > _LARGEST_UNIFORM:
         return False
     samples = 4 if picture[25] == _RGBA else 1
     body, line = picture[picture.index(b"IDAT") + 4 :], 1 + TILE * samples
     inflater = zlib.decompressobj()
-    first = inflater.decompress(body, line)
-    if first[1:] != first[1 : 1 + samples] * TILE:
+    try:
+        first = inflater.decompress(body, line)
+        if picture[24] != _DEPTH or first[1:] != first[1 : 1 + samples] * TILE:
+            return False
+        rest = inflater.decompress(inflater.unconsumed_tail, line * TILE)
+    except zlib.error:  # not one of ours: its pixels may be in several chunks
         return False
-    rest = inflater.decompress(inflater.unconsumed_tail, line * TILE)
     return rest == (bytes((_UP,)) + bytes(line - 1)) * (TILE - 1)
 
 

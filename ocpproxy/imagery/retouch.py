@@ -31,7 +31,8 @@ def toned(picture: bytes, stack: Stack, tone: Tone) -> bytes:
         raise NotShown(f"{stack.dataset.token} in {stack.manner.value} has no contrast to be changed, only grey has")
     (shown,) = stack.shown
     curve = _curve(_in_grey(tone.low, 0, shown), _in_grey(tone.high, 255, shown), tone.gamma)
-    pixels = np.asarray(Image.open(BytesIO(picture)))
+    image = Image.open(BytesIO(picture))
+    pixels = np.asarray(image if image.mode == "L" else image.convert("L"))  # what came ready-made may be in colour
     if tone.colour == (255, 255, 255):
         return png.grey(curve[pixels])
     colours = np.floor_divide(curve[:, None].astype(np.uint16) * np.array(tone.colour, np.uint16), 255)

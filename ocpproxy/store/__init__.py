@@ -17,6 +17,7 @@ remembers them should the process die. A use is noted in memory and written down
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,23 @@ class TileStore(Service):
         """The tile was served just now."""
         if len(self._uses) < _MOST_USES or tile in self._uses:
             self._uses[tile] = self._reactor.seconds()
+
+    async def mark(self, tile: Tile, said: Mapping[str, str]) -> None:
+        """Keep with a tile's file what its upstream said of its version, where the file system can."""
+        await self._in_thread(self.files.mark, tile, json.dumps(dict(said)).encode())
+
+    async def marked(self, tile: Tile) -> tuple[bytes, Mapping[str, str]] | None:
+        """The tile with what was kept with it; None when it is not here, or nothing was."""
+        found = await self.read(tile)
+        mark = None if found is None else await self._in_thread(self.files.marked, tile)
+        if found is None or mark is None:
+            return None
+        try:
+            said = json.loads(mark)
+        except ValueError:
+            return None
+        fine = isinstance(said, dict) and all(isinstance(part, str) for pair in said.items() for part in pair)
+        return (found.picture, said) if fine else None
 
     async def write(self, pictures: Sequence[tuple[Tile, bytes]]) -> int:
         """Store the tiles; those that are there already stay as they are. Returns how many are stored now.

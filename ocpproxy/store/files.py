@@ -22,7 +22,7 @@ from tempfile import NamedTemporaryFile
 from threading import Lock
 from typing import TypeVar
 
-from ocpproxy.imagery.png import is_uniform, is_whole
+from ocpproxy.imagery.pictures import is_uniform, is_whole
 from ocpproxy.stack import Tile
 from ocpproxy.store import keys
 from ocpproxy.store.pagecache import PageCache
@@ -31,6 +31,9 @@ B = TypeVar("B", bytes, memoryview)
 
 LARGEST = 8 * 2**20
 """Bytes of a tile that is read; a longer file is none of ours."""
+_MARK = "user.ocpproxy.said"
+"""The extended attribute in which is kept what an upstream said of a tile's version."""
+_LONGEST_MARK = 1024
 _READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """No link is followed, and what is no file (a FIFO) is not waited for."""
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV}
@@ -141,6 +144,20 @@ class Files:
         except (FileNotFoundError, NotADirectoryError):
             return None
         return (found.st_size, _made(found)) if stat.S_ISREG(found.st_mode) else None
+
+    def mark(self, tile: Tile, said: bytes) -> None:
+        """Keep some bytes with a tile's file; not with one that several tiles share, nor where that cannot be done."""
+        name = self._at(tile)
+        with contextlib.suppress(OSError):
+            if os.stat(name, follow_symlinks=False).st_nlink == 1:
+                os.setxattr(name, _MARK, said[:_LONGEST_MARK], follow_symlinks=False)
+
+    def marked(self, tile: Tile) -> bytes | None:
+        """What is kept with a tile's file."""
+        try:
+            return os.getxattr(self._at(tile), _MARK, follow_symlinks=False)
+        except OSError:
+            return None
 
     def create(self, tile: Tile, picture: bytes) -> bool:
         """Make the tile's file; False when there is one already, which is left as it is.

@@ -8,7 +8,8 @@ the rest of the gateway knows of what can go wrong outside.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError
@@ -77,6 +78,16 @@ class OutOfRange(UpstreamFailure):
     outcome = "out of range"
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A tile as an upstream itself draws it."""
+
+    body: bytes
+    """A picture of a tile (`ocpproxy.imagery.pictures`)."""
+    validators: Mapping[str, str]
+    """Conditions, as headers of a request, under which it need not be sent again."""
+
+
 class Upstream(Protocol):
     """A service that hands out voxels."""
 
@@ -104,6 +115,23 @@ class Upstream(Protocol):
         :raises UpstreamFailure: anything else is a fault in our code.
         """
 
+    async def picture(self, cutout: Cutout, known: Picture | None, arriving: Callable[[], None]) -> Picture | None:
+        """The tile whose pixels are the voxels of this cutout, one xy slice, as the upstream draws it.
+
+        None when it does not draw such tiles: then `cutout` is asked for.
+
+        :param known: what it was when it was fetched last; what is given again when it is still that.
+        :raises UpstreamFailure: as `cutout`.
+        """
+
+
+class VoxelsOnly:
+    """An upstream that draws no tiles."""
+
+    async def picture(self, cutout: Cutout, known: Picture | None, arriving: Callable[[], None]) -> Picture | None:
+        """As `Upstream.picture`: there is none."""
+        return None
+
 
 class Measured:
     """An upstream whose requests are counted and timed."""
@@ -124,6 +152,10 @@ class Measured:
     async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
         """As `Upstream.cutout`."""
         return await self._measure("cutout", self._upstream.cutout(cutout, arriving))
+
+    async def picture(self, cutout: Cutout, known: Picture | None, arriving: Callable[[], None]) -> Picture | None:
+        """As `Upstream.picture`."""
+        return await self._measure("picture", self._upstream.picture(cutout, known, arriving))
 
     async def _measure(self, kind: str, work: Awaitable[T]) -> T:
         outcome, began = "fault", time.perf_counter()

@@ -38,6 +38,7 @@ from ocpproxy.upstream import (
     UnknownToken,
     UpstreamBusy,
     UpstreamFailure,
+    VoxelsOnly,
     documents,
     precomputed,
     pyramids,
@@ -91,7 +92,7 @@ class Buckets(Protocol):
         """The voxels of a box."""
 
 
-class Boss:
+class Boss(VoxelsOnly):
     """Experiments of one Boss.
 
     :param site: the address of the experiment.

@@ -2,7 +2,7 @@
 
 The chunks of a box are fetched side by side, each once for all who want it at the same time; one that nobody waits for
 any more is called off, for whoever wants a box sees to it that what has begun to arrive is finished. One that sticks
-out of the box is kept for a minute, for the neighbours that share it; the others are of no use to anybody else, because
+out of the box is kept for a moment, for the neighbours that share it; the others are of no use to anybody else, because
 slabs of tiles begin where chunks do (`ocpproxy.stack`) and what was cut out whole is shared by `ocpproxy.cutouts`.
 """
 
@@ -23,7 +23,7 @@ from ocpproxy.upstream import OutOfRange
 
 MEMORY = 32 * 2**20
 """Bytes of chunks that are kept for neighbours."""
-_KEPT_FOR = 60.0
+_KEPT_FOR = 15.0
 _MOST = 65536
 """Chunks that a box may have."""
 P = TypeVar("P", bound=Hashable)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from ocpproxy.geometry import Box, Channel, Cutout, Dataset, Level
 from ocpproxy.imagery import Voxels
 from ocpproxy.pool import InThread
+from ocpproxy.upstream import VoxelsOnly
 
 TOKEN = "demo"  # noqa: S105 - the name of a volume
 SIZE = (16384, 16384, 1024)
@@ -32,7 +33,7 @@ Field = npt.NDArray[np.float32]
 Whole = npt.NDArray[np.int64]
 
 
-class DemoTissue:
+class DemoTissue(VoxelsOnly):
     """The built-in volume, under every token it is configured for."""
 
     origin = "demo 1"

@@ -28,7 +28,7 @@ import numpy as np
 from ocpproxy.geometry import Box, Cutout, Dataset, Triple
 from ocpproxy.imagery import Voxels
 from ocpproxy.pool import InThread
-from ocpproxy.upstream import UnknownToken, UpstreamBroken, UpstreamFailure, documents, pyramids
+from ocpproxy.upstream import UnknownToken, UpstreamBroken, UpstreamFailure, VoxelsOnly, documents, pyramids
 from ocpproxy.upstream.chunks import Grid, clipped, pasted
 from ocpproxy.upstream.codecs import stored
 from ocpproxy.upstream.documents import items, mapping, ratios, triple, unexpected, whole, word
@@ -58,7 +58,7 @@ class Scale:
     grid: Grid
 
 
-class Dvid:
+class Dvid(VoxelsOnly):
     """Data instances of DVID servers: the channels of each token.
 
     :param sites: the address of each channel.

@@ -29,6 +29,7 @@ from ocpproxy.upstream import (
     UnknownToken,
     UpstreamDown,
     UpstreamFailure,
+    VoxelsOnly,
     documents,
     ocpinfo,
 )
@@ -53,7 +54,7 @@ def _failure(answer: Answer, otherwise: type[UpstreamFailure]) -> UpstreamFailur
     return failure(answer)
 
 
-class OpenConnectome:
+class OpenConnectome(VoxelsOnly):
     """One Open Connectome server.
 
     :param in_thread: runs the decoding of a cutout.

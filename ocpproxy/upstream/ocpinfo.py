@@ -97,7 +97,9 @@ def _first_channels(document: Mapping[str, Any], said: Mapping[str, Any], projec
     time = _time(said.get("timerange", [0, 0]))
     base = whole("project.resolution", project.get("resolution", 0), 0, _LEVELS - 1)
     if kind != "channels":
-        return [Channel("image" if kind == "timeseries" else kind, kind, dtype, window, time, base)]
+        writable = kind == "annotation" and project.get("readonly") == 0
+        name = "image" if kind == "timeseries" else kind
+        return [Channel(name, kind, dtype, window, time, base, writable=writable)]
     named = _few("channels", mapping("channels", document.get("channels")))
     return [
         Channel(name, kind, dtype, window, time, base, whole("a channel's number", number, 0, 2**31))
@@ -119,7 +121,9 @@ def _channels(document: Mapping[str, Any], said: Mapping[str, Any]) -> list[Chan
             continue  # int8 to int32 of 2017, or what we do not know: there, but not shown
         time = channel.get("timerange") or said.get("timerange") or [0, 0]
         base = whole("a channel's resolution", channel.get("resolution", 0), 0, _LEVELS - 1)
-        found.append(Channel(name, kind, dtype, _window(channel.get("windowrange", [0, 0])), _time(time), base))
+        window = _window(channel.get("windowrange", [0, 0]))
+        writable = kind == "annotation" and channel.get("readonly") == 0
+        found.append(Channel(name, kind, dtype, window, _time(time), base, writable=writable))
     return found
 
 

@@ -51,7 +51,8 @@ class Site:
 
     def __init__(self, address: str, fetcher: Callable[[str], Fetcher]) -> None:
         parts = urlsplit(address)
-        self.address = address
+        self.address = address.rstrip("/")
+        self.slash = address.endswith("/")
         self._path = parts.path.strip("/")
         self.fetcher = fetcher(f"{parts.scheme}://{parts.netloc}")
 

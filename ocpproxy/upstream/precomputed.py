@@ -28,7 +28,7 @@ from twisted.internet.interfaces import IReactorTime
 from ocpproxy.geometry import Box, Cutout, Dataset, Triple
 from ocpproxy.imagery import Voxels
 from ocpproxy.pool import InThread
-from ocpproxy.upstream import UpstreamBroken, UpstreamFailure, documents, pyramids
+from ocpproxy.upstream import UpstreamBroken, UpstreamFailure, VoxelsOnly, documents, pyramids
 from ocpproxy.upstream.chunks import Chunks, Grid
 from ocpproxy.upstream.codecs import images, segmented, stored
 from ocpproxy.upstream.documents import items, mapping, ratios, triple, unexpected, whole, word
@@ -112,7 +112,7 @@ def parsed(place: str | None, document: str) -> Volume[Scale]:
     return Volume(kind == "segmentation", dtype, parts, scales, pyramids.version(told))
 
 
-class Precomputed:
+class Precomputed(VoxelsOnly):
     """Precomputed volumes: the channels of each token.
 
     :param sites: the address of each channel.

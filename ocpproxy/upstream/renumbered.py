@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ocpproxy.geometry import Box, Cutout, Dataset, Level, Z
 from ocpproxy.imagery import Voxels
-from ocpproxy.upstream import Upstream, UpstreamBroken
+from ocpproxy.upstream import Picture, Upstream, UpstreamBroken
 
 
 class Renumbered:
@@ -48,14 +48,20 @@ class Renumbered:
         x, y, z = level.offset
         return replace(level, offset=(x, y, z + self._by(theirs, level)))
 
-    async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
-        """As `Upstream.cutout`."""
+    def _theirs(self, cutout: Cutout) -> Cutout:
         theirs: Dataset = cutout.dataset.theirs
         number = self._levels.get(cutout.level, cutout.level)
         by, box = self._by(theirs, theirs.levels[number]), cutout.box
         there = Box(box.x0, box.x1, box.y0, box.y1, box.z0 - by, box.z1 - by)
-        called = replace(theirs, called=cutout.dataset.there)
-        return await self._upstream.cutout(replace(cutout, dataset=called, level=number, box=there), arriving)
+        return replace(cutout, dataset=replace(theirs, called=cutout.dataset.there), level=number, box=there)
+
+    async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
+        """As `Upstream.cutout`."""
+        return await self._upstream.cutout(self._theirs(cutout), arriving)
+
+    async def picture(self, cutout: Cutout, known: Picture | None, arriving: Callable[[], None]) -> Picture | None:
+        """As `Upstream.picture`."""
+        return await self._upstream.picture(self._theirs(cutout), known, arriving)
 
 
 def renumbered(upstream: Upstream, shift: int, levels: Mapping[int, int]) -> Upstream:

@@ -38,6 +38,7 @@ from ocpproxy.upstream import (
     UpstreamFailure,
     UpstreamRefused,
     UpstreamSlow,
+    VoxelsOnly,
     documents,
     multiscale,
     precomputed,
@@ -264,7 +265,7 @@ async def _within(box: Box, grid: Grid, dtype: str, arriving: Callable[[], None]
     return voxels if inner == box else pasted(box, [(inner, voxels)], dtype)
 
 
-class VolumeStore:
+class VolumeStore(VoxelsOnly):
     """Volumes that TensorStore reads: the channels of each token.
 
     :param sites: the address of each channel.

@@ -20,7 +20,7 @@ from twisted.web.server import Request
 from ocpproxy.address import BadAddress
 from ocpproxy.geometry import NotShown
 from ocpproxy.hits import Answer, Ready, Result
-from ocpproxy.imagery import png
+from ocpproxy.imagery import pictures, png
 from ocpproxy.store import DoesNotFit
 from ocpproxy.upstream import UnknownToken, UpstreamFailure, UpstreamRefused, UpstreamSlow
 
@@ -159,7 +159,7 @@ def tile(request: Request, answer: Answer, max_age: int) -> Reply:
     headers = {**validators(ready.etag, ready.modified, max_age), b"cache-status": cache_status(answer.result)}
     if Conditions.of(asked(b"if-none-match"), asked(b"if-modified-since")).has(ready):
         return Reply(304, b"", headers)
-    return Reply(200, bytes(ready.picture), {**headers, b"content-type": b"image/png"})
+    return Reply(200, bytes(ready.picture), {**headers, b"content-type": pictures.content_type(ready.picture)})
 
 
 def not_here() -> Reply:

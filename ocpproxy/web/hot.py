@@ -39,6 +39,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.server import version
 
 from ocpproxy.hits import Hits, Result
+from ocpproxy.imagery import pictures
 from ocpproxy.metrics import Metrics
 from ocpproxy.store import OpenTile
 from ocpproxy.web import answers
@@ -111,7 +112,8 @@ class HotPath:
     def __init__(self, hits: Hits, clock: IReactorTime, metrics: Metrics, max_age: int) -> None:
         self._hits = hits
         self._clock = clock
-        self._told = lru_cache(10_000)(lambda etag, modified: _lines(answers.validators(etag, modified, max_age)))
+        self._max_age = max_age
+        self._told = lru_cache(10_000)(lambda etag, modified, age: _lines(answers.validators(etag, modified, age)))
         self._counters = {result: metrics.tiles.labels(result.value) for result in (Result.HIT_MEMORY, Result.HIT_DISK)}
         self._blocks: dict[bytes, Conditions | None] = {}
         self._openings: dict[tuple[int, Result], bytes] = {}
@@ -142,14 +144,16 @@ class HotPath:
             return None
         ready, result = found.ready, found.result
         self._counters[result].inc()
-        told = self._told(ready.etag, ready.modified)
+        age = self._max_age if found.until is None else found.good_for(self._clock.seconds(), self._max_age)
+        told = self._told(ready.etag, ready.modified, age)
         has_it = conditions.has(ready)
         if log is not None:
             code, size = (304, 0) if has_it else (200, len(ready.picture))
             log(b"GET", target, code, size, answers.cache_status(result))
         if has_it:
             return HotAnswer((self._opening(304, result), told, b"\r\n"), b"", ready.file)
-        content = b"Content-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(ready.picture)
+        kind = pictures.content_type(ready.picture)
+        content = b"Content-Type: %b\r\nContent-Length: %d\r\n\r\n" % (kind, len(ready.picture))
         return HotAnswer((self._opening(200, result), told, content), ready.picture, ready.file)
 
     def _opening(self, code: int, result: Result) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
@@ -99,6 +100,7 @@ class TokenResource(Answering):
         retouching: Retouching,
         catalogue: Catalogue,
         metrics: Metrics,
+        clock: IReactorTime,
         *,
         max_age: int,
         error_text: bool,
@@ -108,6 +110,7 @@ class TokenResource(Answering):
         self._retouching = retouching
         self._catalogue = catalogue
         self._metrics = metrics
+        self._clock = clock
         self._max_age = max_age
         self._error_text = error_text
 
@@ -125,7 +128,7 @@ class TokenResource(Answering):
             return answers.not_here()
         if request.method == b"GET":
             self._metrics.tiles.labels("miss" if found.result.value == "collapsed" else found.result.value).inc()
-        return answers.tile(request, found, self._max_age)
+        return answers.tile(request, found, found.good_for(self._clock.seconds(), self._max_age))
 
     async def _picture(self, asked: TileAddress | OverviewAddress, query: str, target: bytes) -> Answer:
         if isinstance(asked, OverviewAddress):

@@ -20,6 +20,20 @@ JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _BANDS = {"L": 1, "I;16": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 
 
+def size(body: bytes) -> tuple[int, int]:
+    """Columns and rows of a picture.
+
+    :raises UpstreamBroken: when it is neither JPEG nor PNG.
+    """
+    if not body.startswith((JPEG, PNG)):
+        raise UpstreamBroken(f"no JPEG or PNG: it begins with {body[:12]!r}")
+    try:
+        with warnings.catch_warnings(), Image.open(BytesIO(body), formats=("JPEG", "PNG")) as picture:
+            return picture.size
+    except Exception as error:  # whatever a decoder makes of a damaged file
+        raise UpstreamBroken(f"the picture is damaged: {error}") from None
+
+
 def read(body: bytes, size: tuple[int, int] | None, pixels: int, bands: int) -> npt.NDArray[Any]:
     """The samples of a picture, axes (row, column, band), 8 or 16 bits each.
 
