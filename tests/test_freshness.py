@@ -1,0 +1,220 @@
+"""Tiles that came ready-made, and tiles that grow old: versions, epochs, validators; through the running daemon."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+
+from tests import doubles, formats, ocpserver, oracle
+from tests.daemons import Daemon
+from tests.test_formats import FormatsCase, section
+from tests.test_views import opaque, rgba
+from tests.tileserver import TileServer
+from tests.volumes import em, level, mitochondria
+
+Got = tuple[int, bytes, dict[str, str]]
+
+
+class FreshnessCase(FormatsCase):
+    """Helps."""
+
+    def tiles(self, server: TileServer, **options: object) -> str:
+        """A section for a tile server."""
+        self.double = doubles.Speaking(speaker=server.answer)
+        geometry = {"dimension": "640, 600, 20", "resolution": "4.6, 4.6, 45", "zoom_levels": 3}
+        said = {"tile_source_type": server.type, "file_extension": server.format, **geometry, **options}
+        return section("tiles", type="catmaid", url=self.serve(self.double) + "/x/", **said)
+
+    async def until(self, daemon: Daemon, path: str, fine: Callable[[Got], bool]) -> Got:
+        """Ask until the answer is as it should be."""
+        while True:
+            got = await daemon.get(path)
+            if fine(got):
+                return got
+            await deferLater(reactor, 0.02)  # type: ignore[arg-type]
+
+    def stored(self) -> list[Path]:
+        """The files of tiles."""
+        return [path for path in (self.place / "cache" / "tiles").rglob("*") if path.is_file()]
+
+
+class ReadyMadeTests(FreshnessCase):
+    """Tiles of another server."""
+
+    async def test_pass_through(self) -> None:
+        """JPEG stays JPEG, byte for byte, with an honest type, from upstream, memory and disk; and restarts keep it."""
+        for format_, type_ in (("jpg", "image/jpeg"), ("png", "image/png")):
+            server = TileServer(em(), 3, format=format_)  # type: ignore[arg-type]
+            for memory in ("64", "0"):
+                sections = self.tiles(server)
+                shutil.rmtree(self.place / "cache", ignore_errors=True)
+                daemon = await self.gateway(sections, cache_memory=memory, index_url=f"sqlite:///{memory}{format_}.sql")
+                tags = set()
+                for n, row, col in ((0, 0, 0), (0, 1, 1), (1, 0, 0), (2, 0, 0)):
+                    for _ in range(3):
+                        path = f"tiles/xy/7/{row}_{col}_{n}.png"
+                        code, body, headers = await daemon.get(path)
+                        self.assertEqual((code, headers["content-type"]), (200, type_))
+                        self.assertEqual(body, server.tile_bytes(7, n, row, col))
+                        tags.add(headers["etag"])
+                        self.assertEqual((await daemon.get(path, if_none_match=headers["etag"]))[0], 304)
+                self.assertEqual(len(tags), 4)
+                self.assertEqual(self.double.asked["cutout"], 4)
+                await daemon.rest()
+                await daemon.stop()
+                daemon = await self.gateway(sections, cache_memory=memory, index_url=f"sqlite:///{memory}{format_}.sql")
+                _, body, headers = await daemon.get("tiles/xy/7/0_0_0.png")
+                self.assertEqual((body, headers["content-type"]), (server.tile_bytes(7, 0, 0, 0), type_))
+                self.assertEqual(self.double.asked["cutout"], 4)
+                await daemon.stop()
+
+    async def test_made_of_it(self) -> None:
+        """Other planes, windows, contrast and overviews are made of its pixels."""
+        server = TileServer(em(), 3, format="jpg")
+        daemon = await self.gateway(
+            self.tiles(server) + self.tiles(server, window="50, 200").replace("[dataset tiles]", "[dataset windowed]")
+        )
+        jpeg = np.stack([np.asarray(Image.open(BytesIO(server.tile_bytes(z, 0, 0, 0)))) for z in range(20)])
+        _, body, headers = await daemon.get("tiles/xz/100/0_0_0.png")
+        self.assertEqual(headers["content-type"], "image/png")
+        scale = 45 / 4.6
+        whole = np.stack([jpeg[min(int((row + 0.5) / scale), 19), 100] for row in range(int(np.ceil(20 * scale)))])
+        np.testing.assert_array_equal(rgba(body), oracle.cut(opaque(whole), 0, 0) | np.array([0, 0, 0, 255], np.uint8))
+        _, body, headers = await daemon.get("windowed/xy/7/0_0_0.png")
+        np.testing.assert_array_equal(rgba(body), opaque(oracle.grey(jpeg[7], (50, 200))))
+        _, body, _ = await daemon.get("tiles/xy/7/0_0_0.png?min=50&max=200")
+        np.testing.assert_array_equal(rgba(body), opaque(oracle.grey(jpeg[7], (50, 200))))
+        code, body, _ = await daemon.get("tiles/xy/7/small.png")
+        self.assertEqual((code, Image.open(BytesIO(body)).size), (200, (192, 180)))
+
+    async def test_missing(self) -> None:
+        """A tile that is not there is black and asked for once; or a failure."""
+        server = TileServer(em(), 3, format="jpg", missing={(7, 0, 0, 0)})
+        daemon = await self.gateway(self.tiles(server))
+        for _ in range(2):
+            code, body, _ = await daemon.get("tiles/xy/7/0_0_0.png")
+            self.assertEqual((code, rgba(body)[..., :3].max()), (200, 0))
+        self.assertEqual(self.double.asked["cutout"], 1)
+        await daemon.stop()
+        daemon = await self.gateway(self.tiles(server, missing="error"), cache_directory="other")
+        self.assertEqual((await daemon.get("tiles/xy/7/0_0_0.png"))[0], 503)
+
+    async def test_hostile(self) -> None:
+        """What is no picture, or one of another size, is a failure, and nothing is kept."""
+        server = TileServer(em(), 3, format="jpg")
+        daemon = await self.gateway(self.tiles(server))
+        large, small = BytesIO(), BytesIO()
+        Image.new("L", (20000, 20000)).save(large, "PNG")
+        Image.new("L", (64, 64)).save(small, "JPEG")
+        fine = server.tile_bytes(0, 0, 0, 0)
+        for z, body in enumerate(
+            (b"<html>", large.getvalue(), small.getvalue(), fine[: len(fine) // 2], b"\xff\xd8\xff")
+        ):
+            self.double.speaker = lambda *_, body=body: ("cutout", 200, {"content-type": "image/jpeg"}, body)
+            code, found, _ = await daemon.get(f"tiles/xy/{z}/0_0_0.png")
+            self.assertEqual((code, found[:4]), (503, b"\x89PNG"), z)
+        await daemon.rest()
+        self.assertEqual(self.stored(), [])
+
+
+class EpochTests(FreshnessCase):
+    """max_age."""
+
+    async def test_revalidated(self) -> None:
+        """In each epoch the server is asked once whether a tile is still what it was; what has changed is seen."""
+        server = TileServer(em().copy(), 3, format="jpg")
+        daemon = await self.gateway(self.tiles(server, max_age=3))
+        path = "tiles/xy/7/0_0_0.png"
+        code, first, headers = await daemon.get(path)
+        self.assertEqual(code, 200)
+        seconds = int(re.findall(r"max-age=(\d+)", headers["cache-control"])[0])
+        self.assertLessEqual(seconds, 3)
+        for n in (1, 2):
+            _, body, headers = await self.until(daemon, path, lambda got: "miss" in got[2]["cache-status"])
+            self.assertEqual((body, server.sent, server.unchanged), (first, 1, n))
+        self.assertGreaterEqual(len(self.stored()), 2)
+        server.volume[7] = 255 - server.volume[7]
+        server.tile_bytes.cache_clear()
+        _, body, _ = await self.until(daemon, path, lambda got: got[1] != first)
+        self.assertEqual(body, server.tile_bytes(7, 0, 0, 0))
+        self.double.mode = "error500"  # an outage: old tiles are better than none
+        await daemon.rest()
+        _, again, _ = await self.until(daemon, path, lambda got: "miss" in got[2]["cache-status"])
+        self.assertEqual(again, body)
+        self.assertIn("served as it was before", daemon.log)
+
+    async def test_writable_annotations(self) -> None:
+        """What the upstream calls writable is good for an hour, pictures for as long as viewers keep them."""
+        channels = {
+            "em": ocpserver.Served(em()),
+            "ids": ocpserver.Served(mitochondria().astype(np.uint32), "annotation"),
+        }
+        service = ocpserver.Service(em(), 2, channels=channels)
+        told = service.info
+        service.info = lambda: _writable(told())  # type: ignore[method-assign]
+        config = self.configure(self.serve(service))
+        with config.open("a") as file:
+            file.write("[dataset katnever]\nmax_age = never\n[dataset katsoon]\nmax_age = 60\n")
+        daemon = await self.start(config)
+        for path, least, most in (
+            ("kat/em/xy/3/0_0_0.png", 86400, 86400),
+            ("kat/ids/xy/3/0_0_0.png", 0, 3600),
+            ("katnever/ids/xy/3/0_0_0.png", 86400, 86400),
+            ("katsoon/em/xy/3/0_0_0.png", 0, 60),
+        ):
+            for _ in range(3):  # fetched, ordinary, hot
+                _, _, headers = await daemon.get(path)
+                seconds = int(re.findall(r"max-age=(\d+)", headers["cache-control"])[0])
+                self.assertTrue(least <= seconds <= most, (path, seconds))
+
+
+def _writable(info: dict[str, dict[str, dict[str, int]]]) -> dict[str, dict[str, dict[str, int]]]:
+    info["channels"]["ids"]["readonly"] = 0
+    return info
+
+
+class VersionTests(FreshnessCase):
+    """What is known of a dataset changes."""
+
+    async def test_moved(self) -> None:
+        """A volume that is written anew under other keys is seen after info_max_age; nothing is deleted for it."""
+        files = self.place / "files"
+        formats.precomputed(files / "v", em())
+        url = self.serve(doubles.Bucket(directory=files))
+        daemon = await self.gateway(section("v", type="precomputed", url=f"{url}/v", info_max_age=1))
+        await self.check(daemon, "v", opaque(em()[7]), 0, 7)
+        await daemon.rest()
+        before = set(self.stored())
+        formats.precomputed(files / "w", 255 - em(), chunk=(64, 64, 16))
+        (files / "v").rename(files / "old")
+        (files / "w").rename(files / "v")
+        expected = oracle.cut(opaque(255 - em()[7]), 0, 0)
+        await self.until(daemon, "v/7/0_0_0.png", lambda got: bool((rgba(got[1]) == expected).all()))
+        await self.check(daemon, "v", opaque(255 - level(em(), 1)[7]), 1, 7)
+        self.assertLessEqual(before, set(self.stored()))
+
+    async def test_the_same(self) -> None:
+        """An info that is read again and says the same changes nothing; and a start with the server away knows it."""
+        files = self.place / "files"
+        formats.precomputed(files / "v", em())
+        bucket = doubles.Bucket(directory=files)
+        sections = section("v", type="precomputed", url=f"{self.serve(bucket)}/v", info_max_age=1)
+        daemon = await self.gateway(sections)
+        await self.check(daemon, "v", opaque(em()[7]), 0, 7)
+        asked = bucket.asked["cutout"]
+        await self.until(daemon, "v/7/0_0_0.png", lambda _: bucket.asked["info"] > 2)
+        self.assertEqual(bucket.asked["cutout"], asked)
+        await daemon.rest()
+        await daemon.stop()
+        bucket.mode = "info_error500"
+        daemon = await self.gateway(sections)
+        await self.check(daemon, "v", opaque(em()[7]), 0, 7)
+        self.assertEqual(bucket.asked["cutout"], asked)
