@@ -264,7 +264,8 @@ def _zarr_array(place: str | None, name: str, said: Mapping[str, Any], axes: str
     if third:
         named = said.get("dimension_names")
         if axes is None and isinstance(named, list) and len(named) == len(shape):
-            axes = "".join(str(n or "1").lower()[:1] for n in named)
+            letters = "".join(str(n or "1").lower()[:1] for n in named)
+            axes = letters if {"x", "y"} <= set(letters) else None
         grid = mapping("chunk_grid", said.get("chunk_grid"))
         chunk_said = mapping("configuration", grid.get("configuration")).get("chunk_shape")
         for codec in items("codecs", said.get("codecs", [])):
@@ -274,9 +275,9 @@ def _zarr_array(place: str | None, name: str, said: Mapping[str, Any], axes: str
     else:
         chunk_said = said.get("chunks")
         match = _DTYPE.fullmatch(word("dtype", said.get("dtype")))
-        letters = {"u": "uint", "i": "int", "f": "float"}
-        dtype = f"{letters[match[1]]}{8 * int(match[2])}" if match else str(said.get("dtype"))
-    if axes is None or not {"x", "y"} <= set(axes):
+        words = {"u": "uint", "i": "int", "f": "float"}
+        dtype = f"{words[match[1]]}{8 * int(match[2])}" if match else str(said.get("dtype"))
+    if axes is None:
         axes = "tczyx"[-len(shape) :] if len(shape) <= 5 else "1" * (len(shape) - 5) + "tczyx"
     chunk = [whole("chunks", v, 1, documents.LARGEST) for v in items("chunks", chunk_said, len(shape))]
     path = name.rpartition("/")[0]

@@ -28,13 +28,14 @@ def restored(body: bytes, encoding: str, limit: int) -> bytes:
     names = [name for name in (part.strip().lower() for part in encoding.split(",")) if name not in ("", "identity")]
     if len(names) > 2:
         raise UpstreamBroken(f"expected at most two content encodings, not {encoding[:60]!r}")
-    for name in reversed(names):
+    for place, name in reversed(list(enumerate(names))):
+        bound = longest(limit) if place else limit
         if name in ("gzip", "x-gzip"):
-            body = inflated(body, limit, _GZIP)
+            body = inflated(body, bound, _GZIP)
         elif name == "deflate":
-            body = inflated(body, limit, zlib.MAX_WBITS)
+            body = inflated(body, bound, zlib.MAX_WBITS)
         elif name == "br":
-            body = _brotli(body, limit)
+            body = _brotli(body, bound)
         else:
             raise UpstreamBroken(f"expected the content encoding gzip, deflate or br, not {name[:20]!r}")
     if len(body) > limit:
