@@ -246,7 +246,7 @@ class DifferentialTests(HotCase):
         """What was taught is forgotten when the token is due to be asked for again, and taught anew."""
         hits = self.site.hot_path._hits
         said = [b"GET %b HTTP/1.1\r\n\r\n" % TILES[0]]
-        _, known = hits._targets[TILES[0]]
+        _, known, _ = hits._targets[TILES[0]]
         known.ask_again = 0
         before = self.hot_answers()
         self.drive(said, b"")
