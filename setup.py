@@ -31,7 +31,6 @@ setup(
     package_data={"ocpproxy": ["py.typed", "schema/*/*.sql"]},
     install_requires=[
         "Twisted[tls]>=24.10",
-        "treq>=24.9",
         "PyMySQL>=1.1",
         "numpy>=1.26",
         "Pillow>=10",
@@ -45,7 +44,7 @@ setup(
     ],
     extras_require={
         "tensorstore": ["tensorstore>=0.1.80"],
-        "test": ["hypothesis>=6.100", "catpy==2020.9.3", "tensorstore>=0.1.80", "intern>=1.4.2"],
+        "test": ["treq>=24.9", "hypothesis>=6.100", "catpy==2020.9.3", "tensorstore>=0.1.80", "intern>=1.4.2"],
         "lint": [
             "ruff>=0.6",
             "mypy>=1.11",

@@ -3,7 +3,8 @@
     python -m benchmarks.upstreams [cuboid] [start]
 
 ``cuboid``: 512 x 512 x 16 voxels of a precomputed raw volume on the loopback, in chunks of several sizes, by our own
-reader and by TensorStore in turn, each time another cuboid. The server is Twisted's, in a process of its own.
+reader and by TensorStore, each time another cuboid, in turns of so many cuboids. The server is Twisted's, in a process
+of its own.
 
 ``start``: from the command to the line that says where it answers.
 """
@@ -27,7 +28,7 @@ from benchmarks.stage import PROGRAMS, ROOT, answers, free_port, stage, wait_for
 
 CHUNKS = ((512, 512, 16), (128, 128, 16), (64, 64, 64))
 CUBOIDS = 24
-TURNS = 3
+TURNS = 6
 
 
 def write(place: Path, chunk: tuple[int, int, int]) -> None:
@@ -73,9 +74,9 @@ async def cuboids(reactor: Any, url: str) -> dict[str, list[float]]:
     ).result()
     took: dict[str, list[float]] = {"ours": [], "TensorStore": []}
     for turn in range(TURNS):
-        for n in range(CUBOIDS):
-            box = Box(512 * n, 512 * n + 512, 0, 512, 0, 16)
-            for name in ("ours", "TensorStore") if (n + turn) % 2 else ("TensorStore", "ours"):
+        for name in ("ours", "TensorStore") if turn % 2 else ("TensorStore", "ours"):
+            for n in range(CUBOIDS):
+                box = Box(512 * n, 512 * n + 512, 0, 512, 0, 16)
                 began = time.perf_counter()
                 if name == "ours":
                     voxels = await ours.cutout(Cutout(dataset, dataset.channels[0], 0, 0, box), lambda: None)

@@ -187,6 +187,8 @@ class Precomputed(VoxelsOnly):
         )
         if answer.status != 200:
             return None
+        if scale.encoding == "raw" and not answer.encoding:  # there is nothing to decode
+            return _decoded(answer, scale, box, nbytes)
         voxels: Voxels = await self._in_thread(_decoded, answer, scale, box, nbytes)
         return voxels
 
@@ -197,7 +199,7 @@ class Precomputed(VoxelsOnly):
 
 
 def _decoded(answer: Answer, scale: Scale, box: Box, nbytes: int) -> Voxels:
-    """The voxels of a chunk, axes (z, y, x), with several components (z, y, x, component). (In a thread.)"""
+    """The voxels of a chunk, axes (z, y, x), with several components (z, y, x, component)."""
     z, y, x = box.shape
     dtype = np.dtype(scale.dtype).newbyteorder("<")
     raw = scale.encoding == "raw"
