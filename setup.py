@@ -25,6 +25,7 @@ setup(
         "ocpproxy.store",
         "ocpproxy.upstream",
         "ocpproxy.upstream.codecs",
+        "ocpproxy.upstream.documents",
         "ocpproxy.web",
         "twisted.plugins",
     ],

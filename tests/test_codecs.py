@@ -20,9 +20,10 @@ from PIL import Image
 from twisted.trial.unittest import SynchronousTestCase
 
 from ocpproxy.imagery import pictures, png
-from ocpproxy.upstream import UpstreamBroken, documents, multiscale, precomputed, pyramids
+from ocpproxy.upstream import UpstreamBroken, documents, precomputed
 from ocpproxy.upstream.chunks import Grid
 from ocpproxy.upstream.codecs import containers, images, segmented, stored
+from ocpproxy.upstream.documents import multiscale, pyramids
 from tests import formats
 from tests.volumes import em
 

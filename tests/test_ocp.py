@@ -14,8 +14,9 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from ocpproxy.address import ImageBase
 from ocpproxy.geometry import Dataset, NotShown, Plane
 from ocpproxy.stack import Stack
-from ocpproxy.upstream import UpstreamBroken, ocpinfo
+from ocpproxy.upstream import UpstreamBroken
 from ocpproxy.upstream.codecs import npz
+from ocpproxy.upstream.documents import ocpinfo
 from tests import ocpserver
 from tests.volumes import em, shared
 

@@ -41,14 +41,13 @@ from ocpproxy.upstream import (
     VoxelsOnly,
     documents,
     precomputed,
-    pyramids,
 )
 from ocpproxy.upstream.chunks import Grid, clipped, pasted
 from ocpproxy.upstream.codecs import containers, npz, stored
-from ocpproxy.upstream.documents import NAME, items, mapping, ratio, unexpected, whole, word
+from ocpproxy.upstream.documents import NAME, items, mapping, pyramids, ratio, unexpected, whole, word
+from ocpproxy.upstream.documents.pyramids import Part, Volume, Voxel, assembled
 from ocpproxy.upstream.http import Answer, failure
 from ocpproxy.upstream.places import Site
-from ocpproxy.upstream.pyramids import Part, Volume, Voxel, assembled
 
 PUBLIC = "Token public"
 """The authorization that reads public channels."""

@@ -28,13 +28,13 @@ import numpy as np
 from ocpproxy.geometry import Box, Cutout, Dataset, Triple
 from ocpproxy.imagery import Voxels
 from ocpproxy.pool import InThread
-from ocpproxy.upstream import UnknownToken, UpstreamBroken, UpstreamFailure, VoxelsOnly, documents, pyramids
+from ocpproxy.upstream import UnknownToken, UpstreamBroken, UpstreamFailure, VoxelsOnly, documents
 from ocpproxy.upstream.chunks import Grid, clipped, pasted
 from ocpproxy.upstream.codecs import stored
-from ocpproxy.upstream.documents import items, mapping, ratios, triple, unexpected, whole, word
+from ocpproxy.upstream.documents import items, mapping, pyramids, ratios, triple, unexpected, whole, word
+from ocpproxy.upstream.documents.pyramids import Part, Volume, assembled
 from ocpproxy.upstream.http import Answer, failure
 from ocpproxy.upstream.places import Site, of_each
-from ocpproxy.upstream.pyramids import Part, Volume, assembled
 
 _LONGEST = 2 * 2**20
 _LEVELS = 16

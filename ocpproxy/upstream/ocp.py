@@ -24,16 +24,9 @@ from collections.abc import Callable
 from ocpproxy.geometry import Cutout, Dataset
 from ocpproxy.imagery import Voxels
 from ocpproxy.pool import InThread
-from ocpproxy.upstream import (
-    OutOfRange,
-    UnknownToken,
-    UpstreamDown,
-    UpstreamFailure,
-    VoxelsOnly,
-    documents,
-    ocpinfo,
-)
+from ocpproxy.upstream import OutOfRange, UnknownToken, UpstreamDown, UpstreamFailure, VoxelsOnly, documents
 from ocpproxy.upstream.codecs import npz, packed, stored
+from ocpproxy.upstream.documents import ocpinfo
 from ocpproxy.upstream.http import Answer, Fetcher, failure
 
 _LONGEST_INFO = 2 * 2**20

@@ -11,7 +11,7 @@ jpeg, png                     a picture of any shape whose pixels, row after row
 compressed_segmentation       see `ocpproxy.upstream.codecs.segmented`
 ============================  =====================================================================================
 
-Scales become levels as `ocpproxy.upstream.pyramids` says. Those in shards are read by TensorStore
+Scales become levels as `ocpproxy.upstream.documents.pyramids` says. Those in shards are read by TensorStore
 (`ocpproxy.upstream.volume`).
 """
 
@@ -28,13 +28,13 @@ from twisted.internet.interfaces import IReactorTime
 from ocpproxy.geometry import Box, Cutout, Dataset, Triple
 from ocpproxy.imagery import Voxels
 from ocpproxy.pool import InThread
-from ocpproxy.upstream import UpstreamBroken, UpstreamFailure, VoxelsOnly, documents, pyramids
+from ocpproxy.upstream import UpstreamBroken, UpstreamFailure, VoxelsOnly, documents
 from ocpproxy.upstream.chunks import Chunks, Grid
 from ocpproxy.upstream.codecs import images, segmented, stored
-from ocpproxy.upstream.documents import items, mapping, ratios, triple, unexpected, whole, word
+from ocpproxy.upstream.documents import items, mapping, pyramids, ratios, triple, unexpected, whole, word
+from ocpproxy.upstream.documents.pyramids import Part, Volume, assembled
 from ocpproxy.upstream.http import Answer, failure
 from ocpproxy.upstream.places import Site, of_each
-from ocpproxy.upstream.pyramids import Part, Volume, assembled
 
 LONGEST_INFO = 2 * 2**20
 _LARGEST_CHUNK = 256 * 2**20

@@ -1,8 +1,8 @@
 """N5, Zarr, OME-Zarr and sharded precomputed volumes, read by TensorStore: ``pip install 'ocpproxy[tensorstore]'``.
 
-What a volume is like is read by us (`ocpproxy.upstream.multiscale`, `ocpproxy.upstream.precomputed`), by polite HTTP
-where it is at a web server; its voxels are read by TensorStore, which has its own threads, connections and retries.
-They are held to what holds for every upstream:
+What a volume is like is read by us (`ocpproxy.upstream.documents`), by polite HTTP where it is at a web server; its
+voxels are read by TensorStore, which has its own threads, connections and retries. They are held to what holds for
+every upstream:
 
 * it may not be used before a fork, and twistd forks after everything is made: so it is imported and opened by the first
   request;
@@ -40,16 +40,15 @@ from ocpproxy.upstream import (
     UpstreamSlow,
     VoxelsOnly,
     documents,
-    multiscale,
     precomputed,
 )
 from ocpproxy.upstream.chunks import Grid, clipped, pasted
 from ocpproxy.upstream.codecs import stored
-from ocpproxy.upstream.documents import mapping, word
+from ocpproxy.upstream.documents import mapping, multiscale, word
+from ocpproxy.upstream.documents.multiscale import Array
+from ocpproxy.upstream.documents.pyramids import Volume, assembled
 from ocpproxy.upstream.http import failure
-from ocpproxy.upstream.multiscale import Array
 from ocpproxy.upstream.places import Site, of_each, public
-from ocpproxy.upstream.pyramids import Volume, assembled
 
 INSTALL = "pip install 'ocpproxy[tensorstore]'"
 _LONGEST = 2 * 2**20

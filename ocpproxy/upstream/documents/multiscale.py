@@ -23,10 +23,10 @@ from fractions import Fraction
 from typing import Any
 
 from ocpproxy.geometry import Triple
-from ocpproxy.upstream import documents, pyramids
+from ocpproxy.upstream import documents
 from ocpproxy.upstream.chunks import Grid
-from ocpproxy.upstream.documents import items, mapping, ratio, unexpected, whole, word
-from ocpproxy.upstream.pyramids import Part, Volume, Voxel
+from ocpproxy.upstream.documents import items, mapping, pyramids, ratio, unexpected, whole, word
+from ocpproxy.upstream.documents.pyramids import Part, Volume, Voxel
 
 Look = Callable[[str], Awaitable[str | None]]
 """The text of a document below the volume's address, or None when there is none."""

@@ -1,7 +1,13 @@
-"""Reading documents that come from outside: JSON of which nothing is trusted.
+"""What upstreams say of volumes: JSON of which nothing is trusted.
 
-Each reader takes what a value is called and the value, and returns it checked, or raises `Unexpected` with what was
-expected. `reading` turns that into `UpstreamBroken`.
+==============  ============================================================
+`ocpinfo`       the info of Open Connectome, in three generations
+`multiscale`    N5, Zarr, OME-Zarr
+`pyramids`      scales become levels, volumes become channels
+==============  ============================================================
+
+What they have in common is here. Each reader takes what a value is called and the value, and returns it checked, or
+raises `Unexpected` with what was expected. `reading` turns that into `UpstreamBroken`.
 """
 
 from __future__ import annotations
