@@ -150,5 +150,5 @@ def make_catalogue(settings: Settings, doors: Doors, shelf: Shelf, metrics: Metr
     rest = settings.upstream
     if rest.type == "demo":
         named.setdefault(TOKEN, source(rest))
-    many = rest.type in _ANY_TOKEN or all("{token}" in address for _, address in rest.url)
+    many = settings.others and (rest.type in _ANY_TOKEN or all("{token}" in address for _, address in rest.url))
     return Catalogue(named, source(rest) if many and rest.type != "demo" else None, shelf, doors.reactor)

@@ -256,6 +256,7 @@ def parse(text: str, here: Path, environ: Mapping[str, str]) -> Settings:
         IndexSettings(**read_["index"]),
         UpstreamSettings(**read_["upstream"]),
         {token: dataset(said) for token, said in datasets.items()},
+        parser.has_section("upstream") or not datasets,
         Source(text, here),
     )
 

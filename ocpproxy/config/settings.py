@@ -119,4 +119,6 @@ class Settings:
     index: IndexSettings
     upstream: UpstreamSettings
     datasets: Mapping[str, DatasetSettings]
+    others: bool
+    """Whether `upstream` is asked for tokens that have no section: not where sections are all that the file says."""
     source: Source = field(compare=False)

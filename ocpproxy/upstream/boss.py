@@ -44,7 +44,7 @@ from ocpproxy.upstream import (
 )
 from ocpproxy.upstream.chunks import Grid, clipped, pasted
 from ocpproxy.upstream.codecs import containers, npz, stored
-from ocpproxy.upstream.documents import NAME, items, mapping, pyramids, ratio, unexpected, whole, word
+from ocpproxy.upstream.documents import NAME, items, mapping, pyramids, ratio, ratios, triple, unexpected, whole, word
 from ocpproxy.upstream.documents.pyramids import Part, Volume, Voxel, assembled
 from ocpproxy.upstream.http import Answer, failure
 from ocpproxy.upstream.places import Site
@@ -284,12 +284,22 @@ def _volume(
     deep = word("hierarchy_method", experiment.get("hierarchy_method"), "isotropic", "anisotropic") == "isotropic"
     times = whole("num_time_samples", experiment.get("num_time_samples", 1), 1, 2**20)
     readable = Grid((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]), _CUBOID)
+    text = "{}" if downsample is None else word("downsample", downsample, most=_LONGEST)
+    tells = mapping("downsample", documents.parsed(text))
+    extents, sizes = (mapping(name, tells.get(name, {})) for name in ("extent", "voxel_size"))
     scales: list[tuple[Voxel, Resolution]] = []
     for n in numbers:
-        steps = (2**n, 2**n, 2**n if deep else 1)
-        x0, y0, z0 = (a // step for a, step in zip(start, steps, strict=True))
-        x1, y1, z1 = (-(-b // step) for b, step in zip(stop, steps, strict=True))
-        a, b, c = (edge * Fraction(step) for edge, step in zip(edges, steps, strict=True))
+        # The rule of the hierarchy, where the server does not tell what has come of it.
+        steps: list[Fraction] = [Fraction(2**n), Fraction(2**n), Fraction(2**n if deep else 1)]
+        if str(n) in sizes:
+            there = ratios("voxel_size", sizes[str(n)])
+            steps = [size * unit / edge for size, edge in zip(there, edges, strict=True)]
+        x0, y0, z0 = (int(a / step) for a, step in zip(start, steps, strict=True))
+        ends = [-int(-b // step) for b, step in zip(stop, steps, strict=True)]
+        x1, y1, z1 = triple("extent", extents.get(str(n), ends), 1)
+        a, b, c = (edge * step for edge, step in zip(edges, steps, strict=True))
+        if x0 >= x1 or y0 >= y1 or z0 >= z1:
+            raise unexpected("an extent that is not empty", (n, x1, y1, z1))
         grid = Grid((x0, y0, z0), (x1, y1, z1), _CUBOID)
         scales.append(((a, b, c), Resolution(n, grid, readable, kind == "annotation", times > 1)))
     told = {name: channel.get(name) for name in ("type", "datatype", "base_resolution", "storage_type")}
