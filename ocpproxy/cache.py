@@ -38,7 +38,15 @@ from ocpproxy.onefetch import Flight, Lease, OneFetch
 from ocpproxy.pool import InThread
 from ocpproxy.stack import Cuboid, Stack, Tile
 from ocpproxy.store import Usage
-from ocpproxy.upstream import OutOfRange, Picture, UnknownToken, Upstream, UpstreamBusy, UpstreamFailure
+from ocpproxy.upstream import (
+    OutOfRange,
+    Picture,
+    UnknownToken,
+    Upstream,
+    UpstreamBusy,
+    UpstreamFailure,
+    UpstreamRefused,
+)
 
 _LOOK_EVERY = (0.01, 0.05)
 """Seconds between looks for another process's files: first, and at most."""
@@ -133,7 +141,7 @@ class TileCache(Service):
             self._hits.teach(target, tile, known, until)
         if hit is None:
             hit = await self._missed(stack, tile, sure=sure)
-        return hit if until is None else replace(hit, until=until)
+        return hit if until is None or hit.until is not None else replace(hit, until=until)
 
     async def _missed(self, stack: Stack, tile: Tile, *, sure: bool) -> Answer:
         """A tile that is not here, or of which that is not sure."""
@@ -144,9 +152,26 @@ class TileCache(Service):
             if hit is not None:
                 return hit
             shared = self.fetches.in_the_air(cuboid)
-        answer = await self.fetches.join(cuboid, tile)
+        try:
+            answer = await self.fetches.join(cuboid, tile)
+        except (UnknownToken, UpstreamRefused, OutOfRange):
+            raise
+        except UpstreamFailure as failure:
+            old = await self._before(stack, tile)
+            if old is None:
+                raise
+            self._log.warn("{tile} is served as it was before: {reason}", tile=tile, reason=str(failure))
+            return old
         self._hits.remember(tile, answer.ready)
         return Answer(answer.ready, Result.COLLAPSED) if shared else answer
+
+    async def _before(self, stack: Stack, tile: Tile) -> Answer | None:
+        """The tile of an epoch before, which is better than none, and not to be kept by anybody."""
+        for before in stack.before():
+            old = await self._hits.find(tile._replace(stack=before.name))
+            if old is not None:
+                return replace(old, until=self._clock.seconds())
+        return None
 
     async def at_hand(self, address: TileAddress) -> Answer | None:
         """The tile if it is here, and None if it would have to be fetched. Never asks for more than a description.
@@ -157,7 +182,10 @@ class TileCache(Service):
         """
         known = await self._catalogue.known(address.base.token)
         stack, tile = _find(known, address)
-        return _blank(known, stack) if tile is None else await self._hits.find(tile)
+        if tile is None:
+            return _blank(known, stack)
+        found = await self._hits.find(tile)
+        return None if found is None else replace(found, until=known.until(stack))
 
     # -- a flight
 
@@ -193,17 +221,13 @@ class TileCache(Service):
     async def _drawn(self, flight: Flight[Cuboid, Tile, Answer], upstream: Upstream, cutout: Cutout) -> bool:
         """Whether the cuboid's one tile is drawn by the upstream; then it is delivered and stored."""
         (tile,) = flight.key.tiles()
-        before = flight.key.stack.before()
-        old = None if before is None else await self._store.marked(tile._replace(stack=before.name))
-        known = None if old is None else Picture(old[0], old[1])
-        try:
-            picture = await upstream.picture(cutout, known, flight.mark_arriving)
-        except UpstreamFailure as failure:
-            if known is None:
-                raise
-            self._log.warn("{tile} is served as it was before: {reason}", tile=tile, reason=str(failure))
-            flight.deliver(tile, Answer(ready(tile, known.body, self._clock.seconds()), Result.MISS))
-            return True
+        known = None
+        for before in flight.key.stack.before():
+            old = await self._store.marked(tile._replace(stack=before.name))
+            if old is not None:
+                known = Picture(*old)
+                break
+        picture = await upstream.picture(cutout, known, flight.mark_arriving)
         if picture is None:
             return False
         flight.mark_arriving()

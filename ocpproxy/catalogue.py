@@ -19,6 +19,7 @@ from typing import Protocol
 
 from cachetools import LRUCache, TTLCache
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -30,6 +31,8 @@ from ocpproxy.stack import MAX_CUTOUT, PLAIN, Look, Stack
 from ocpproxy.upstream import UnknownToken, Upstream, UpstreamBroken, UpstreamFailure, UpstreamRefused
 
 _UNKNOWN_FOR = 60.0
+_PATIENCE = 1.0
+"""Seconds that a request waits for an upstream to say what is new, when something is known of old."""
 _WRITABLE_FOR = 3600.0
 """Seconds that tiles of voxels are good for that the upstream calls writable."""
 _RETRY_EVERY = 30.0
@@ -174,7 +177,14 @@ class Catalogue:
         unknown = self._unknown.get(token)
         if unknown is not None:
             raise unknown.with_traceback(None)
-        return await self._asking.join(token, token)
+        asking, old = self._asking.join(token, token), self._known.get(token)
+        if old is None:
+            return await asking
+        try:
+            return await asking.addTimeout(_PATIENCE, self._clock)
+        except DeferredTimeout:  # it goes on asking
+            self._put_off(old)
+            return old
 
     def refresh(self, token: str) -> None:
         """Ask again, in the background; what is known stays until there is an answer."""
@@ -206,8 +216,7 @@ class Catalogue:
             if before is None:
                 raise
             self._log.warn("{token} is served as it was known before: {reason}", token=token, reason=str(error))
-            before.ask_again = self._clock.seconds() + _RETRY_EVERY
-            before.expires = max(before.expires, before.ask_again)
+            self._put_off(before)
             known = before
         old = self._known.get(token)
         if old is not None and old.epoch == known.epoch and repr(old.dataset) == repr(known.dataset):
@@ -217,6 +226,11 @@ class Catalogue:
             old.ask_again = 0
         self._known[token] = known
         flight.deliver(token, known)
+
+    def _put_off(self, known: Known) -> None:
+        """The upstream says nothing: what is known is good for a while longer."""
+        known.ask_again = self._clock.seconds() + _RETRY_EVERY
+        known.expires = max(known.expires, known.ask_again)
 
     async def _kept(self, token: str, source: Source) -> Known | None:
         kept = await self._shelf.load(token, source.origin())

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from fractions import Fraction
@@ -40,6 +40,8 @@ from ocpproxy.geometry import TILE, Box, Channel, Cutout, Dataset, Level, NotSho
 
 MAX_CUTOUT = 16 * 2**20
 """Bytes of voxels that a cuboid may take when nothing else is said."""
+EPOCHS = 8
+"""How far back old tiles are looked for."""
 PLACEHOLDER = "0"
 """An item of a channel list that takes a colour's place and shows nothing."""
 
@@ -159,9 +161,10 @@ class Stack:
         now = epoch([item.channel for item in shown]) if epoch else 0
         return cls(dataset, base.plane, tuple(shown), manner, look, max_cutout, now)
 
-    def before(self) -> Stack | None:
-        """The same stack in the epoch before this one; None when its tiles are never made anew."""
-        return replace(self, epoch=self.epoch - 1) if self.epoch > 1 else None
+    def before(self) -> Iterator[Stack]:
+        """The same stack in the epochs before this one, the latest first; none when its tiles are never made anew."""
+        for epoch in range(self.epoch - 1, max(0, self.epoch - 1 - EPOCHS), -1):
+            yield replace(self, epoch=epoch)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Stack) and self.name == other.name

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import brotli
-import numpy as np
 import numpy.typing as npt
 import tensorstore as ts
 
@@ -112,34 +111,6 @@ def precomputed(
         for path in directory.glob("*/*"):
             data = path.read_bytes()
             path.write_bytes(gzip.compress(data, mtime=0) if stored == "gzip" else brotli.compress(data, quality=5))
-
-
-def precomputed_cloudvolume(
-    directory: Path,
-    volume: Array,
-    levels: int = 3,
-    *,
-    encoding: str = "raw",
-    chunk: tuple[int, int, int] = (128, 128, 16),
-    offset: tuple[int, int, int] = (0, 0, 0),
-    resolution: Triple = (4.6, 4.6, 45.0),
-    kind: Literal["image", "segmentation"] = "image",
-    compress: Literal["gzip", "br"] | None = None,
-) -> None:
-    """Write a precomputed volume by CloudVolume, which names compressed chunks ``.gz`` and ``.br`` on a disk."""
-    from cloudvolume import CloudVolume  # it takes a second to import, and not every test has it
-
-    scales = pyramid(_channels(volume), levels)
-    many = (scales[0].shape[0], kind, str(volume.dtype))
-    size = scales[0].shape[:0:-1]
-    info = CloudVolume.create_new_info(*many, encoding, list(resolution), list(offset), size, chunk_size=list(chunk))
-    url = f"file://{directory.absolute()}"
-    layer = CloudVolume(url, info=info)
-    for n in range(1, levels):
-        layer.add_scale((2**n, 2**n, 1), encoding=encoding, chunk_size=list(chunk)).update(_grid(scales[n], offset, n))
-    layer.commit_info()
-    for n, voxels in enumerate(scales):
-        CloudVolume(url, mip=n, compress=compress or False, progress=False)[:, :, :] = np.asfortranarray(voxels.T)
 
 
 def n5(

@@ -147,9 +147,10 @@ class EpochTests(FreshnessCase):
         self.assertEqual(body, server.tile_bytes(7, 0, 0, 0))
         self.double.mode = "error500"  # an outage: old tiles are better than none
         await daemon.rest()
-        _, again, _ = await self.until(daemon, path, lambda got: "miss" in got[2]["cache-status"])
-        self.assertEqual(again, body)
-        self.assertIn("served as it was before", daemon.log)
+        _, again, headers = await self.until(daemon, path, lambda _: "served as it was before" in daemon.log)
+        self.assertEqual((again, headers["cache-control"]), (body, "public, max-age=0"))
+        self.double.mode = "well"
+        await self.until(daemon, path, lambda got: "miss" in got[2]["cache-status"])
 
     async def test_writable_annotations(self) -> None:
         """What the upstream calls writable is good for an hour, pictures for as long as viewers keep them."""
