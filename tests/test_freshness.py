@@ -152,6 +152,24 @@ class EpochTests(FreshnessCase):
         self.double.mode = "well"
         await self.until(daemon, path, lambda got: "miss" in got[2]["cache-status"])
 
+    async def test_silent(self) -> None:
+        """An upstream that does not say any more what it has holds nobody up: the epoch goes on."""
+        files = self.place / "files"
+        formats.precomputed(files / "v", em(), chunk=(512, 512, 16))
+        bucket = doubles.Bucket(directory=files)
+        url = self.serve(bucket)
+        daemon = await self.gateway(section("v", type="precomputed", url=f"{url}/v", max_age=2, timeout=30))
+        path = "v/xy/7/0_0_0.png"
+        _, first, _ = await daemon.get(path)
+        bucket.mode = "info_mute"
+        asked = bucket.asked["info"]
+        began = reactor.seconds()  # type: ignore[attr-defined]
+        await self.until(daemon, path, lambda _: bucket.asked["info"] > asked)
+        for _ in range(20):
+            code, body, headers = await daemon.get(path)
+            self.assertEqual((code, body, "hit" in headers["cache-status"]), (200, first, True))
+        self.assertLess(reactor.seconds() - began, 10)  # type: ignore[attr-defined]
+
     async def test_writable_annotations(self) -> None:
         """What the upstream calls writable is good for an hour, pictures for as long as viewers keep them."""
         channels = {
