@@ -130,6 +130,9 @@ class TileCache(Service):
         token = address.base.token
         known = self._catalogue.at_hand(token) or await self._catalogue.known(token)
         stack, tile = _find(known, address)
+        if stack.epoch:
+            known = await self._catalogue.renewed(token, known)
+            stack, tile = _find(known, address)
         if tile is None:
             return _blank(known, stack)
         try:

@@ -158,9 +158,7 @@ class Catalogue:
     def at_hand(self, token: str) -> Known | None:
         """What is known without asking anybody."""
         known: Known | None = self._known.get(token)
-        if known is not None and self._clock.seconds() >= known.expires:
-            return None
-        if known is not None and self._clock.seconds() > known.ask_again:
+        if known is not None and self._clock.seconds() > min(known.ask_again, known.expires):
             known.ask_again = self._clock.seconds() + _RETRY_EVERY
             self.refresh(token)
         return known
@@ -177,14 +175,20 @@ class Catalogue:
         unknown = self._unknown.get(token)
         if unknown is not None:
             raise unknown.with_traceback(None)
-        asking, old = self._asking.join(token, token), self._known.get(token)
-        if old is None:
-            return await asking
+        return await self._asking.join(token, token)
+
+    async def renewed(self, token: str, known: Known) -> Known:
+        """What is known of the token now, for a tile that may have grown old.
+
+        Where an epoch has ended the upstream is asked, and waited for a moment; if it does not say, the epoch goes on.
+        """
+        if self._clock.seconds() < known.expires:
+            return known
         try:
-            return await asking.addTimeout(_PATIENCE, self._clock)
-        except DeferredTimeout:  # it goes on asking
-            self._put_off(old)
-            return old
+            return await self._asking.join(token, token).addTimeout(_PATIENCE, self._clock)
+        except (DeferredTimeout, UpstreamFailure):
+            self._put_off(known)
+            return known
 
     def refresh(self, token: str) -> None:
         """Ask again, in the background; what is known stays until there is an answer."""
@@ -200,7 +204,7 @@ class Catalogue:
         kept = None
         if token not in self._known:
             kept = await self._kept(token, source)
-            if kept is not None and self._clock.seconds() < kept.ask_again:
+            if kept is not None and self._clock.seconds() < min(kept.ask_again, kept.expires):
                 self._known[token] = kept
                 flight.deliver(token, kept)
                 return
@@ -246,8 +250,8 @@ class Catalogue:
         lifetime, ask_again = source.lifetime(dataset.channels), read_at + source.info_max_age
         if not isfinite(lifetime):
             return Known(source, dataset, read_at, ask_again)
-        # By the clock that all processes have, so that they agree on it.
-        epoch = int(self._clock.seconds() // lifetime) + 1
+        # That in which the upstream was asked, so that all processes, and the next start, agree on it.
+        epoch = int(read_at // lifetime) + 1
         return Known(source, dataset, read_at, ask_again, epoch, epoch * lifetime)
 
     async def _ask_upstream(self, token: str, source: Source) -> Known:

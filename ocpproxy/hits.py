@@ -174,7 +174,8 @@ class Hits:
         if taught is None:
             return None
         tile, known, until = taught
-        if self._clock.seconds() > min(known.ask_again, known.expires):
+        now = self._clock.seconds()
+        if now > known.ask_again or (until is not None and now > until):
             del self._targets[target]
             return None
         found = self.at_once(tile, lend=True)

@@ -266,7 +266,8 @@ class Stack:
         spans = {columns: self._span(shape, columns, tile.col), rows: self._span(shape, rows, tile.row)}
         depth = self._depth(shape, spans)
         first = shape.offset[through] + (tile.slice - shape.offset[through]) // depth * depth
-        spans[through] = (first, min(first + depth, shape.end[through]))
+        # A slice below 0 has no address.
+        spans[through] = (max(first, 0), min(first + depth, shape.end[through]))
         return Cuboid(self, tile.time, tile.level, tile.row, tile.col, Box(*spans[0], *spans[1], *spans[2]))
 
     def lines(self, level: Level, number: int) -> list[int]:

@@ -213,7 +213,7 @@ class DvidServer:
         name, word, *rest = parts[3:]
         instance = self.instances.get(name)
         if instance is None:
-            raise Refusal(f'data instance "{name}" not found')
+            raise Refusal("invalid data instance name")
         if word == "info":
             return _json(self._info(name, instance))
         if isinstance(instance, Tiles) and word == "metadata":

@@ -165,6 +165,11 @@ class ImagesTests(SynchronousTestCase):
         self.assertEqual(len({pictures.fingerprint(picture) for picture in (jpeg, foreign, png.grey(tile))}), 3)
         other = self.picture(tile ^ np.uint8(128), "JPEG", quality=50)
         self.assertNotEqual(pictures.fingerprint(jpeg), pictures.fingerprint(other))
+        wide = self.picture(tile.astype(np.uint16) * 257, "PNG")
+        damaged = bytearray(foreign)
+        damaged[len(foreign) // 2] ^= 255
+        for other in (wide, bytes(damaged), self.picture(tile > 90, "PNG")):
+            self.assertFalse(pictures.is_tile(other))
         behind = foreign[:-12] + b"\0\0\0\1tEXta" + zlib.crc32(b"tEXta").to_bytes(4, "big") + foreign[-12:]
         self.assertFalse(pictures.is_tile(behind))
         for form in ("PNG", "JPEG"):
@@ -210,7 +215,7 @@ class PrecomputedInfoTests(SynchronousTestCase):
     def read(self, info: Any) -> Any:
         """The dataset."""
         with documents.reading("info"):
-            return pyramids.assembled("t", {None: precomputed.parsed(None, json.dumps(info))})
+            return pyramids.assembled("t", {None: precomputed.parsed(None, json.dumps(info), "here")})
 
     def test_scales(self) -> None:
         """Order, fractions, offsets, anisotropy; what is the same voxel for all is one level."""
@@ -221,8 +226,8 @@ class PrecomputedInfoTests(SynchronousTestCase):
         self.assertEqual(dataset.levels[1].offset, (3, -5, 7))
         self.assertEqual(float(dataset.levels[1].voxel[0]), 16.5)
         with documents.reading("info"):
-            one = precomputed.parsed("a", json.dumps(self.info()))
-            coarse = precomputed.parsed("b", json.dumps(self.info() | {"scales": self.info()["scales"][1:]}))
+            one = precomputed.parsed("a", json.dumps(self.info()), "here")
+            coarse = precomputed.parsed("b", json.dumps(self.info() | {"scales": self.info()["scales"][1:]}), "here")
             both = pyramids.assembled("t", {"a": one, "b": coarse})
         self.assertEqual([(c.name, c.base_level) for c in both.channels], [("a", 0), ("b", 1)])
         self.assertIsNone(both.theirs["b"][1][0])
@@ -284,7 +289,7 @@ class MultiscaleTests(SynchronousTestCase):
         try:
             work.send(None)
         except StopIteration as end:
-            return multiscale.parsed(None, end.value)
+            return multiscale.parsed(None, end.value, "here")
         raise AssertionError("it waits")
 
     def test_levels(self) -> None:
@@ -303,16 +308,38 @@ class MultiscaleTests(SynchronousTestCase):
                 self.assertEqual(array.grid.end, (-(-120 // 2**n), -(-100 // 2**n), 20), name)
                 self.assertEqual(array.grid.chunk[2], 16)
 
+    def test_found_in_the_wild(self) -> None:
+        """Other orders of axes, levels that tell nothing of their voxels, attributes that are nobody's business."""
+        array = {"dimensions": [20, 100, 120], "blockSize": [16, 64, 64], "dataType": "uint8", "axes": ["z", "y", "x"]}
+        one = multiscale.parsed(None, {"attributes.json": json.dumps(array | {"resolution": [40, 4, 5]})}, "here")
+        self.assertEqual([float(v) for v in one.scales[0][0]], [5, 4, 40])
+        self.assertEqual(one.scales[0][1].grid.end, (120, 100, 20))
+        plain = {"dimensions": [128, 128, 20], "blockSize": [64, 64, 16], "dataType": "uint8"}
+        half = plain | {"dimensions": [64, 64, 20]}
+        for told, resolution in ((("a", "b"), None), ((4, 8), "pixelResolution")):
+            more = [{resolution: {"unit": "nm", "dimensions": [v, v, 40]}} if resolution else {} for v in told]
+            found = {"attributes.json": "{}"} | {
+                f"s{n}/attributes.json": json.dumps(said | more[n]) for n, said in enumerate((plain, half))
+            }
+            voxels = [voxel for voxel, _ in multiscale.parsed(None, found, "here").scales]
+            self.assertEqual([b / a for a, b in zip(*voxels, strict=True)], [2, 2, 1])
+        place = Path(self.mktemp())
+        formats.zarr2(place, em()[:, :100, :120])
+        (place / ".zattrs").write_text('{"_ARRAY_DIMENSIONS": ["z", "y", "x"]}')
+        self.assertEqual(self.volume(place, "zarr").scales[0][1].grid.end, (120, 100, 20))
+
     def test_hostile(self) -> None:
         """Paths that climb, axes that are no axes, arrays that are not there."""
         array = json.dumps({"shape": [20, 100, 100], "chunks": [16, 64, 64], "dtype": "|u1", "zarr_format": 2})
+
+        n5 = json.dumps({"dimensions": [100, 100, 20], "blockSize": [64, 64, 16], "dataType": "uint8"})
 
         def ome(**changes: Any) -> dict[str, str]:
             multi = {"axes": ["z", "y", "x"], "datasets": [{"path": "0"}]} | changes
             return {".zattrs": json.dumps({"multiscales": [multi]}), "0/.zarray": array}
 
         with documents.reading("fine"):
-            multiscale.parsed(None, ome())
+            multiscale.parsed(None, ome(), "here")
         for found in (
             {},
             {"attributes.json": "{}"},
@@ -326,11 +353,20 @@ class MultiscaleTests(SynchronousTestCase):
             ome(datasets=[{"path": "../../etc"}]),
             ome(datasets=[{"path": "http://elsewhere/0"}]),
             ome(coordinateTransformations=[{"type": "scale", "scale": [1, 0, 1]}]),
+            ome(datasets=[{"path": "0#x"}]),
+            ome(datasets=[{"path": "%zz"}]),
+            ome(datasets=[{"path": "\ud800"}]),
+            ome(axes=["c", "y", "x"]) | {"0/.zarray": array.replace("20", "3000000")},
+            {
+                "attributes.json": json.dumps({"scales": [[1, 1], [2, 2]]}),
+                "s0/attributes.json": n5,
+                "s1/attributes.json": n5,
+            },
             ome() | {"0/.zarray": array.replace("20", "0")},
             ome() | {"0/.zarray": array.replace("[16, 64, 64]", "[16]")},
         ):
             with self.assertRaises(UpstreamBroken), documents.reading("hostile"):
-                multiscale.parsed(None, found)
+                multiscale.parsed(None, found, "here")
 
     @given(JSON, st.sampled_from(["axes", "datasets", "coordinateTransformations"]), st.booleans())
     def test_noise(self, value: Any, key: str, third: bool) -> None:
@@ -345,7 +381,7 @@ class MultiscaleTests(SynchronousTestCase):
         else:
             found = {".zattrs": json.dumps({"multiscales": [multi]}), "0/.zarray": json.dumps(array | {key: value})}
         with contextlib.suppress(UpstreamBroken), documents.reading("noise"):
-            self.assertTrue(multiscale.parsed(None, found).scales)
+            self.assertTrue(multiscale.parsed(None, found, "here").scales)
 
 
 class GridTests(SynchronousTestCase):

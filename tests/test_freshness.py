@@ -170,6 +170,54 @@ class EpochTests(FreshnessCase):
             self.assertEqual((code, body, "hit" in headers["cache-status"]), (200, first, True))
         self.assertLess(reactor.seconds() - began, 10)  # type: ignore[attr-defined]
 
+    async def test_restart(self) -> None:
+        """An epoch goes on until the upstream has answered, in another process too, and whatever else it says."""
+        files = self.place / "files"
+        formats.precomputed(files / "v", em(), chunk=(512, 512, 16))
+        bucket = doubles.Bucket(directory=files)
+        sections = section("v", type="precomputed", url=f"{self.serve(bucket)}/v", max_age=2)
+        daemon = await self.gateway(sections)
+        path = "v/xy/7/0_0_0.png"
+        _, first, _ = await daemon.get(path)
+        await daemon.rest()
+        for mode in ("error500", "refused"):
+            bucket.mode = f"info_{mode}"
+            asked = bucket.asked["info"]
+            await self.until(daemon, path, lambda _, asked=asked: bucket.asked["info"] > asked)
+            self.assertEqual((await daemon.get(path))[1], first)
+            await daemon.stop()
+            bucket.mode = "info_error500"
+            daemon = await self.gateway(sections)
+            code, body, headers = await daemon.get(path)
+            self.assertEqual((code, body, headers["cache-status"]), (200, first, "ocpproxy; hit"))
+            bucket.mode = "well"
+            await self.until(daemon, path, lambda got: "miss" in got[2]["cache-status"])
+            await daemon.rest()
+
+    async def test_configured_anew(self) -> None:
+        """A tile server that was configured wrongly leaves no black tiles when it is configured right."""
+        server = TileServer(em(), 3, type=4, format="jpg")
+        wrong = self.tiles(server, tile_source_type=1)
+        daemon = await self.gateway(wrong)
+        path = "tiles/xy/7/0_0_0.png"
+        self.assertNotEqual((await daemon.get(path))[1], server.tile_bytes(7, 0, 0, 0))
+        await daemon.rest()
+        await daemon.stop()
+        daemon = await self.gateway(wrong.replace("tile_source_type = 1", "tile_source_type = 4"))
+        self.assertEqual((await daemon.get(path))[1], server.tile_bytes(7, 0, 0, 0))
+
+    async def test_below_zero(self) -> None:
+        """Slices below 0 have no address and do no harm to their neighbours."""
+        files = self.place / "files"
+        formats.precomputed(files / "v", em(), chunk=(512, 512, 16))
+        bucket = doubles.Bucket(directory=files)
+        daemon = await self.gateway(section("v", type="precomputed", url=f"{self.serve(bucket)}/v", z_shift=-3))
+        for z in range(13):
+            _, body, _ = await daemon.get(f"v/{z}/0_0_0.png")
+            np.testing.assert_array_equal(rgba(body), oracle.cut(opaque(em()[z + 3]), 0, 0))
+        await daemon.rest()
+        self.assertEqual((len(self.stored()), bucket.asked["cutout"]), (13, 1))
+
     async def test_writable_annotations(self) -> None:
         """What the upstream calls writable is good for an hour, pictures for as long as viewers keep them."""
         channels = {

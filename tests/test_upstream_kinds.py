@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import weakref
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
-from twisted.internet.defer import Deferred, gatherResults
+from PIL import Image
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase
 
 from ocpproxy import config
 from ocpproxy.geometry import Box, Cutout
 from ocpproxy.sources import lacking
-from ocpproxy.upstream import Upstream, UpstreamBusy, UpstreamRefused
+from ocpproxy.upstream import Upstream, UpstreamBroken, UpstreamBusy, UpstreamRefused
 from ocpproxy.upstream.boss import Boss
+from ocpproxy.upstream.chunks import Chunks, Grid
 from ocpproxy.upstream.places import Site, public
 from ocpproxy.upstream.precomputed import Precomputed
 from ocpproxy.upstream.volume import Reader, Shards
@@ -26,7 +32,7 @@ from tests import doubles, formats, oracle
 from tests.bossserver import BossServer, Served
 from tests.conformance import UpstreamCase, nothing
 from tests.daemons import DaemonCase
-from tests.dvidserver import DvidServer, Grayscale
+from tests.dvidserver import DvidServer, Grayscale, Labels
 from tests.test_formats import FormatsCase, section
 from tests.test_views import opaque
 from tests.volumes import em, level, mitochondria, nuclei
@@ -203,6 +209,28 @@ class ChunkTests(UpstreamCase):
         await upstream.cutout(Cutout(dataset, dataset.channels[0], 0, 0, again), nothing)
         self.assertLessEqual(bucket.asked["cutout"] - before, 1)
 
+    async def test_memory(self) -> None:
+        """Only as many chunks are held as are being fetched, however many a box has."""
+        alive: list[weakref.ref[Any]] = []
+        most = 0
+        places = DeferredSemaphore(3)
+
+        async def fetch(place: str, box: Box, arriving: Callable[[], None]) -> Any:
+            nonlocal most
+            await places.acquire()
+            await deferLater(the_reactor(), 0)
+            voxels = np.full(box.shape, 7, np.uint8)
+            alive.append(weakref.ref(voxels))
+            most = max(most, sum(ref() is not None for ref in alive))
+            the_reactor().callLater(0, places.release)
+            return voxels
+
+        chunks: Chunks[str] = Chunks(fetch, the_reactor())
+        grid = Grid((0, 0, 0), (640, 640, 16), (64, 64, 16))
+        voxels = await chunks.box("v", Box(0, 640, 0, 640, 0, 16), grid, "uint8", nothing)
+        self.assertEqual((len(alive), voxels.min(), voxels.max()), (100, 7, 7))
+        self.assertLessEqual(most, 8)
+
     async def test_missing(self) -> None:
         """A chunk that is not there is background; a 403 is not, unless it is said to be."""
         files = self.place()
@@ -269,6 +297,48 @@ class DvidTests(UpstreamCase):
             np.testing.assert_array_equal(voxels, volume.voxels[:, :81, :290])
         self.assertEqual(sum("/raw/" in path for path in dvid.cutouts), 1)
 
+    async def test_labels_refused(self) -> None:
+        """Ids are never read by blocks, which are of 8 bits."""
+        dvid = doubles.Speaking(speaker=DvidServer({"labels": Labels(em().astype(np.uint64))}).answer)
+        upstream = self.configured(f"type = dvid\nurl = {self.serve(dvid)}/api/node/a89eb3af/labels\n")
+        dataset = await self.described(upstream, "kat")
+        told = dvid.speaker
+        dvid.speaker = lambda *asked: ("cutout", 400, {}, b"does not support /raw endpoint")
+        cutout = Cutout(dataset, dataset.channels[0], 0, 0, Box(0, 8, 0, 8, 0, 8))
+        with self.assertRaises(UpstreamBroken):
+            await upstream.cutout(cutout, nothing)
+        dvid.speaker = told
+        self.assertEqual((await upstream.cutout(cutout, nothing)).dtype, np.uint64)
+
+
+class OddVolumeTests(UpstreamCase):
+    """Volumes as they are found."""
+
+    async def test_unlisted_bucket(self) -> None:
+        """A bucket that says 403 for what is not there is read, as long as it has what it must have."""
+        files = self.place()
+        formats.ome_zarr(files / "o", em(), version="0.5")
+        formats.n5(files / "n", em(), factors="each")
+        url = self.serve(doubles.Bucket(directory=files, absent=403))
+        for name in "on":
+            dataset = await self.described(self.configured(f"type = volume\nurl = {url}/{name}\n"), "kat")
+            self.assertEqual(len(dataset.levels), 3)
+        with self.assertRaises(UpstreamRefused):
+            await self.described(self.configured(f"type = volume\nurl = {url}/nothing\n"), "kat")
+
+    async def test_edges_rounded_down(self) -> None:
+        """A tile server whose edge tiles end where the volume does, rounded down: what is missing is black."""
+        tile = BytesIO()
+        Image.fromarray(em()[0, :200, :127].copy()).save(tile, "PNG")
+        served = doubles.Speaking(speaker=lambda *_: ("cutout", 200, {"content-type": "image/png"}, tile.getvalue()))
+        lines = f"type = catmaid\nurl = {self.serve(served)}/\ndimension = 640, 713, 1\n"
+        upstream = self.configured(lines)
+        dataset = await self.described(upstream, "kat")
+        cutout = Cutout(dataset, dataset.channels[0], 0, 0, Box(512, 640, 512, 713, 0, 1))
+        voxels = await upstream.cutout(cutout, nothing)
+        np.testing.assert_array_equal(voxels[0, :200, :127], em()[0, :200, :127])
+        self.assertFalse(voxels[0, 200:].any() or voxels[0, :, 127:].any())
+
 
 class ConfigurationTests(SynchronousTestCase):
     """What the configuration refuses."""
@@ -301,15 +371,73 @@ class ConfigurationTests(SynchronousTestCase):
             ("max_age = soon\n", "max_age"),
             ("type = precomputed\nurl = http://h/a\nmissing_status = 200\n", "missing_status"),
             ("authorization = Token 123abc\n", "authorization"),
+            ("authorisation = Token 123abc\n", "authorisation"),
+            ("url = http://h/{token}\n", "url"),
+            ("type = catmaid\nurl = http://h/{channel}\ndimension = 1, 2, 3\n", "url"),
+            ("type = catmaid\nurl = http://h/a\ndimension = 1, 2, 3\ntile_size =\n", "tile_size"),
+            ("type = catmaid\nurl = http://h/a\ndimension = 1, 2, 3\ntile_size = 9999\n", "tile_size"),
+            ("type = catmaid\nurl = http://h/a\ndimension = 1, 2, 3\nresolution =\n", "resolution"),
+            ("type = precomputed\nurl = http://:123abc@h/a\n", "url"),
+            ("[upstream]\ntype = catmaid\nurl = http://h/{token}/\n", "dimension"),
+            ("[dataset  a]\n", "-"),
             ("authorization = Bearer ${NOT_SET}\n", "authorization"),
         ):
             bad = self.assertRaises(config.BadConfiguration, config.parse, f"[dataset a]\n{lines}", Path(), {})
-            self.assertEqual([fault.key for fault in bad.faults], [key], lines)
+            self.assertEqual({fault.key for fault in bad.faults}, {key}, lines)
             self.assertNotIn("123abc", str(bad))
+        bad = self.assertRaises(config.BadConfiguration, config.parse, "[upstream]\nToken 123abc\n", Path(), {})
+        self.assertNotIn("123abc", str(bad))
         for name in ("boss", "precomputed"):
             settings = config.parse(f"[upstream]\ntype = {name}\nurl = https://h/x\n[dataset a]\n", Path(), {})
             self.assertEqual(settings.datasets["a"].upstream.type, name)
             self.assertEqual(lacking(settings), [])
+
+    def test_secrets_stay_at_home(self) -> None:
+        """What [upstream] sends to its own host is sent to no other, and one section's to one host."""
+        upstream = "[upstream]\ntype = boss\nurl = https://h/{token}/x\nauthorization = Token ${T}\n"
+        for lines, sent in (
+            ("", "Token s"),
+            ("url = https://h/other/x\n", "Token s"),
+            ("url = https://elsewhere/c/x\n", None),
+            ("url = http://h/c/x\n", None),
+            ("type = precomputed\nurl = gs://bucket/x\n", None),
+            ("url = https://elsewhere/c/x\nauthorization = Bearer ${T}\n", "Bearer s"),
+        ):
+            settings = config.parse(f"{upstream}[dataset a]\n{lines}", Path(), {"T": "s"})
+            self.assertEqual(settings.datasets["a"].upstream.authorization, sent, lines)
+        two = "[dataset a]\ntype = precomputed\nurl = a: https://h/a\n  b: https://i/b\nauthorization = Token ${T}\n"
+        self.assertRaises(config.BadConfiguration, config.parse, two, Path(), {"T": "s"})
+
+    def test_inherited(self) -> None:
+        """What is of no use to a type is not inherited by it."""
+        text = "[upstream]\ntype = zarr\nurl = s3://b/{token}\ncredentials = on\nchannels = a, b\n"
+        text += "[dataset p]\ntype = precomputed\nurl = s3://b/x\n"
+        text += "[dataset c]\ntype = catmaid\nurl = http://h/x/\ndimension = 1, 2, 3\n[dataset z]\n"
+        found = {name: said.upstream for name, said in config.parse(text, Path(), {}).datasets.items()}
+        self.assertEqual(
+            [(found[n].credentials, len(found[n].channels)) for n in "pcz"], [(False, 2), (False, 0), (True, 2)]
+        )
+
+
+class PlacesTests(UpstreamCase):
+    """The places of a host."""
+
+    async def test_lowered(self) -> None:
+        """A number of places that is lowered while they are taken is reached as they come back."""
+        http = self.doors.http
+        places = http.cap("http://h", 5)
+        for _ in range(4):
+            await places.acquire()
+        self.assertIs(http.cap("http://h/other", 2), places)
+        late = places.acquire()
+        for _ in range(2):
+            places.release()
+        self.assertFalse(late.called)
+        places.release()
+        self.assertTrue(late.called)
+        places.release()
+        places.release()
+        self.assertEqual(places.tokens, 2)
 
 
 class LeanTests(DaemonCase):

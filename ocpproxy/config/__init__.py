@@ -104,9 +104,11 @@ _UPSTREAM = {
     "missing_status": Option(values.statuses, "404", kinds=("precomputed", "catmaid")),
     "credentials": Option(values.switch, "off", kinds=("volume", "n5", "zarr")),
     "tile_source_type": Option(values.number_of(1, 2, 4, 5, 7, 8, 9), "1", kinds=("catmaid",)),
-    "tile_size": Option(values.numbers((1, 2), "WIDTH, HEIGHT in pixels"), "512", kinds=("catmaid",)),
+    "tile_size": Option(
+        values.numbers((1, 2), "WIDTH, HEIGHT in pixels, at most 8192", most=8192), "512", kinds=("catmaid",)
+    ),
     "file_extension": Option(values.extension, "jpg", kinds=("catmaid",)),
-    "dimension": Option(values.numbers((3,), "voxels along x, y, z"), "", kinds=("catmaid",)),
+    "dimension": Option(values.numbers((0, 3), "voxels along x, y, z"), "", kinds=("catmaid",)),
     "resolution": Option(
         values.numbers((3,), "edges of a voxel along x, y, z", fractions=True), "1, 1, 1", kinds=("catmaid",)
     ),
@@ -186,7 +188,7 @@ def parse(text: str, here: Path, environ: Mapping[str, str]) -> Settings:
     try:
         parser.read_string(text)
     except configparser.Error as error:
-        raise BadConfiguration([Fault("-", "file", error.message, "sections of key = value lines")]) from None
+        raise BadConfiguration([Fault("-", "file", _without_lines(error), "sections of key = value lines")]) from None
     faults: list[Fault] = []
 
     def section(name: str, options: dict[str, Option], inherited: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +196,8 @@ def parse(text: str, here: Path, environ: Mapping[str, str]) -> Settings:
         for key in given.keys() - options.keys():
             near = difflib.get_close_matches(key, options, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            faults.append(Fault(name, key, given[key], "no such option" + hint))
+            shown = "(not shown)" if _SECRET.search(key) else given[key]
+            faults.append(Fault(name, key, shown, "no such option" + hint))
         found: dict[str, Any] = {}
         for key, option in options.items():
             if key not in given and key in inherited:
@@ -210,19 +213,27 @@ def parse(text: str, here: Path, environ: Mapping[str, str]) -> Settings:
                 faults.append(Fault(name, key, shown, str(bad)))
         if "type" in found:
             faults.extend(_not_of_this_kind(name, found["type"], given, options))
+            for key, option in options.items():
+                if key not in given and found["type"] not in option.kinds:  # not even inherited
+                    found[key] = option.read(option.default, here)
         return found
 
     read_ = {name: section(name, options, {}) for name, options in OPTIONS.items()}
     datasets: dict[str, dict[str, Any]] = {}
-    faults.extend(_misplaced("upstream", read_["upstream"], None))
+    upstream_url = parser["upstream"].get("url", "") if parser.has_section("upstream") else ""
+    faults.extend(_misplaced("upstream", read_["upstream"], None, upstream_url))
     for name in parser.sections():
         kind, _, token = name.partition(" ")
         if name in OPTIONS:
             continue
         if kind == "dataset" and re.fullmatch(r"\w[\w-]{0,63}", token.strip(), re.ASCII):
+            if token.strip() in datasets:
+                faults.append(Fault(name, "-", "", "one section for each token"))
             said = datasets[token.strip()] = section(name, DATASET_OPTIONS, read_["upstream"])
             own = said.get("type") == read_["upstream"].get("type") or "url" in parser[name]
-            faults.extend(_misplaced(name, said, own))
+            faults.extend(_misplaced(name, said, own, parser[name].get("url", "")))
+            if "authorization" not in parser[name] and _hosts(said) - _hosts(read_["upstream"]):
+                said["authorization"] = None  # that of [upstream] is for its own host
         else:
             faults.append(Fault(name, "-", "", "one of [" + "], [".join(OPTIONS) + "], [dataset TOKEN]"))
     cache = read_["cache"]
@@ -261,6 +272,8 @@ def parse(text: str, here: Path, environ: Mapping[str, str]) -> Settings:
     )
 
 
+_SECRET = re.compile(r"auth|token|pass|secret|key|cred", re.IGNORECASE)
+"""Names of options that somebody may have meant for a secret."""
 _NO_SECRETS = ("", "Token", "Bearer", "Basic", "Token public")
 """What an authorization may say beside names of the environment."""
 
@@ -273,24 +286,53 @@ def _not_of_this_kind(section: str, kind: str, given: Mapping[str, str], options
     ]
 
 
-def _misplaced(section: str, said: Mapping[str, Any], placed: bool | None) -> list[Fault]:
-    """What is wrong with where a dataset is; `placed` is whether it is told, None where it need not be."""
+def _without_lines(error: configparser.Error) -> str:
+    """What is wrong with a file that cannot be parsed; its lines may hold secrets."""
+    numbers = [number for number, _ in getattr(error, "errors", ())] or [getattr(error, "lineno", None)]
+    said = error.message.partition("\n")[0] if isinstance(error, configparser.DuplicateOptionError) else ""
+    said = said or (error.message if isinstance(error, configparser.DuplicateSectionError) else "")
+    return said or f"line {', '.join(map(str, numbers))}"
+
+
+def _hosts(said: Mapping[str, Any]) -> set[str]:
+    """Scheme and host of each address."""
+    found = (re.sub("^bossdb://", "https://api.bossdb.io/", address) for _, address in said.get("url", ()))
+    return {"/".join(address.split("/")[:3]) for address in found}
+
+
+def _misplaced(section: str, said: Mapping[str, Any], placed: bool | None, raw: str) -> list[Fault]:
+    """What is wrong with where a dataset is.
+
+    :param placed: whether it is told; None where it need not be.
+    :param raw: the addresses as they are in the file.
+    """
     kind = said.get("type")
     found = []
+
+    def wrong(expected: str) -> None:
+        found.append(Fault(section, "url", raw.strip(), expected))
+
     if kind in _PLACED and placed is False:
-        found.append(Fault(section, "url", "", "the address of the volume"))
+        wrong("the address of the volume")
     for name, address in said.get("url", ()):
         scheme = address.partition(":")[0]
         wanted = {"boss": ("http", "https", "bossdb"), "ocp": ("http", "https")}.get(
             kind or "", ("http", "https", "s3", "gs", *(("file",) if kind in _CHUNKED[1:] else ()))
         )
         if kind != "demo" and scheme not in wanted:
-            found.append(Fault(section, "url", address, f"an address of type {kind}: {', '.join(wanted)}"))
-        if name is not None and kind not in (*_CHUNKED, "dvid"):
-            found.append(Fault(section, "url", f"{name}: {address}", f"one address for all channels of type {kind}"))
-        if "{channel}" in address and name is None and not said.get("channels"):
+            wrong(f"an address of type {kind}: {', '.join(wanted)}")
+        elif name is not None and kind not in (*_CHUNKED, "dvid"):
+            wrong(f"one address for all channels of type {kind}")
+        elif kind == "ocp" and "{" in address:
+            wrong("an address without {token} and {channel}: the servers of type ocp know their tokens")
+        elif "{channel}" in address and kind not in (*_CHUNKED, "dvid"):
+            wrong(f"an address without {{channel}}, which type {kind} has no use for")
+        elif "{channel}" in address and name is None and not said.get("channels"):
             found.append(Fault(section, "channels", "", "the names that {channel} in url stands for"))
-    if kind == "catmaid" and placed is not None and not said.get("dimension", True):
+    if said.get("authorization") and len(_hosts(said)) > 1:
+        found.append(Fault(section, "authorization", "(not shown)", "one host for all channels, to which it is sent"))
+    serves = placed is not None or any("{token}" in address for _, address in said.get("url", ()))
+    if kind == "catmaid" and serves and not said.get("dimension", True):
         found.append(Fault(section, "dimension", "", "voxels along x, y, z: a tile server does not tell"))
     return found
 

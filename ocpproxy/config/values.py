@@ -134,7 +134,7 @@ def _address(text: str) -> str:
     try:
         url = urlsplit(plain)
         fine = url.scheme in _SCHEMES and bool(url.hostname or url.scheme == "file")
-        fine = fine and not url.query and not url.fragment and not url.username
+        fine = fine and not url.query and not url.fragment and not url.username and not url.password
         fine = fine and (url.port is None or url.port > 0) and "{" not in urlsplit(text).netloc
     except ValueError:
         fine = False
@@ -216,14 +216,16 @@ def authorization(text: str, _: Path) -> str | None:
     return text or None
 
 
-def numbers(count: tuple[int, ...], expected: str, *, fractions: bool = False) -> Callable[[str, Path], Any]:
-    """So many positive numbers with commas between them, in parentheses or not; none where there is nothing."""
+def numbers(
+    count: tuple[int, ...], expected: str, *, fractions: bool = False, most: int = 2**28
+) -> Callable[[str, Path], Any]:
+    """So many positive numbers with commas between them, in parentheses or not."""
 
     def read(text: str, _: Path) -> tuple[Any, ...]:
         inner = text.strip().removeprefix("(").removesuffix(")")
         parts = [part.strip() for part in re.split(r"[,x]", inner)] if inner else []
         form = r"\d{1,9}(\.\d{1,9})?" if fractions else r"\d{1,9}"
-        if parts and (len(parts) not in count or not all(re.fullmatch(form, p) and float(p) > 0 for p in parts)):
+        if len(parts) not in count or not all(re.fullmatch(form, p) and 0 < float(p) <= most for p in parts):
             raise Bad(expected)
         return tuple(Fraction(part) if fractions else int(part) for part in parts)
 

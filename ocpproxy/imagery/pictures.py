@@ -15,6 +15,9 @@ from ocpproxy.imagery import png
 
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _SMALLEST_JPEG = 100
+_MODES = {"L", "LA", "P", "RGB", "RGBA"}
+_LAST = 64
+"""Bytes of the last chunk of pixels, at least: its last eight are the picture's name."""
 _IEND = 12
 """Bytes of PNG's last chunk."""
 
@@ -46,25 +49,26 @@ def fingerprint(picture: bytes | memoryview) -> str:
 def is_tile(picture: bytes) -> bool:
     """Whether a file that came from elsewhere can be kept and served as a tile as it is.
 
-    It must be a whole JPEG or PNG of 512 x 512, and the PNG's pixels the last thing in it, for their checksum is its
-    name. Its pixels are not decoded.
+    It must be a sound JPEG or PNG of 512 x 512 and 8 bits, and the PNG's pixels the last thing in it, for their
+    checksum is its name.
     """
     if not is_whole(picture):
         return False
     try:
         with Image.open(BytesIO(picture), formats=("JPEG", "PNG")) as image:
-            if image.size != (TILE, TILE):
+            if image.size != (TILE, TILE) or image.mode not in _MODES:
                 return False
+            image.load()
     except Exception:  # whatever a decoder makes of a damaged file
         return False
     return picture[:3] == _JPEG or _pixels_are_last(picture)
 
 
 def _pixels_are_last(picture: bytes) -> bool:
-    at, last = 8, b""
+    at, last, held = 8, b"", 0
     while at + 12 <= len(picture):
         length, name = int.from_bytes(picture[at : at + 4]), picture[at + 4 : at + 8]
         if name == b"IEND":
-            return last == b"IDAT" and at + _IEND == len(picture)
-        last, at = name, at + 12 + length
+            return last == b"IDAT" and held >= _LAST and at + _IEND == len(picture)
+        last, held, at = name, length, at + 12 + length
     return False

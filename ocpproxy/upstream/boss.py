@@ -36,6 +36,7 @@ from ocpproxy.pool import InThread
 from ocpproxy.upstream import (
     OutOfRange,
     UnknownToken,
+    UpstreamBroken,
     UpstreamBusy,
     UpstreamFailure,
     VoxelsOnly,
@@ -73,6 +74,8 @@ class QuotaSpent(UpstreamBusy):
 class Resolution:
     """One level of a channel that is read by cutouts."""
 
+    channel: str
+    """What it is called there."""
     number: int
     grid: Grid
     readable: Grid
@@ -137,8 +140,8 @@ class Boss(VoxelsOnly):
 
         return await self._site.fetcher.get(path, limit, judged, arriving, {"Accept": accept})
 
-    async def _document(self, path: str) -> str:
-        answer = await self._get(path, _LONGEST, "application/json", lambda: None, UnknownToken)
+    async def _document(self, path: str, absent: type[UpstreamFailure] = UpstreamBroken) -> str:
+        answer = await self._get(path, _LONGEST, "application/json", lambda: None, absent)
         with documents.reading(path):
             return documents.text(stored.restored(answer.body, answer.encoding, _LONGEST))
 
@@ -154,14 +157,18 @@ class Boss(VoxelsOnly):
         """As `Upstream.describe`: the documents of experiment, coordinate frame and channels."""
         api, collection, experiment = self._place(token)
         at = f"{api}/collection/{collection}/experiment/{experiment}"
-        said = await self._document(at + "/")
+        said = await self._document(at + "/", UnknownToken)
         with documents.reading(f"the experiment {experiment}"):
             told = mapping("an experiment", documents.parsed(said))
             frame = word("coord_frame", told.get("coord_frame"))
-            names = [word("a channel", name) for name in items("channels", told.get("channels"), most=_MOST_CHANNELS)]
+            names = [word("a channel", name) for name in items("channels", told.get("channels"), most=10_000)]
+            if not self._channels and len(names) > _MOST_CHANNELS:
+                expected = f"at most {_MOST_CHANNELS} channels, or in the configuration those that are meant"
+                raise unexpected(expected, len(names))
             if not NAME.fullmatch(frame):
                 raise unexpected("the name of a coordinate frame", frame)
-        wanted = [there for _, there in self._channels] or [name for name in names if NAME.fullmatch(name)]
+        wanted = list(dict.fromkeys(there for _, there in self._channels))
+        wanted = wanted or [name for name in names if NAME.fullmatch(name)]
 
         async def channel(name: str) -> dict[str, str]:
             text = await self._document(f"{at}/channel/{name}/")
@@ -193,30 +200,24 @@ class Boss(VoxelsOnly):
                 for name in ("experiment", "frame")
             )
             channels = mapping("channels", told.get("channels"))
-            called = {there: here for here, there in self._channels}
             volumes: dict[str | None, Volume[Any]] = {}
-            for name, texts in channels.items():
-                said = mapping("a channel", texts)
-                document = mapping("a channel", documents.parsed(word(name, said.get("channel"), most=_LONGEST)))
+            for here, there in self._channels or [(name, name) for name in channels]:
+                said = mapping("a channel", channels.get(there))
+                document = mapping("a channel", documents.parsed(word(there, said.get("channel"), most=_LONGEST)))
                 address = _address(document)
                 if address is not None:
                     info = word("an info", said.get("info"), most=precomputed.LONGEST_INFO)
-                    volumes[called.get(name, name)] = precomputed.parsed(address, info)
+                    volumes[here] = precomputed.parsed(address, info, address)
                 else:
-                    volumes[called.get(name, name)] = _volume(experiment, frame, document, said.get("downsample"))
-            dataset = assembled(token, volumes)
-            there = dict(self._channels)
-            theirs = {
-                channel: (there.get(channel, channel), number, scales)
-                for channel, (number, scales) in dataset.theirs.items()
-            }
-            return Dataset(token, dataset.levels, dataset.channels, dataset.default_channel, theirs=theirs)
+                    where = f"{self._site.at(token)}/{there}"
+                    volumes[here] = _volume(there, experiment, frame, document, said.get("downsample"), where)
+            return assembled(token, volumes)
 
     # -- voxels
 
     async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
         """As `Upstream.cutout`."""
-        name, number, scales = cutout.dataset.theirs[cutout.channel.name]
+        number, scales = cutout.dataset.theirs[cutout.channel.name]
         scale: Resolution | precomputed.Scale | None = scales[cutout.level]
         token = cutout.dataset.there
         if isinstance(scale, precomputed.Scale):
@@ -226,11 +227,11 @@ class Boss(VoxelsOnly):
         if scale is None or inner is None:
             arriving()
             return np.zeros(cutout.box.shape, cutout.channel.dtype)
-        voxels = await self._read(token, name, scale, cutout, inner, arriving)
+        voxels = await self._read(token, scale, cutout, inner, arriving)
         return voxels if inner == cutout.box else pasted(cutout.box, [(inner, voxels)], cutout.channel.dtype)
 
     async def _read(
-        self, token: str, name: str, scale: Resolution, cutout: Cutout, box: Box, arriving: Callable[[], None]
+        self, token: str, scale: Resolution, cutout: Cutout, box: Box, arriving: Callable[[], None]
     ) -> Voxels:
         api, collection, experiment = self._place(token)
         dtype = cutout.channel.dtype
@@ -240,7 +241,7 @@ class Boss(VoxelsOnly):
         limit = npz.longest(nbytes) if scale.annotation else containers.longest(nbytes)
         time = f"{cutout.time}:{cutout.time + 1}/" if scale.timed else ""
         path = (
-            f"{api}/cutout/{collection}/{experiment}/{name}/{scale.number}/"
+            f"{api}/cutout/{collection}/{experiment}/{scale.channel}/{scale.number}/"
             f"{box.x0}:{box.x1}/{box.y0}:{box.y1}/{box.z0}:{box.z1}/{time}"
         )
         answer = await self._get(path, limit, form, arriving, OutOfRange)
@@ -268,7 +269,12 @@ def _address(channel: Mapping[str, Any]) -> str | None:
 
 
 def _volume(
-    experiment: Mapping[str, Any], frame: Mapping[str, Any], channel: Mapping[str, Any], downsample: object
+    name: str,
+    experiment: Mapping[str, Any],
+    frame: Mapping[str, Any],
+    channel: Mapping[str, Any],
+    downsample: object,
+    where: str,
 ) -> Volume[Resolution]:
     """A channel that is read by cutouts."""
     kind = word("type", channel.get("type"), "image", "annotation")
@@ -301,8 +307,8 @@ def _volume(
         if x0 >= x1 or y0 >= y1 or z0 >= z1:
             raise unexpected("an extent that is not empty", (n, x1, y1, z1))
         grid = Grid((x0, y0, z0), (x1, y1, z1), _CUBOID)
-        scales.append(((a, b, c), Resolution(n, grid, readable, kind == "annotation", times > 1)))
-    told = {name: channel.get(name) for name in ("type", "datatype", "base_resolution", "storage_type")}
+        scales.append(((a, b, c), Resolution(name, n, grid, readable, kind == "annotation", times > 1)))
+    told = [where, {name: channel.get(name) for name in ("type", "datatype", "base_resolution", "storage_type")}]
     dtype = word("datatype", channel.get("datatype"))
     labels = kind == "annotation"
     return Volume(labels, dtype, [Part("", 0)], scales, pyramids.version(told), times, writable=labels)

@@ -34,6 +34,7 @@ from ocpproxy.pool import InThread
 from ocpproxy.upstream import Picture, UpstreamBroken, UpstreamFailure
 from ocpproxy.upstream.chunks import Chunks, Grid
 from ocpproxy.upstream.codecs import images, stored
+from ocpproxy.upstream.documents import pyramids
 from ocpproxy.upstream.http import Answer, failure
 from ocpproxy.upstream.places import Site
 
@@ -76,7 +77,7 @@ class Tiling:
     def path(self, level: int, z: int, row: int, col: int) -> str:
         """A tile's, behind the address."""
         width, height = self.size
-        scale = f"{1 / 2**level:g}"
+        scale = f"{1 / 2**level:.17g}"
         return _FORMS[self.type].format(
             level=level, z=z, row=row, col=col, x=col * width, y=row * height, width=width, height=height, scale=scale,
             ext=self.extension,
@@ -115,7 +116,10 @@ class Catmaid:
     def dataset(self, token: str, description: str) -> Dataset:
         """As `Upstream.dataset`."""
         levels = {n: self._tiling.level(n) for n in range(self._tiling.levels)}
-        return Dataset(token, levels, (Channel("image", "image", "uint8"),), "image")
+        said = [self._site.at(token), self._tiling.type, self._tiling.size, self._tiling.extension]
+        policy = [sorted(self._missing), self._black]
+        channel = Channel("image", "image", "uint8", version=pyramids.version([*said, *policy]))
+        return Dataset(token, levels, (channel,), "image")
 
     async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
         """As `Upstream.cutout`."""
@@ -182,11 +186,15 @@ class Catmaid:
 
 
 def _pixels(body: bytes, size: tuple[int, int], box: Box) -> Voxels:
-    """The pixels of a tile that lie within the volume, axes (z, y, x): tiles at its edges may end there."""
+    """The pixels of a tile that lie within the volume, axes (z, y, x).
+
+    Tiles at its edges may end there, or one pixel before where their server rounds sizes down; the rest is 0.
+    """
     _, rows, columns = box.shape
-    for expected in (size, (columns, rows)):
-        if images.size(body) == expected:
-            samples = images.read(body, expected, expected[0] * expected[1], 0)[:rows, :columns, 0]
-            pixels = samples if samples.dtype == np.uint8 else (samples >> 8).astype(np.uint8)
-            return np.ascontiguousarray(pixels)[np.newaxis]
-    raise UpstreamBroken(f"expected a tile of {size[0]} x {size[1]} pixels, not {images.size(body)}")
+    width, height = images.size(body)
+    if not (columns - 1 <= width <= size[0] and rows - 1 <= height <= size[1]):
+        raise UpstreamBroken(f"expected a tile of {size[0]} x {size[1]} pixels, not {width} x {height}")
+    samples = images.read(body, (width, height), width * height, 0)[:rows, :columns, 0]
+    pixels = np.zeros(box.shape, np.uint8)
+    pixels[0, : samples.shape[0], : samples.shape[1]] = samples if samples.dtype == np.uint8 else samples >> 8
+    return pixels

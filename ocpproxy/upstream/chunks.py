@@ -80,11 +80,21 @@ class Chunks(Generic[P]):
         :raises UpstreamFailure: the first there is; the other chunks are given up.
         """
         pieces = grid.boxes(box)
-        found = await side_by_side([self._one(place, piece, box, arriving) for piece in pieces])
-        if len(pieces) == 1 and pieces[0] == box and found[0] is not None:
-            return found[0]
-        there = [(piece, voxels) for piece, voxels in zip(pieces, found, strict=True) if voxels is not None]
-        return pasted(box, there, dtype)
+        if pieces == [box]:
+            found = await self._one(place, box, box, arriving)
+            return np.zeros(box.shape, dtype) if found is None else found
+        whole: list[Voxels] = []
+
+        async def paste(piece: Box) -> None:
+            # At once, so that as many are held as are being fetched, and not as many as there are.
+            voxels = await self._one(place, piece, box, arriving)
+            if voxels is not None:
+                if not whole:
+                    whole.append(np.zeros((*box.shape, *voxels.shape[3:]), dtype))
+                _paste(whole[0], box, piece, voxels)
+
+        await side_by_side([paste(piece) for piece in pieces])
+        return whole[0] if whole else np.zeros(box.shape, dtype)
 
     async def _one(self, place: P, piece: Box, box: Box, arriving: Callable[[], None]) -> Voxels | None:
         kept = self._shared.get((place, piece))
@@ -120,8 +130,12 @@ def pasted(box: Box, pieces: Sequence[tuple[Box, Voxels]], dtype: str) -> Voxels
     further = pieces[0][1].shape[3:] if pieces else ()
     whole = np.zeros((*box.shape, *further), dtype)
     for piece, voxels in pieces:
-        x0, x1, y0, y1, z0, z1 = _common(box, piece)
-        whole[z0 - box.z0 : z1 - box.z0, y0 - box.y0 : y1 - box.y0, x0 - box.x0 : x1 - box.x0] = voxels[
-            z0 - piece.z0 : z1 - piece.z0, y0 - piece.y0 : y1 - piece.y0, x0 - piece.x0 : x1 - piece.x0
-        ]
+        _paste(whole, box, piece, voxels)
     return whole
+
+
+def _paste(whole: Voxels, box: Box, piece: Box, voxels: Voxels) -> None:
+    x0, x1, y0, y1, z0, z1 = _common(box, piece)
+    whole[z0 - box.z0 : z1 - box.z0, y0 - box.y0 : y1 - box.y0, x0 - box.x0 : x1 - box.x0] = voxels[
+        z0 - piece.z0 : z1 - piece.z0, y0 - piece.y0 : y1 - piece.y0, x0 - piece.x0 : x1 - piece.x0
+    ]

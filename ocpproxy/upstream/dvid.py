@@ -38,9 +38,14 @@ from ocpproxy.upstream.places import Site, of_each
 
 _LONGEST = 2 * 2**20
 _LEVELS = 16
+_MOST_BYTES = 128 * 2**20
+"""Bytes of blocks in one answer."""
 _GZIP = 31
 _BLOCK = struct.Struct("<iiii")
-_REFUSED = "does not support /raw"
+
+
+class RawRefused(UpstreamBroken):
+    """The instance does not answer what it was asked for; a grayscale may answer otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +75,6 @@ class Dvid(VoxelsOnly):
         self._refuse_raw: set[tuple[str | None, str]] = set()
         self.origin = "dvid " + " ".join(f"{name or ''}:{site.address}" for name, site in sites.items())
 
-    async def _get(self, site: Site, path: str, limit: int, arriving: Callable[[], None]) -> Answer:
-        return await site.fetcher.get(path, limit, _judged, arriving)
-
     async def describe(self, token: str) -> str:
         """As `Upstream.describe`: the info of each instance, and of those that are its coarser levels."""
 
@@ -81,7 +83,7 @@ class Dvid(VoxelsOnly):
             for n in range(_LEVELS):
                 try:
                     path = site.path(token, f"../{_last(site, token)}{f'_{n}' if n else ''}/info")
-                    answer = await self._get(site, path, _LONGEST, lambda: None)
+                    answer = await site.fetcher.get(path, _LONGEST, _told, lambda: None)
                 except UnknownToken:
                     if not n:
                         raise
@@ -102,13 +104,13 @@ class Dvid(VoxelsOnly):
         with documents.reading(f"the instances of {token}"):
             told = mapping("the instances", documents.parsed(description))
             volumes: dict[str | None, Volume[Any]] = {}
-            for name in self._sites:
+            for name, site in self._sites.items():
                 texts = documents.parsed(word("an instance", told.get(name or ""), most=_LEVELS * 2 * _LONGEST))
                 infos = [
                     mapping("info", documents.parsed(word("info", text, most=_LONGEST)))
                     for text in items("the infos", texts)
                 ]
-                volumes[name] = _volume(name, infos)
+                volumes[name] = _volume(name, infos, site.at(token))
             return assembled(token, volumes)
 
     async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
@@ -124,8 +126,8 @@ class Dvid(VoxelsOnly):
             return await self._by_blocks(token, scale, cutout.box, inner, arriving)
         try:
             voxels = await self._raw(token, scale, inner, dtype, arriving)
-        except UpstreamBroken as error:
-            if _REFUSED not in str(error):
+        except RawRefused:
+            if scale.labels:
                 raise
             self._refuse_raw.add((scale.place, scale.suffix))
             return await self._by_blocks(token, scale, cutout.box, inner, arriving)
@@ -142,7 +144,7 @@ class Dvid(VoxelsOnly):
         if scale.labels:
             path += f"?scale={scale.number}&compression=gzip"
         limit = stored.longest(nbytes)
-        answer = await self._get(self._sites[scale.place], path, limit, arriving)
+        answer = await self._sites[scale.place].fetcher.get(path, limit, _judged, arriving)
 
         def decoded() -> Voxels:
             body = stored.restored(answer.body, answer.encoding, limit)
@@ -160,9 +162,11 @@ class Dvid(VoxelsOnly):
         spans = [(inner[2 * a] // block[a] * block[a], -(-inner[2 * a + 1] // block[a]) * block[a]) for a in range(3)]
         whole_ = Box(*spans[0], *spans[1], *spans[2])
         nbytes = int(np.prod(whole_.shape, dtype=np.int64))
+        if nbytes > _MOST_BYTES:
+            raise UpstreamBroken(f"blocks of {block} make {nbytes} bytes of a cutout, expected at most {_MOST_BYTES}")
         limit = stored.longest(nbytes + _BLOCK.size * (nbytes // int(np.prod(block, dtype=np.int64))))
         path = self._path(token, scale, "subvolblocks", whole_) + "?compression=uncompressed"
-        answer = await self._get(self._sites[scale.place], path, limit, arriving)
+        answer = await self._sites[scale.place].fetcher.get(path, limit, _judged, arriving)
 
         def decoded() -> Voxels:
             return pasted(
@@ -195,10 +199,13 @@ def _blocks(body: bytes, block: Triple, within: Box, inner: Box) -> list[tuple[B
     return found
 
 
+def _told(answer: Answer) -> UpstreamFailure | None:
+    """What an answer to a question for info means: DVID says 400 where there is no such node or instance."""
+    return UnknownToken(answer.said) if answer.status == 400 else failure(answer)
+
+
 def _judged(answer: Answer) -> UpstreamFailure | None:
-    if answer.status == 400 and ("not found" in answer.said or "Could not find" in answer.said):
-        return UnknownToken(answer.said)
-    return failure(answer)
+    return RawRefused(answer.said) if answer.status == 400 else failure(answer, UpstreamBroken)
 
 
 def _last(site: Site, token: str) -> str:
@@ -206,7 +213,7 @@ def _last(site: Site, token: str) -> str:
     return site.path(token, "").rpartition("/")[2]
 
 
-def _volume(place: str | None, infos: list[Mapping[str, Any]]) -> Volume[Scale]:
+def _volume(place: str | None, infos: list[Mapping[str, Any]], where: str) -> Volume[Scale]:
     """One instance, and those that are its coarser levels."""
     if not infos:
         raise unexpected("an instance", infos)
@@ -238,7 +245,7 @@ def _volume(place: str | None, infos: list[Mapping[str, Any]]) -> Volume[Scale]:
             a, b, c = (edge * step for edge, step in zip(edges, steps, strict=True))
             elsewhere = bool(word("GridStore", extended.get("GridStore") or "", most=1000))
             scales.append(((a, b, c), Scale(place, f"_{n}" if n else "", n, False, elsewhere, grid)))
-    told = [base.get("DataUUID"), kind]
+    told = [where, base.get("DataUUID"), kind]
     return Volume(
         labels,
         "uint64" if labels else "uint8",
@@ -262,4 +269,4 @@ def _extents(info: Mapping[str, Any]) -> tuple[Triple, Triple]:
 
 
 def _block(extended: Mapping[str, Any]) -> Triple:
-    return triple("BlockSize", extended.get("BlockSize"), 1, 1024)
+    return triple("BlockSize", extended.get("BlockSize"), 1, 256)

@@ -149,6 +149,27 @@ class _Body(Protocol):
             self.finished.errback(UpstreamDown(f"the connection was lost in the middle: {reason.getErrorMessage()}"))
 
 
+class Places(DeferredSemaphore):
+    """So many places, of which there may be fewer later on."""
+
+    _owed = 0
+
+    def lower(self, limit: int) -> None:
+        """There are only so many from now on; places that are taken and too many are not given to anybody else."""
+        fewer = self.limit - limit
+        free = min(fewer, self.tokens)
+        self.tokens -= free
+        self._owed += fewer - free
+        self.limit = limit
+
+    def release(self) -> None:
+        """A place comes back."""
+        if self._owed:
+            self._owed -= 1
+        else:
+            super().release()
+
+
 class Http:
     """The HTTP of the whole process: an agent with its pool, and a cap for each host."""
 
@@ -156,16 +177,15 @@ class Http:
         self.agent = agent
         self.clock = clock
         self.random = random
-        self._caps: dict[tuple[str, str], DeferredSemaphore] = {}
+        self._caps: dict[tuple[str, str], Places] = {}
 
-    def cap(self, url: str, connections: int) -> DeferredSemaphore:
+    def cap(self, url: str, connections: int) -> Places:
         """The places of the host; those who name the same host share them, and the smallest number given counts."""
         parts = urlsplit(url)
         host = (parts.scheme, parts.netloc.lower())
-        cap = self._caps.setdefault(host, DeferredSemaphore(connections))
+        cap = self._caps.setdefault(host, Places(connections))
         if connections < cap.limit:
-            cap.tokens -= cap.limit - connections
-            cap.limit = connections
+            cap.lower(connections)
         return cap
 
 

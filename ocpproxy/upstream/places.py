@@ -56,6 +56,10 @@ class Site:
         self._path = parts.path.strip("/")
         self.fetcher = fetcher(f"{parts.scheme}://{parts.netloc}")
 
+    def at(self, token: str) -> str:
+        """The address for a token."""
+        return self.address.replace("{token}", token)
+
     def path(self, token: str, name: str) -> str:
         """The path of a file below it; ``name`` may climb with ``..``, but not to another host."""
         found: list[str] = []

@@ -37,7 +37,7 @@ from ocpproxy.upstream.http import Answer, failure
 from ocpproxy.upstream.places import Site, of_each
 
 LONGEST_INFO = 2 * 2**20
-_LARGEST_CHUNK = 256 * 2**20
+_LARGEST_CHUNK = 64 * 2**20
 _ENCODINGS = ("raw", "jpeg", "png", "compressed_segmentation")
 
 
@@ -75,9 +75,10 @@ class Sharded(Protocol):
         """The voxels of a box, axes (z, y, x, component)."""
 
 
-def parsed(place: str | None, document: str) -> Volume[Scale]:
+def parsed(place: str | None, document: str, where: str) -> Volume[Scale]:
     """The volume that an info document describes.
 
+    :param where: its address; a volume elsewhere is another one.
     :raises Unexpected: with what was expected.
     """
     info = mapping("a JSON object", documents.parsed(document))
@@ -108,7 +109,7 @@ def parsed(place: str | None, document: str) -> Volume[Scale]:
         scales.append((ratios("resolution", scale.get("resolution")), found))
     scales.sort(key=lambda one: (one[0][0] * one[0][1] * one[0][2], one[0]))
     parts = [Part(f"_{n}", n) for n in range(components)] if components > 1 else [Part("", 0)]
-    told = {name: info.get(name) for name in ("type", "data_type", "num_channels", "scales")}
+    told = [where, {name: info.get(name) for name in ("type", "data_type", "num_channels", "scales")}]
     return Volume(kind == "segmentation", dtype, parts, scales, pyramids.version(told))
 
 
@@ -156,7 +157,8 @@ class Precomputed(VoxelsOnly):
         with documents.reading(f"the info of {token}"):
             told = mapping("the infos", documents.parsed(description))
             volumes = {
-                name: parsed(name, word("an info", told.get(name or ""), most=LONGEST_INFO)) for name in self._sites
+                name: parsed(name, word("an info", told.get(name or ""), most=LONGEST_INFO), site.at(token))
+                for name, site in self._sites.items()
             }
             return assembled(token, volumes)
 

@@ -182,14 +182,15 @@ class Reader:
         }
         key = json.dumps(spec, sort_keys=True)
         array = self._open.get(key)
-        if array is None:
-            array = self._open[key] = await self._done(library.open(spec, context=self._context, open=True, read=True))
         try:
+            if array is None:
+                opening = library.open(spec, context=self._context, open=True, read=True)
+                array = self._open[key] = await self._done(opening)
             part = array[tuple(index)].transpose(list(order))
             found: Voxels = await self._done(part.read(order="C"))
-        except (IndexError, ValueError) as error:  # it is not as its documents said a while ago
+        except (IndexError, ValueError) as error:  # it is not as its documents say
             self._open.pop(key, None)
-            raise UpstreamBroken(f"the array is not as it was described: {str(error)[:200]}") from None
+            raise UpstreamBroken(f"the array is not as it was described: {_said(error)}") from None
         except UpstreamFailure:  # what TensorStore keeps of it (the index of a shard) may be what is broken
             self._open.pop(key, None)
             raise
@@ -213,9 +214,14 @@ class Reader:
         return done
 
 
+def _said(error: Exception) -> str:
+    """An error's text for the log, without the whole spec that TensorStore puts behind it: there are headers in it."""
+    return str(error).partition("[tensorstore_spec")[0][:300]
+
+
 def _failure(error: Exception) -> UpstreamFailure:
     """What an error of TensorStore's means: its text begins with a word of the Abseil status codes."""
-    said = str(error)[:300]
+    said = _said(error)
     if said.startswith(("PERMISSION_DENIED", "UNAUTHENTICATED")):
         return UpstreamRefused(said)
     if said.startswith("RESOURCE_EXHAUSTED"):
@@ -234,7 +240,7 @@ class Shards:
 
     async def scale(self, token: str, scale: precomputed.Scale, box: Box, arriving: Callable[[], None]) -> Voxels:
         """The voxels of a box, axes (z, y, x, component)."""
-        address = self._sites[scale.place].address.replace("{token}", token)
+        address = self._sites[scale.place].at(token)
         return await _within(
             box,
             scale.grid,
@@ -285,24 +291,25 @@ class VolumeStore(VoxelsOnly):
         """As `Upstream.describe`: the documents of each channel's volume."""
 
         async def told(channel: str | None) -> str:
-            site = self._sites[channel]
+            site, refused = self._sites[channel], list[UpstreamRefused]()
 
             async def look(name: str) -> str | None:
                 if not self._reader.is_web(site.address):
-                    return await self._reader.document(site.address.replace("{token}", token), name)
+                    return await self._reader.document(site.at(token), name)
                 try:
                     answer = await site.fetcher.get(site.path(token, name), _LONGEST, failure, lambda: None)
                 except UnknownToken:
                     return None
-                except UpstreamRefused:
-                    if name in ("info", "zarr.json", ".zattrs", ".zarray"):
-                        return None  # what a bucket says of what is not there, to those who may not list it
-                    raise
+                except UpstreamRefused as error:  # what a bucket says of what is not there, if it may not be listed
+                    refused.append(error)
+                    return None
                 with documents.reading(name):
                     return documents.text(stored.restored(answer.body, answer.encoding, _LONGEST))
 
             with documents.reading(f"the volume of {token}"):
                 found = await multiscale.gathered(look, self._kinds)
+            if found is None and refused:
+                raise refused[0]
             if found is None:
                 raise UnknownToken(f"there is no {' or '.join(self._kinds)} at {site.address}")
             return json.dumps(found)
@@ -314,16 +321,16 @@ class VolumeStore(VoxelsOnly):
         with documents.reading(f"the volume of {token}"):
             told = mapping("the volumes", documents.parsed(description))
             volumes: dict[str | None, Volume[Any]] = {}
-            for name in self._sites:
+            for name, site in self._sites.items():
                 text = word("a volume", told.get(name or ""), most=64 * _LONGEST)
                 found = {
                     key: word(key, value, most=_LONGEST)
                     for key, value in mapping("documents", documents.parsed(text)).items()
                 }
                 if "info" in found:
-                    volumes[name] = precomputed.parsed(name, found["info"])
+                    volumes[name] = precomputed.parsed(name, found["info"], site.at(token))
                 else:
-                    volumes[name] = multiscale.parsed(name, found)
+                    volumes[name] = multiscale.parsed(name, found, site.at(token))
             return assembled(token, volumes)
 
     async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
@@ -337,7 +344,7 @@ class VolumeStore(VoxelsOnly):
         if isinstance(scale, precomputed.Scale):
             voxels = await self._shards.scale(token, scale, cutout.box, arriving)
             return voxels if voxels.ndim == 3 else np.ascontiguousarray(voxels[..., number])
-        array, address = scale, self._sites[scale.place].address.replace("{token}", token)
+        array, address = scale, self._sites[scale.place].at(token)
 
         async def read(box: Box) -> Voxels:
             spans = {"x": slice(box.x0, box.x1), "y": slice(box.y0, box.y1), "z": slice(box.z0, box.z1)}

@@ -11,6 +11,7 @@ import zlib
 from ocpproxy.upstream import UpstreamBroken
 
 _GZIP = 16 + zlib.MAX_WBITS
+_MEMBERS = 64
 
 
 def longest(nbytes: int) -> int:
@@ -51,6 +52,8 @@ def inflated(body: bytes, limit: int, wbits: int = zlib.MAX_WBITS) -> bytes:
     parts: list[bytes] = []
     left, rest = limit + 1, body
     while rest or not parts:
+        if len(parts) >= _MEMBERS:
+            raise UpstreamBroken(f"the stored body has more than {_MEMBERS} parts")
         inflater = zlib.decompressobj(wbits)
         try:
             part = inflater.decompress(rest, left)

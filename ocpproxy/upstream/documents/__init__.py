@@ -124,6 +124,7 @@ def ratios(what: str, value: object) -> tuple[Fraction, Fraction, Fraction]:
 
 def word(what: str, value: object, *words: str, most: int = 1000) -> str:
     """One of these words, or any text of at most so many characters where none are given."""
-    if not isinstance(value, str) or len(value) > most or (words and value not in words):
+    fine = isinstance(value, str) and len(value) <= most and not re.search("[\ud800-\udfff]", value)
+    if not isinstance(value, str) or not fine or (words and value not in words):
         raise unexpected(f"{' or '.join(words) or 'a text'} for {what}", value)
     return value

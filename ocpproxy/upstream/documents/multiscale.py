@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -36,6 +36,10 @@ Documents = Mapping[str, str]
 _ROOTS = {"precomputed": ("info",), "zarr": ("zarr.json", ".zattrs", ".zarray"), "n5": ("attributes.json",)}
 _N5 = "attributes.json"
 _MOST_DIMENSIONS = 8
+_MOST_CHANNELS = 64
+_LONGEST = 4 * 2**20
+"""Characters of all documents of a volume."""
+_PATH = re.compile(r"[\w.~+@=,-][\w.~+@=, /-]*")
 _DTYPE = re.compile(r"[<>|]([uif])([1248])")
 
 
@@ -62,7 +66,7 @@ async def gathered(look: Look, kinds: Sequence[str]) -> dict[str, str] | None:
         found: dict[str, str] = {}
         for name in _ROOTS[kind]:
             text = await look(name)
-            if text is not None:
+            if text is not None and not (name == ".zattrs" and "multiscales" not in _object(name, text)):
                 found[name] = text
                 break
         if not found:
@@ -72,6 +76,8 @@ async def gathered(look: Look, kinds: Sequence[str]) -> dict[str, str] | None:
                 text = await look(name)
                 if text is not None:
                     found[name] = text
+                    if sum(map(len, found.values())) > _LONGEST:
+                        raise unexpected(f"documents of at most {_LONGEST >> 20} MiB in all", "more")
                     break
             else:
                 if kind == "n5" and not _n5_factors(found):
@@ -81,10 +87,14 @@ async def gathered(look: Look, kinds: Sequence[str]) -> dict[str, str] | None:
     return None
 
 
+def _object(name: str, text: str) -> Mapping[str, Any]:
+    return mapping(name, documents.parsed(text))
+
+
 def _paths(found: Documents) -> list[str]:
     """The arrays of a group, from its own document."""
     (name, text), *_ = found.items()
-    said = mapping(name, documents.parsed(text))
+    said = _object(name, text)
     if name in ("info", ".zarray") or (name == "zarr.json" and said.get("node_type") == "array"):
         return []
     if name == _N5:
@@ -100,7 +110,7 @@ def _paths(found: Documents) -> list[str]:
 
 def _relative(value: object) -> str:
     path = word("a path", value).strip("/")
-    if ".." in path.split("/") or "\\" in path or "://" in path or "?" in path:
+    if ".." in path.split("/") or not _PATH.fullmatch(path):
         raise unexpected("a path below the volume", value)
     return path
 
@@ -113,29 +123,32 @@ def _multiscale(name: str, said: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _n5_factors(found: Documents) -> list[Any] | None:
-    said = mapping(_N5, documents.parsed(found[_N5]))
+    said = _object(_N5, found[_N5])
     factors = said.get("downsamplingFactors", said.get("scales"))
     if not isinstance(factors, list) or not factors or not isinstance(factors[0], list):
         return None
     return items("scales", factors)
 
 
-def parsed(place: str | None, found: Documents) -> Volume[Array]:
+def parsed(place: str | None, found: Documents, where: str) -> Volume[Array]:
     """The volume that the documents describe.
 
+    :param where: its address; a volume elsewhere is another one.
     :raises Unexpected: with what was expected.
     """
     if not found:
         raise unexpected("documents of a volume", found)
     name = next(iter(found))
-    said = mapping(name, documents.parsed(found[name]))
+    said = _object(name, found[name])
     if name == _N5:
-        return _n5(place, found, said)
-    if name == ".zarray" or (name == "zarr.json" and said.get("node_type") == "array"):
+        volume = _n5(place, found, said)
+    elif name == ".zarray" or (name == "zarr.json" and said.get("node_type") == "array"):
         one = _zarr_array(place, name, said, None)
         voxel: Voxel = (Fraction(1), Fraction(1), Fraction(1))
-        return _volume([(voxel, one)], found, {}, labels=False)
-    return _ome(place, name, found, said)
+        volume = _volume([(voxel, one)], {}, labels=False)
+    else:
+        volume = _ome(place, name, found, said)
+    return replace(volume, version=pyramids.version([where, dict(found)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +160,16 @@ class _Found:
     shape: tuple[int, ...]
 
 
-def _volume(
-    scales: list[tuple[Voxel, _Found]], found: Documents, omero: Mapping[str, Any], *, labels: bool
-) -> Volume[Array]:
+def _volume(scales: list[tuple[Voxel, _Found]], omero: Mapping[str, Any], *, labels: bool) -> Volume[Array]:
     _, first = scales[0]
     for _, one in scales:
         if one.dtype != first.dtype or one.array.axes != first.array.axes:
             raise unexpected(f"levels of one type {first.dtype} and axes {first.array.axes}", one.dtype)
     sizes = dict(zip(first.array.axes, first.shape, strict=True))
+    if sizes.get("c", 1) > _MOST_CHANNELS:
+        raise unexpected(f"at most {_MOST_CHANNELS} channels", sizes["c"])
+    if any(pyramids.same(a[0], b[0]) for n, a in enumerate(scales) for b in scales[:n]):
+        scales = _by_size(scales)
     parts = _parts(sizes.get("c", 1), omero)
     scales = sorted(scales, key=lambda one: (one[0][0] * one[0][1] * one[0][2], one[0]))
     wide = first.dtype in ("uint32", "uint64")  # nobody keeps a picture in those, and nothing tells of ids but this
@@ -163,9 +178,20 @@ def _volume(
         first.dtype,
         parts,
         [(voxel, one.array) for voxel, one in scales],
-        pyramids.version(dict(found)),
+        "",
         sizes.get("t", 1),
     )
+
+
+def _by_size(scales: list[tuple[Voxel, _Found]]) -> list[tuple[Voxel, _Found]]:
+    """Scales of which nothing tells how large their voxels are: their sizes do."""
+    (voxel, first), *_ = scales
+    found = []
+    for _, one in scales:
+        ratios = zip(pyramids.size(first.array.grid), pyramids.size(one.array.grid), strict=True)
+        x, y, z = (edge * max(1, round(a / b)) for edge, (a, b) in zip(voxel, ratios, strict=True))
+        found.append(((x, y, z), one))
+    return found
 
 
 def _parts(count: int, omero: Mapping[str, Any]) -> list[Part]:
@@ -187,29 +213,41 @@ def _parts(count: int, omero: Mapping[str, Any]) -> list[Part]:
 
 def _n5(place: str | None, found: Documents, group: Mapping[str, Any]) -> Volume[Array]:
     factors = _n5_factors(found)
-    scales: list[tuple[Voxel, _Found]] = []
     names = [_N5] if "dimensions" in group else [name for name in found if name != _N5]
     if not names:
         raise unexpected("an array, or scales s0, s1, ...", list(found))
-    for number, name in enumerate(names):
-        said = mapping(name, documents.parsed(found[name]))
+    told = [_object(name, found[name]) for name in names]
+    scales: list[tuple[Voxel, _Found]] = []
+    for number, (name, said) in enumerate(zip(names, told, strict=True)):
         array = _n5_array(place, name, said)
-        factor = factors[number] if factors else said.get("downsamplingFactors", [1, 1, 1])
-        edges = _n5_voxel(group) or (_n5_voxel(mapping(name, documents.parsed(found[names[0]]))))
-        x, y, z = (ratio("downsamplingFactors", f) for f in items("downsamplingFactors", factor, None)[:3])
-        a, b, c = edges or (Fraction(1),) * 3
-        scales.append(((a * x, b * y, c * z), array))
-    return _volume(scales, found, {}, labels=False)
+        factor = factors[number] if factors else said.get("downsamplingFactors")
+        if factor is None:
+            edges = _n5_edges(said) or _n5_edges(group) or [Fraction(1)] * 3
+        else:
+            whole_ = _n5_edges(group) or _n5_edges(told[0]) or [Fraction(1)] * 3
+            steps = [ratio("downsamplingFactors", v) for v in items("downsamplingFactors", factor)]
+            if len(steps) != len(whole_):
+                raise unexpected(f"{len(whole_)} downsamplingFactors", factor)
+            edges = [edge * step for edge, step in zip(whole_, steps, strict=True)]
+        scales.append((_along(array.array.axes, edges), array))
+    return _volume(scales, {}, labels=False)
 
 
-def _n5_voxel(said: Mapping[str, Any]) -> Voxel | None:
+def _along(axes: str, values: Sequence[Fraction]) -> Voxel:
+    """The values of x, y and z, which are in the order of the axes, or in that one where there are only three."""
+    letters = axes if len(values) == len(axes) else "xyz"
+    x, y, z = (values[letters.index(a)] if a in letters else Fraction(1) for a in "xyz")
+    return (x, y, z)
+
+
+def _n5_edges(said: Mapping[str, Any]) -> list[Fraction] | None:
+    """The edges of a voxel in the order of an array's axes."""
     value = said.get("pixelResolution", said.get("resolution"))
     if isinstance(value, dict):
         value = value.get("dimensions")
-    if not isinstance(value, list) or len(value) < 3:
+    if not isinstance(value, list) or not 3 <= len(value) <= _MOST_DIMENSIONS:
         return None
-    x, y, z = (ratio("pixelResolution", v) for v in value[:3])
-    return (x, y, z)
+    return [ratio("pixelResolution", v) for v in value]
 
 
 def _n5_array(place: str | None, name: str, said: Mapping[str, Any]) -> _Found:
@@ -239,14 +277,14 @@ def _ome(place: str | None, name: str, found: Documents, said: Mapping[str, Any]
         key = next((key for key in (f"{path}/.zarray", f"{path}/zarr.json") if key in found), None)
         if key is None:
             raise unexpected(f"an array at {path}", None)
-        array = _zarr_array(place, key, mapping(key, documents.parsed(found[key])), axes)
+        array = _zarr_array(place, key, _object(key, found[key]), axes)
         own = _scale(one.get("coordinateTransformations", []), len(axes))
         x, y, z = (own[axes.index(a)] * over_all[axes.index(a)] if a in axes else Fraction(1) for a in "xyz")
         scales.append(((x, y, z), array))
     if not scales:
         raise unexpected("at least one dataset", multiscale)
     omero = attributes.get("omero", {})
-    return _volume(scales, found, omero if isinstance(omero, dict) else {}, labels="image-label" in attributes)
+    return _volume(scales, omero if isinstance(omero, dict) else {}, labels="image-label" in attributes)
 
 
 def _scale(value: object, count: int) -> list[Fraction]:

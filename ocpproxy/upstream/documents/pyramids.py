@@ -79,7 +79,7 @@ def assembled(token: str, volumes: Mapping[str | None, Volume[S]]) -> Dataset:
     levels: list[tuple[Voxel, S]] = []
     for volume in volumes.values():
         for one in volume.scales:
-            if not any(_same(one[0], other[0]) for other in levels):
+            if not any(same(one[0], other[0]) for other in levels):
                 levels.append(one)
     levels.sort(key=lambda one: (one[0][0] * one[0][1] * one[0][2], one[0]))
     channels: list[Channel] = []
@@ -88,7 +88,7 @@ def assembled(token: str, volumes: Mapping[str | None, Volume[S]]) -> Dataset:
         if volume.dtype not in documents.DTYPES:
             continue  # signed, or of another kind: there is no picture of it
         scales = tuple(
-            next((scale for voxel, scale in volume.scales if _same(voxel, level)), None) for level, _ in levels
+            next((scale for voxel, scale in volume.scales if same(voxel, level)), None) for level, _ in levels
         )
         base = next(n for n, scale in enumerate(scales) if scale is not None)
         kind = _kind(volume)
@@ -105,6 +105,8 @@ def assembled(token: str, volumes: Mapping[str | None, Volume[S]]) -> Dataset:
                 version=volume.version,
                 writable=volume.writable,
             )
+            if channel.name in theirs:
+                raise unexpected("channels of different names", channel.name)
             channels.append(channel)
             theirs[channel.name] = (part.number, scales)
     if not channels:
@@ -126,5 +128,6 @@ def _kind(volume: Volume[S]) -> str:
     return "timeseries" if volume.times > 1 else "image"
 
 
-def _same(a: Voxel, b: Voxel) -> bool:
+def same(a: Voxel, b: Voxel) -> bool:
+    """Whether voxels are of one level."""
     return all(abs(x - y) < _SAME * y for x, y in zip(a, b, strict=True))
