@@ -84,7 +84,6 @@ def _volume(said: UpstreamSettings, doors: Doors) -> Upstream:
 def _boss(said: UpstreamSettings, doors: Doors) -> Upstream:
     def bucket(address: str) -> Precomputed:
         sites: dict[str | None, Site] = {address: Site(public(address), partial(doors.fetcher, unknown))}
-        sites[None] = sites[address]
         shards = Shards(doors.reader(unknown), sites)
         return Precomputed(sites, doors.in_thread, doors.reactor, said.missing_status, shards)
 

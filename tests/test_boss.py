@@ -53,7 +53,7 @@ class BossTests(UpstreamCase):
         def at(address: str) -> Precomputed:
             self.assertEqual(address, "s3://open-data/em/v1")
             site = Site(address.replace("s3://open-data", where), lambda url: self.doors.fetcher(said, url))
-            sites: dict[str | None, Site] = {address: site, None: site}
+            sites: dict[str | None, Site] = {address: site}
             shards = Shards(Reader(reactor, 10, 8, 0), sites)
             return Precomputed(sites, self.pool.run, reactor, (404,), shards)
 

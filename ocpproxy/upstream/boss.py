@@ -87,8 +87,8 @@ class Resolution:
 class Buckets(Protocol):
     """Precomputed volumes in buckets, as `precomputed.Precomputed`."""
 
-    async def info(self, token: str, place: str | None) -> str:
-        """An info document."""
+    async def info(self, token: str, name: str | None) -> str:
+        """The info document of the volume, whose name is its address."""
 
     async def scale(self, token: str, scale: precomputed.Scale, box: Box, arriving: Callable[[], None]) -> Voxels:
         """The voxels of a box."""
@@ -177,7 +177,7 @@ class Boss(VoxelsOnly):
                 document = mapping("a channel", documents.parsed(text))
                 address = _address(document)
             if address is not None:
-                found["info"] = await self._at(address).info(token, None)
+                found["info"] = await self._at(address).info(token, address)
             elif document.get("downsample_status") == "DOWNSAMPLED":
                 found["downsample"] = await self._document(f"{api}/downsample/{collection}/{experiment}/{name}/")
             return found
