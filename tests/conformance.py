@@ -117,16 +117,18 @@ class ConformanceTests:
         upstream = self.upstream()
         dataset = await self.described(upstream, self.token)
         told: list[int] = []
-        box = Box(*(v for o in dataset.levels[0].offset for v in (o, o + 8)))
-        await upstream.cutout(Cutout(dataset, dataset.channel(None), 0, 0, box), lambda: told.append(1))
+        box = Box(*(v for o in dataset.finest.offset for v in (o, o + 8)))
+        await upstream.cutout(
+            Cutout(dataset, dataset.channel(None), 0, min(dataset.levels), box), lambda: told.append(1)
+        )
         self.assertTrue(told)
 
     async def test_cancel(self: Any) -> None:
         """A cutout that is cancelled ends at once, and the next one works."""
         upstream = self.upstream()
         dataset = await self.described(upstream, self.token)
-        box = Box(*(v for o in dataset.levels[0].offset for v in (o, o + 8)))
-        cutout = Cutout(dataset, dataset.channel(None), 0, 0, box)
+        box = Box(*(v for o in dataset.finest.offset for v in (o, o + 8)))
+        cutout = Cutout(dataset, dataset.channel(None), 0, min(dataset.levels), box)
         work = Deferred.fromCoroutine(upstream.cutout(cutout, nothing))
         ended = work.addErrback(lambda failure: failure.trap(CancelledError))
         work.cancel()
@@ -277,10 +279,10 @@ class ServedTests(ConformanceTests):
             double = self.double()
             upstream = self.at(self.serve(double), timeout=5, retries=2)
             dataset = await self.described(upstream, self.token)
-            box = Box(*(v for o in dataset.levels[0].offset for v in (o, o + 1)))
+            box = Box(*(v for o in dataset.finest.offset for v in (o, o + 1)))
             double.mode, before = mode, double.asked["cutout"]
             with self.assertRaises(UpstreamFailure):
-                await upstream.cutout(Cutout(dataset, dataset.channel(None), 0, 0, box), nothing)
+                await upstream.cutout(Cutout(dataset, dataset.channel(None), 0, min(dataset.levels), box), nothing)
             self.assertEqual(double.asked["cutout"] - before, asked, mode)
 
     async def test_nobody_there(self: Any) -> None:
@@ -297,10 +299,12 @@ class ServedTests(ConformanceTests):
         url = self.serve(double)
         one, two = self.at(url, connections=3), self.at(url, connections=5)
         dataset = await self.described(one, self.token)
-        o, e = dataset.levels[0].offset, dataset.levels[0].end
+        o, e = dataset.finest.offset, dataset.finest.end
         boxes = [Box(o[0], o[0] + 64, o[1], o[1] + 64, z, z + 1) for z in range(o[2], e[2])]
         work = [
-            Deferred.fromCoroutine(up.cutout(Cutout(dataset, dataset.channel(None), 0, 0, box), nothing))
+            Deferred.fromCoroutine(
+                up.cutout(Cutout(dataset, dataset.channel(None), 0, min(dataset.levels), box), nothing)
+            )
             for up in (one, two)
             for box in boxes
         ]

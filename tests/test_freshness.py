@@ -95,6 +95,14 @@ class ReadyMadeTests(FreshnessCase):
         code, body, _ = await daemon.get("tiles/xy/7/small.png")
         self.assertEqual((code, Image.open(BytesIO(body)).size), (200, (192, 180)))
 
+    async def test_renumbered(self) -> None:
+        """They pass under other numbers too."""
+        server = TileServer(em(), 3, format="jpg")
+        daemon = await self.gateway(self.tiles(server, z_shift=1, levels="2: 1, 1: 0"))
+        for n in (1, 2):
+            _, body, _ = await daemon.get(f"tiles/xy/8/0_0_{n}.png")
+            self.assertEqual(body, server.tile_bytes(7, n - 1, 0, 0))
+
     async def test_missing(self) -> None:
         """A tile that is not there is black and asked for once; or a failure."""
         server = TileServer(em(), 3, format="jpg", missing={(7, 0, 0, 0)})

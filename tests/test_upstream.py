@@ -151,6 +151,18 @@ class RawTests(BucketTests, UpstreamCase):
         formats.precomputed(directory, em(), offset=(64, 32, 5), shuffle=True)
 
 
+class RenumberedTests(RawTests):
+    """The same under other numbers of slices and levels."""
+
+    def at(self, url: str, **options: object) -> Upstream:
+        """A client of it."""
+        return super().at(url, z_shift=-2, levels="1: 0, 2: 1, 3: 2", **options)
+
+    def level(self, number: int) -> Any:
+        """A level of it."""
+        return super().level(number - 1)
+
+
 class OpenNeurodataTests(BucketTests, UpstreamCase):
     """precomputed as in the bucket open-neurodata: raw chunks of 512 x 512 x 16, stored as brotli."""
 
