@@ -60,12 +60,13 @@ async def cuboids(reactor: Any, url: str) -> dict[str, list[float]]:
     from ocpproxy.pool import Pool
     from ocpproxy.sources import Doors, make_upstream
     from ocpproxy.upstream.http import Http
+    from ocpproxy.upstream.reader import Readers
 
     pool = Pool(reactor, 2, "decode")
     pool.startService()
     connections = HTTPConnectionPool(reactor)
     connections.maxPersistentPerHost = 8
-    doors = Doors(Http(Agent(reactor, pool=connections), reactor, Random(1)), pool.run, reactor)
+    doors = Doors(Http(Agent(reactor, pool=connections), reactor, Random(1)), pool.run, reactor, Readers(reactor))
     said = parse(f"[dataset v]\ntype = precomputed\nurl = {url}\n", Path(), {}).datasets["v"].upstream
     ours = make_upstream(said, doors)
     dataset = ours.dataset("v", await ours.describe("v"))

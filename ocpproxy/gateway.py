@@ -40,6 +40,7 @@ from ocpproxy.sources import Doors, make_catalogue
 from ocpproxy.store import TileStore
 from ocpproxy.store.mend import Mender, Report, keep_mended
 from ocpproxy.upstream.http import Http
+from ocpproxy.upstream.reader import Readers
 from ocpproxy.web import GatewaySite, OpenAnswers
 from ocpproxy.web.hot import HotPath
 from ocpproxy.web.pages import Pages, Root, State
@@ -134,7 +135,8 @@ def make_gateway(settings: Settings, reactor: Any, metrics: Metrics, post: Post 
     )
     connections.retryAutomatically = False
     http = Http(Agent(reactor, connectTimeout=10, pool=connections), reactor, SystemRandom())
-    doors = Doors(http, renders.run, reactor)
+    readers = Readers(reactor)
+    doors = Doors(http, renders.run, reactor, readers)
     catalogue = make_catalogue(settings, doors, Descriptions(kept.database, reactor), metrics)
 
     limits = Limits(
@@ -169,6 +171,7 @@ def make_gateway(settings: Settings, reactor: Any, metrics: Metrics, post: Post 
         LagProbe(reactor, metrics),
         Background(lambda: keep_mended(kept.mender, kept.store, kept.database, reactor, sweeps=post.number == 0)),
         Connections(connections, reactor),
+        readers,
         reclaimer,
         cache,
         open_answers,

@@ -24,8 +24,9 @@ from ocpproxy.upstream.http import Fetcher, Http
 from ocpproxy.upstream.ocp import OpenConnectome
 from ocpproxy.upstream.places import Site, places, public
 from ocpproxy.upstream.precomputed import Precomputed
+from ocpproxy.upstream.reader import INSTALL, Reader, Readers, installed
 from ocpproxy.upstream.renumbered import renumbered
-from ocpproxy.upstream.volume import INSTALL, Reader, Shards, VolumeStore, installed
+from ocpproxy.upstream.volume import Shards, VolumeStore
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Doors:
     http: Http
     in_thread: InThread
     reactor: Any
+    readers: Readers
 
     def fetcher(self, said: UpstreamSettings, url: str) -> Fetcher:
         """Polite GETs at an address."""
@@ -51,11 +53,11 @@ class Doors:
 
     def reader(self, said: UpstreamSettings) -> Reader:
         """TensorStore."""
-        return Reader(
-            self.reactor,
+        return self.readers.reader(
             said.timeout,
             said.connections,
             said.retries,
+            said.max_cutout,
             credentials=said.credentials,
             authorization=said.authorization,
             black=said.missing == "black",

@@ -30,6 +30,7 @@ from ocpproxy.upstream import (
     UpstreamSlow,
 )
 from ocpproxy.upstream.http import Http
+from ocpproxy.upstream.reader import Readers
 from tests import doubles
 from tests.volumes import Volume, cuboids, em, level
 
@@ -56,7 +57,9 @@ class UpstreamCase(TestCase):
         self.connections.retryAutomatically = False
         self.addCleanup(self.connections.closeCachedConnections)
         http = Http(Agent(reactor, pool=self.connections), reactor, Random(1))  # type: ignore[arg-type]
-        self.doors = Doors(http, self.pool.run, reactor)
+        readers = Readers(reactor)
+        self.addCleanup(readers.stopService)
+        self.doors = Doors(http, self.pool.run, reactor, readers)
 
     async def described(self, upstream: Upstream, token: str) -> Dataset:
         """The dataset of a token."""
@@ -318,8 +321,6 @@ class ServedTests(ConformanceTests):
 
     async def test_no_connection_is_left(self: Any) -> None:
         """After a deadline the server sees the connection closed."""
-        if not self.politely:
-            return  # TensorStore closes it, later, by a deadline of its own
         double = self.double()
         upstream = self.at(self.serve(double), timeout=0.5)
         cutout, _ = await self.first(upstream)

@@ -16,12 +16,14 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IPullProducer
 from twisted.internet.task import deferLater
 from twisted.protocols.policies import WrappingFactory
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from twisted.web.util import Redirect
+from zope.interface import implementer
 
 Answer = tuple[str, int, dict[str, str], bytes]
 """What was asked for (``cutout`` or ``info``), status, headers, body."""
@@ -147,15 +149,8 @@ class Faults:
         self._send(200, first + mebibyte * 1023, content_encoding="gzip")
 
     def endless(self) -> None:
-        """A body that does not end."""
-        part = bytes(2**16)
-
-        def more() -> None:
-            if self._request.channel is not None:
-                self._request.write(part)
-                reactor.callLater(0, more)  # type: ignore[attr-defined]
-
-        more()
+        """A body that does not end, as fast as it is read."""
+        self._request.registerProducer(_Endless(self._request), False)
 
     def short(self) -> None:
         """A body that is properly ended, and shorter than it should be."""
@@ -182,6 +177,22 @@ class Faults:
     def elsewhere(self) -> None:
         """A redirect to another host."""
         self._send(302, b"", location="http://127.0.0.2:9/ca/")
+
+
+@implementer(IPullProducer)
+class _Endless:
+    """Writes whenever there is room."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def resumeProducing(self) -> None:
+        """There is room."""
+        if self._request.channel is not None:
+            self._request.write(bytes(2**16))
+
+    def stopProducing(self) -> None:
+        """Nobody reads any more."""
 
 
 class _Answer(Resource):

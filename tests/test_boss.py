@@ -15,7 +15,7 @@ from ocpproxy.upstream import Upstream, UpstreamBusy, UpstreamRefused
 from ocpproxy.upstream.boss import Boss
 from ocpproxy.upstream.places import Site
 from ocpproxy.upstream.precomputed import Precomputed
-from ocpproxy.upstream.volume import Reader, Shards
+from ocpproxy.upstream.volume import Shards
 from tests import doubles, formats
 from tests.bossserver import BossServer, Served
 from tests.conformance import UpstreamCase, nothing
@@ -54,7 +54,7 @@ class BossTests(UpstreamCase):
             self.assertEqual(address, "s3://open-data/em/v1")
             site = Site(address.replace("s3://open-data", where), lambda url: self.doors.fetcher(said, url))
             sites: dict[str | None, Site] = {address: site}
-            shards = Shards(Reader(reactor, 10, 8, 0), sites)
+            shards = Shards(self.doors.reader(said), sites)
             return Precomputed(sites, self.pool.run, reactor, (404,), shards)
 
         secret = config.parse(

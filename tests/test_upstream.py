@@ -20,8 +20,6 @@ from ocpproxy.upstream import (
     Upstream,
     UpstreamBroken,
     UpstreamDown,
-    UpstreamFailure,
-    UpstreamRefused,
     UpstreamSlow,
     demo,
 )
@@ -425,19 +423,11 @@ class TensorStoreTests(BucketTests):
 
     politely = False
     kind = "volume"
-    faults: dict[str, type[UpstreamFailure]] = {  # noqa: RUF012
+    faults = {  # noqa: RUF012
+        **ServedTests.faults,
         "error500": UpstreamDown,
-        "html200": UpstreamBroken,
-        "outage": UpstreamDown,
         "busy": UpstreamDown,
-        "refused": UpstreamRefused,
-        "reset": UpstreamDown,
-        "short": UpstreamBroken,
-        "silence": UpstreamSlow,
-        "mute": UpstreamSlow,
-        "half": UpstreamDown,
-        "half_unsized": UpstreamBroken,
-        "elsewhere": UpstreamBroken,
+        "endless": UpstreamSlow,
     }
 
 

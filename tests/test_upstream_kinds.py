@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
 from PIL import Image
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from ocpproxy.geometry import Box, Cutout
@@ -77,6 +83,43 @@ class DvidTests(UpstreamCase):
             await upstream.cutout(cutout, nothing)
         dvid.speaker = told
         self.assertEqual((await upstream.cutout(cutout, nothing)).dtype, np.uint64)
+
+
+class TensorStoreTests(UpstreamCase):
+    """TensorStore's process."""
+
+    async def test_bombs_by_the_dozen(self) -> None:
+        """Gigabytes in each of many chunks end the process and nothing else: the next request has another one."""
+        files = self.place()
+        formats.n5(files / "v", em())
+        bucket = doubles.Bucket(directory=files)
+        upstream = self.configured(f"type = n5\nurl = {self.serve(bucket)}/v\n", timeout=60)
+        dataset = await self.described(upstream, "kat")
+        cutout = Cutout(dataset, dataset.channels[0], 0, 0, Box(0, 640, 0, 600, 0, 16))
+        bucket.mode = "bomb"
+        with self.assertRaises(UpstreamBroken):
+            await upstream.cutout(cutout, nothing)
+        bucket.mode = "well"
+        np.testing.assert_array_equal(await upstream.cutout(cutout, nothing), em()[:16])
+
+    async def test_killed(self) -> None:
+        """A process that is killed is replaced, and what was asked of it is asked again."""
+        files = self.place()
+        formats.n5(files / "v", em())
+        bucket = doubles.Bucket(directory=files)
+        upstream = self.configured(f"type = n5\nurl = {self.serve(bucket)}/v\n")
+        dataset = await self.described(upstream, "kat")
+        cutout = Cutout(dataset, dataset.channels[0], 0, 0, Box(0, 64, 0, 64, 0, 8))
+        await upstream.cutout(cutout, nothing)
+        bucket.delay = 1.0
+        work = Deferred.fromCoroutine(
+            upstream.cutout(Cutout(dataset, dataset.channels[0], 0, 1, Box(0, 64, 0, 64, 0, 8)), nothing)
+        )
+        while not bucket.open_now:
+            await deferLater(reactor, 0.01)
+        (child,) = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+        os.kill(int(child), signal.SIGKILL)
+        np.testing.assert_array_equal(await work, em()[:8, :128:2, :128:2])
 
 
 class OddVolumeTests(UpstreamCase):

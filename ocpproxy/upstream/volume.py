@@ -1,43 +1,25 @@
 """N5, Zarr, OME-Zarr and sharded precomputed volumes, read by TensorStore: ``pip install 'ocpproxy[tensorstore]'``.
 
 What a volume is like is read by us (`ocpproxy.upstream.documents`), by polite HTTP where it is at a web server; its
-voxels are read by TensorStore, which has its own threads, connections and retries. They are held to what holds for
-every upstream:
-
-* it may not be used before a fork, and twistd forks after everything is made: so it is imported and opened by the first
-  request;
-* it would try 32 times, with pauses up to 32 s, and wait for a silent server for ever: it is told how often and how
-  long, and there is a deadline after which its work is cancelled;
-* a chunk that is not there is background, as these formats say, or an error where the operator wants to know.
-
-What cannot be held: how much a server sends for one chunk. TensorStore reads that without bound, so a server that is
-not trusted can make it take as much memory as comes before the deadline.
+voxels are read by TensorStore, with its own connections and retries, in a process of its own
+(`ocpproxy.upstream.reader`). A chunk that is not there is background, as these formats say, or an error where the
+operator wants to know.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
-from cachetools import TTLCache
-from twisted.internet.defer import Deferred
-from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from ocpproxy.geometry import Box, Cutout, Dataset
 from ocpproxy.imagery import Voxels
 from ocpproxy.upstream import (
     UnknownToken,
     UpstreamBroken,
-    UpstreamBusy,
-    UpstreamDown,
-    UpstreamFailure,
     UpstreamRefused,
-    UpstreamSlow,
     VoxelsOnly,
     documents,
     precomputed,
@@ -48,187 +30,11 @@ from ocpproxy.upstream.documents import mapping, multiscale, word
 from ocpproxy.upstream.documents.multiscale import Array
 from ocpproxy.upstream.documents.pyramids import Volume, assembled
 from ocpproxy.upstream.http import failure
-from ocpproxy.upstream.places import Site, of_each, public
+from ocpproxy.upstream.places import Site, of_each
+from ocpproxy.upstream.reader import Reader
 
-INSTALL = "pip install 'ocpproxy[tensorstore]'"
 _LONGEST = 2 * 2**20
 """Bytes of a document."""
-_MEMORY = 32 * 2**20
-"""Bytes that TensorStore may keep: the indices of shards, mostly."""
-_OPEN_FOR = 600.0
-"""Seconds that an array stays open; then its metadata is read again."""
-
-
-def installed() -> bool:
-    """Whether TensorStore is there; it is not imported to tell so."""
-    return find_spec("tensorstore") is not None
-
-
-class Reader:
-    """TensorStore, opened by the first who needs it.
-
-    :param timeout: seconds for everything.
-    :param connections: requests at a time.
-    :param credentials: buckets are read with what the environment says of credentials, not by their public addresses.
-    :param authorization: the value of a header for web servers.
-    :param black: a chunk that is not there is background.
-    """
-
-    def __init__(
-        self,
-        reactor: Any,
-        timeout: float,
-        connections: int,
-        retries: int,
-        *,
-        credentials: bool = False,
-        authorization: str | None = None,
-        black: bool = True,
-    ) -> None:
-        self._reactor = reactor
-        self._timeout = timeout
-        self._connections = connections
-        self._retries = retries
-        self._credentials = credentials
-        self._authorization = authorization
-        self._black = black
-        self._context: Any = None
-        self._open: TTLCache[str, Any] = TTLCache(256, _OPEN_FOR, reactor.seconds)
-
-    def _library(self) -> Any:
-        if not installed():
-            raise UpstreamBroken(f"TensorStore is not installed, which reads this volume: {INSTALL}")
-        # A silent server is given up by TensorStore itself too, so that its connections do not pile up.
-        os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(max(1, round(self._timeout))))
-        os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
-        import tensorstore
-
-        if self._context is None:
-            self._context = tensorstore.Context(
-                {
-                    "cache_pool": {"total_bytes_limit": _MEMORY},
-                    "data_copy_concurrency": {"limit": os.cpu_count() or 1},
-                    "http_request_concurrency": {"limit": self._connections},
-                    "http_request_retries": {
-                        "max_retries": self._retries + 1,
-                        "initial_delay": "100ms",
-                        "max_delay": "1s",
-                    },
-                }
-            )
-        return tensorstore
-
-    def is_web(self, address: str) -> bool:
-        """Whether an address is that of a web server."""
-        return self._at(address).startswith(("http://", "https://"))
-
-    def _at(self, address: str) -> str:
-        return address if self._credentials else public(address)
-
-    def _store(self, address: str) -> dict[str, Any]:
-        """The key-value store at an address, in TensorStore's words."""
-        address = self._at(address)
-        scheme, _, rest = address.partition("://")
-        if scheme in ("http", "https"):
-            headers = [f"Authorization: {self._authorization}"] if self._authorization else []
-            return {"driver": "http", "base_url": address + "/", "headers": headers}
-        if scheme == "file":
-            return {"driver": "file", "path": unquote(rest) + "/"}
-        bucket, _, path = rest.partition("/")
-        return {"driver": {"s3": "s3", "gs": "gcs"}[scheme], "bucket": bucket, "path": path + "/"}
-
-    async def document(self, address: str, name: str) -> str | None:
-        """The text of a document below an address that is no web server's, or None when there is none."""
-        library = self._library()
-        store = await self._done(library.KvStore.open(self._store(address), context=self._context))
-        found = await self._done(store.read(name))
-        if found.state == "missing":
-            return None
-        if len(found.value) > _LONGEST:
-            raise UpstreamBroken(f"{name} has {len(found.value)} bytes, expected at most {_LONGEST}")
-        with documents.reading(name):
-            return documents.text(bytes(found.value))
-
-    async def box(
-        self, address: str, driver: str, path: str, more: Mapping[str, Any], index: Sequence[Any], order: Sequence[int]
-    ) -> Voxels:
-        """Part of an array.
-
-        :param path: below the address.
-        :param more: members of TensorStore's spec beside driver and kvstore.
-        :param index: for each axis of the array a slice, or a number for one that is not wanted.
-        :param order: the axes that are left, in the order in which they are wanted.
-        :raises UpstreamFailure:
-        """
-        work = Deferred.fromCoroutine(self._box(address, driver, path, more, index, order))
-        try:
-            return await work.addTimeout(self._timeout, self._reactor)
-        except DeferredTimeout:
-            # A request that has been sent is not called off by cancelling, and who wants the same joins it: begin anew.
-            self._context = None
-            self._open.clear()
-            raise UpstreamSlow(f"no complete answer within {self._timeout:g} s") from None
-
-    async def _box(
-        self, address: str, driver: str, path: str, more: Mapping[str, Any], index: Sequence[Any], order: Sequence[int]
-    ) -> Voxels:
-        library = self._library()
-        spec = {
-            "driver": driver,
-            "kvstore": self._store(f"{address}/{path}" if path else address),
-            "recheck_cached_data": "open",
-            "fill_missing_data_reads": self._black,
-            **more,
-        }
-        key = json.dumps(spec, sort_keys=True)
-        array = self._open.get(key)
-        try:
-            if array is None:
-                opening = library.open(spec, context=self._context, open=True, read=True)
-                array = self._open[key] = await self._done(opening)
-            part = array[tuple(index)].transpose(list(order))
-            found: Voxels = await self._done(part.read(order="C"))
-        except (IndexError, ValueError) as error:  # it is not as its documents say
-            self._open.pop(key, None)
-            raise UpstreamBroken(f"the array is not as it was described: {_said(error)}") from None
-        except UpstreamFailure:  # what TensorStore keeps of it (the index of a shard) may be what is broken
-            self._open.pop(key, None)
-            raise
-        return found
-
-    def _done(self, future: Any) -> Deferred[Any]:
-        """The result of a future of TensorStore's; cancelling cancels its work."""
-        done: Deferred[Any] = Deferred(lambda _: future.cancel())
-
-        def deliver() -> None:
-            if done.called:
-                return
-            try:
-                result = future.result()
-            except Exception as error:
-                done.errback(_failure(error))
-            else:
-                done.callback(result)
-
-        future.add_done_callback(lambda _: self._reactor.callFromThread(deliver))
-        return done
-
-
-def _said(error: Exception) -> str:
-    """An error's text for the log, without the whole spec that TensorStore puts behind it: there are headers in it."""
-    return str(error).partition("[tensorstore_spec")[0][:300]
-
-
-def _failure(error: Exception) -> UpstreamFailure:
-    """What an error of TensorStore's means: its text begins with a word of the Abseil status codes."""
-    said = _said(error)
-    if said.startswith(("PERMISSION_DENIED", "UNAUTHENTICATED")):
-        return UpstreamRefused(said)
-    if said.startswith("RESOURCE_EXHAUSTED"):
-        return UpstreamBusy(said)
-    if said.startswith(("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")):
-        return UpstreamDown(said)
-    return UpstreamBroken(said)
 
 
 class Shards:
@@ -251,7 +57,7 @@ class Shards:
                 "neuroglancer_precomputed",
                 "",
                 {"scale_index": scale.number},
-                (slice(b.x0, b.x1), slice(b.y0, b.y1), slice(b.z0, b.z1), slice(None)),
+                (range(b.x0, b.x1), range(b.y0, b.y1), range(b.z0, b.z1), range(scale.components)),
                 (2, 1, 0, 3),
             ),
         )
@@ -295,7 +101,9 @@ class VolumeStore(VoxelsOnly):
 
             async def look(name: str) -> str | None:
                 if not self._reader.is_web(site.address):
-                    return await self._reader.document(site.at(token), name)
+                    found = await self._reader.document(site.at(token), name)
+                    with documents.reading(name):
+                        return None if found is None else documents.text(found)
                 try:
                     answer = await site.fetcher.get(site.path(token, name), _LONGEST, failure, lambda: None)
                 except UnknownToken:
@@ -347,11 +155,11 @@ class VolumeStore(VoxelsOnly):
         array, address = scale, self._sites[scale.place].at(token)
 
         async def read(box: Box) -> Voxels:
-            spans = {"x": slice(box.x0, box.x1), "y": slice(box.y0, box.y1), "z": slice(box.z0, box.z1)}
+            spans = {"x": range(box.x0, box.x1), "y": range(box.y0, box.y1), "z": range(box.z0, box.z1)}
             index = [spans.get(letter, {"c": number, "t": cutout.time}.get(letter, 0)) for letter in array.axes]
             left = [letter for letter in array.axes if letter in "xyz"]
             order = [left.index(letter) for letter in "zyx" if letter in left]
-            voxels = await self._reader.box(address, array.driver, array.path, {}, index, order)
-            return voxels if "z" in left else voxels[np.newaxis]
+            voxels: Voxels = await self._reader.box(address, array.driver, array.path, {}, index, order)
+            return voxels if "z" in left else voxels.reshape((1, *voxels.shape))
 
         return await _within(cutout.box, array.grid, cutout.channel.dtype, arriving, read)
