@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from ocpproxy.geometry import Box, Cutout
 from ocpproxy.upstream.chunks import Chunks, Grid
 from tests import doubles, formats
-from tests.conformance import UpstreamCase, nothing
+from tests.conformance import UpstreamCase, a_turn, nothing
 from tests.volumes import em
 
 
@@ -87,6 +87,7 @@ class ChunkTests(UpstreamCase):
                 with self.assertRaises(Exception) as caught:
                     await upstream.cutout(cutout, nothing)
                 self.assertNotIsInstance(caught.exception, AssertionError)
+            await a_turn()
 
     async def test_missing_to_tensorstore(self) -> None:
         """The same for what TensorStore reads."""
@@ -106,6 +107,7 @@ class ChunkTests(UpstreamCase):
                 with self.assertRaises(Exception) as caught:
                     await upstream.cutout(cutout, nothing)
                 self.assertIn("missing", str(caught.exception))
+            await a_turn()
 
 
 class PlacesTests(UpstreamCase):

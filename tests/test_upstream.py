@@ -25,7 +25,7 @@ from ocpproxy.upstream import (
 )
 from tests import doubles, formats, ocpserver
 from tests.bossserver import BossServer, Served
-from tests.conformance import ConformanceTests, ServedTests, UpstreamCase, nothing
+from tests.conformance import ConformanceTests, ServedTests, UpstreamCase, a_turn, nothing
 from tests.dvidserver import DvidServer, Grayscale, Labels, Tiles, pyramid
 from tests.tileserver import TileServer
 from tests.volumes import em
@@ -354,6 +354,7 @@ class TileServerTests(ServedTests):
                 else:
                     with self.assertRaises(UpstreamBroken):
                         await upstream.cutout(cutout, nothing)
+            await a_turn()
 
 
 class FileBasedTests(TileServerTests, UpstreamCase):
