@@ -51,7 +51,6 @@ _FORMS = {
     8: "xy/{level}/{col}_{row}_{z}",
     9: "{z}/{row}_{col}_{level}.{ext}",
 }
-TYPES = tuple(_FORMS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +77,9 @@ class Tiling:
         """A tile's, behind the address."""
         width, height = self.size
         scale = f"{1 / 2**level:.17g}"
-        return _FORMS[self.type].format(
-            level=level, z=z, row=row, col=col, x=col * width, y=row * height, width=width, height=height, scale=scale,
-            ext=self.extension,
-        )  # fmt: skip
+        corner = {"x": col * width, "y": row * height, "width": width, "height": height}
+        named = {"level": level, "z": z, "row": row, "col": col, "scale": scale, "ext": self.extension}
+        return _FORMS[self.type].format(**corner, **named)
 
 
 class Catmaid:
