@@ -187,8 +187,6 @@ class ServedTests(ConformanceTests):
         "elsewhere": UpstreamBroken,
     }
     """What each fault of a server is told as."""
-    politely = True
-    """It is our own HTTP that asks: its cap, its retries, its deadline."""
 
     def double(self) -> doubles.Double:
         """A server of the kind that holds `volume`."""
@@ -227,11 +225,6 @@ class ServedTests(ConformanceTests):
             self.assertLess(np.abs(found.astype(int) - expected).mean(), 5)
         else:
             np.testing.assert_array_equal(found, expected)
-
-    async def test_unknown_token(self: Any) -> None:
-        """What is not there is told from everything else."""
-        with self.assertRaises(UnknownToken):
-            await self.at(self.serve(self.double()) + "/nowhere").describe(self.token)
 
     async def test_every_cuboid(self: Any) -> None:
         """Every cuboid of every level and plane equals the voxels."""
@@ -272,8 +265,26 @@ class ServedTests(ConformanceTests):
                 deadline = 1 if kind is UpstreamSlow else 10
                 failure = await Deferred.fromCoroutine(self.failure(mode, timeout=deadline))
                 self.assertIs(type(failure), kind, f"{mode}: {failure!r}")
-        if self.politely:
-            self.assertEqual((await Deferred.fromCoroutine(self.failure("busy"))).retry_after, 7)
+
+    async def test_no_connection_is_left(self: Any) -> None:
+        """After a deadline the server sees the connection closed."""
+        double = self.double()
+        upstream = self.at(self.serve(double), timeout=0.5)
+        cutout, _ = await self.first(upstream)
+        double.mode = "silence"
+        with self.assertRaises(UpstreamSlow):
+            await upstream.cutout(cutout, nothing)
+        while double.open_now:
+            await deferLater(reactor, 0.01)  # type: ignore[arg-type]
+
+
+class DescribingTests(ServedTests):
+    """What those do beside that whose server tells what it has."""
+
+    async def test_unknown_token(self: Any) -> None:
+        """What is not there is told from everything else."""
+        with self.assertRaises(UnknownToken):
+            await self.at(self.serve(self.double()) + "/nowhere").describe(self.token)
 
     async def test_faults_of_descriptions(self: Any) -> None:
         """A server that fails to describe is told from one that knows nothing."""
@@ -285,10 +296,21 @@ class ServedTests(ConformanceTests):
                 await self.described(upstream, self.token)
             await a_turn()
 
+    async def test_nobody_there(self: Any) -> None:
+        """A port that nobody listens on."""
+        with self.assertRaises(UpstreamDown):
+            await self.at(nobody_there(), retries=1).describe(self.token)
+
+
+class PoliteTests(ServedTests):
+    """What those do beside that whose voxels come by our own HTTP: its cap, its retries."""
+
+    async def test_busy(self: Any) -> None:
+        """How long to wait is passed on."""
+        self.assertEqual((await Deferred.fromCoroutine(self.failure("busy"))).retry_after, 7)
+
     async def test_retries(self: Any) -> None:
         """What may pass is asked again, so often and no more; what may not is asked once."""
-        if not self.politely:
-            return
         for mode, asked in (("outage", 3), ("reset", 3), ("error500", 1), ("short", 1), ("elsewhere", 1)):
             double = self.double()
             upstream = self.at(self.serve(double), timeout=5, retries=2)
@@ -300,15 +322,8 @@ class ServedTests(ConformanceTests):
             self.assertEqual(double.asked["cutout"] - before, asked, mode)
             await a_turn()
 
-    async def test_nobody_there(self: Any) -> None:
-        """A port that nobody listens on."""
-        with self.assertRaises(UpstreamDown):
-            await self.at(nobody_there(), retries=1).describe(self.token)
-
     async def test_cap(self: Any) -> None:
         """Never more than so many requests at one host, whoever asks, and cancelled ones give their place back."""
-        if not self.politely:
-            return
         double = self.double()
         double.delay = 0.05
         url = self.serve(double)
@@ -330,14 +345,3 @@ class ServedTests(ConformanceTests):
         if cancel.active():
             cancel.cancel()
         self.assertLessEqual(double.most_open, 3)
-
-    async def test_no_connection_is_left(self: Any) -> None:
-        """After a deadline the server sees the connection closed."""
-        double = self.double()
-        upstream = self.at(self.serve(double), timeout=0.5)
-        cutout, _ = await self.first(upstream)
-        double.mode = "silence"
-        with self.assertRaises(UpstreamSlow):
-            await upstream.cutout(cutout, nothing)
-        while double.open_now:
-            await deferLater(reactor, 0.01)  # type: ignore[arg-type]

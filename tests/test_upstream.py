@@ -25,7 +25,7 @@ from ocpproxy.upstream import (
 )
 from tests import doubles, formats, ocpserver
 from tests.bossserver import BossServer, Served
-from tests.conformance import ConformanceTests, ServedTests, UpstreamCase, a_turn, nothing
+from tests.conformance import ConformanceTests, DescribingTests, PoliteTests, ServedTests, UpstreamCase, a_turn, nothing
 from tests.dvidserver import DvidServer, Grayscale, Labels, Tiles, pyramid
 from tests.tileserver import TileServer
 from tests.volumes import em
@@ -50,7 +50,7 @@ class DemoTests(ConformanceTests, UpstreamCase):
 # -- Open Connectome
 
 
-class OpenConnectomeTests(ServedTests):
+class OpenConnectomeTests(PoliteTests, DescribingTests):
     """Each generation over the real volume."""
 
     generation = 0
@@ -119,7 +119,7 @@ class ThirdGenerationTests(OpenConnectomeTests, UpstreamCase):
 # -- files in buckets
 
 
-class BucketTests(ServedTests):
+class BucketTests(DescribingTests):
     """Volumes that are files below a web server."""
 
     kind = "precomputed"
@@ -141,7 +141,7 @@ class BucketTests(ServedTests):
         return upstream
 
 
-class RawTests(BucketTests, UpstreamCase):
+class RawTests(PoliteTests, BucketTests, UpstreamCase):
     """precomputed, raw chunks of 128 x 128 x 16; scales in disorder, an offset."""
 
     def write(self, directory: Path) -> None:
@@ -161,7 +161,7 @@ class RenumberedTests(RawTests):
         return super().level(number - 1)
 
 
-class OpenNeurodataTests(BucketTests, UpstreamCase):
+class OpenNeurodataTests(PoliteTests, BucketTests, UpstreamCase):
     """precomputed as in the bucket open-neurodata: raw chunks of 512 x 512 x 16, stored as brotli."""
 
     encoding = "br"
@@ -171,7 +171,7 @@ class OpenNeurodataTests(BucketTests, UpstreamCase):
         formats.precomputed(directory, em(), chunk=(512, 512, 16), stored="br")
 
 
-class GzipTests(BucketTests, UpstreamCase):
+class GzipTests(PoliteTests, BucketTests, UpstreamCase):
     """precomputed, raw, stored as gzip."""
 
     encoding = "gzip"
@@ -181,7 +181,7 @@ class GzipTests(BucketTests, UpstreamCase):
         formats.precomputed(directory, em(), stored="gzip", chunk=(64, 64, 64))
 
 
-class JpegTests(BucketTests, UpstreamCase):
+class JpegTests(PoliteTests, BucketTests, UpstreamCase):
     """precomputed, JPEG."""
 
     lossy = True
@@ -191,7 +191,7 @@ class JpegTests(BucketTests, UpstreamCase):
         formats.precomputed(directory, em(), encoding="jpeg")
 
 
-class PngTests(BucketTests, UpstreamCase):
+class PngTests(PoliteTests, BucketTests, UpstreamCase):
     """precomputed, PNG, chunks that divide nothing."""
 
     def write(self, directory: Path) -> None:
@@ -199,7 +199,7 @@ class PngTests(BucketTests, UpstreamCase):
         formats.precomputed(directory, em(), encoding="png", chunk=(200, 190, 7))
 
 
-class SegmentationTests(BucketTests, UpstreamCase):
+class SegmentationTests(PoliteTests, BucketTests, UpstreamCase):
     """precomputed, compressed segmentation of 64 bits."""
 
     def volume(self) -> Any:
@@ -214,7 +214,7 @@ class SegmentationTests(BucketTests, UpstreamCase):
 # -- BossDB
 
 
-class BossTests(ServedTests, UpstreamCase):
+class BossTests(PoliteTests, DescribingTests, UpstreamCase):
     """An image channel of a Boss."""
 
     served_as = "image"
@@ -242,7 +242,7 @@ class BossAnnotationTests(BossTests):
 # -- DVID
 
 
-class DvidTests(ServedTests):
+class DvidTests(PoliteTests, DescribingTests):
     """A DVID whose grayscale halves x and y."""
 
     channels = "image: grayscale"
@@ -302,7 +302,7 @@ class LabelmapTests(DvidTests, UpstreamCase):
 # -- tile servers
 
 
-class TileServerTests(ServedTests):
+class TileServerTests(PoliteTests):
     """Another CATMAID's tiles."""
 
     type: Any = 1
@@ -330,15 +330,9 @@ class TileServerTests(ServedTests):
         upstream: Upstream = self.configured(lines, **options)
         return upstream
 
-    async def test_unknown_token(self: Any) -> None:
-        """A tile server is not asked what it has."""
-        self.assertIn("configuration", await self.upstream().describe("kat"))
 
-    async def test_nobody_there(self: Any) -> None:
-        """Nor whether it is there."""
-
-    async def test_faults_of_descriptions(self: Any) -> None:
-        """There are none."""
+class MissingTileTests(TileServerTests):
+    """Those that say of a tile that it is not there."""
 
     async def test_missing(self: Any) -> None:
         """A tile that is not there is black, or a fault where the operator says so; any other failure is one."""
@@ -357,18 +351,18 @@ class TileServerTests(ServedTests):
             await a_turn()
 
 
-class FileBasedTests(TileServerTests, UpstreamCase):
+class FileBasedTests(MissingTileTests, UpstreamCase):
     """Type 1, PNG, 512 x 512."""
 
 
-class QueryTests(TileServerTests, UpstreamCase):
+class QueryTests(MissingTileTests, UpstreamCase):
     """Type 2, tiles of 300 x 200."""
 
     type = 2
     tile = (300, 200)
 
 
-class ZoomDirectoriesTests(TileServerTests, UpstreamCase):
+class ZoomDirectoriesTests(MissingTileTests, UpstreamCase):
     """Type 4, JPEG, 1024 x 1024."""
 
     type = 4
@@ -377,20 +371,20 @@ class ZoomDirectoriesTests(TileServerTests, UpstreamCase):
     lossy = True
 
 
-class DirectoriesTests(TileServerTests, UpstreamCase):
+class DirectoriesTests(MissingTileTests, UpstreamCase):
     """Type 5, 2048 x 512."""
 
     type = 5
     tile = (2048, 512)
 
 
-class RenderTests(TileServerTests, UpstreamCase):
+class RenderTests(MissingTileTests, UpstreamCase):
     """Type 7."""
 
     type = 7
 
 
-class FlixServerTests(TileServerTests, UpstreamCase):
+class FlixServerTests(MissingTileTests, UpstreamCase):
     """Type 9, JPEG."""
 
     type = 9
@@ -412,9 +406,6 @@ class ImageTileTests(TileServerTests, UpstreamCase):
 
         return doubles.Speaking(speaker=speak)
 
-    async def test_missing(self) -> None:
-        """DVID draws black tiles itself."""
-
 
 # -- by TensorStore
 
@@ -422,7 +413,6 @@ class ImageTileTests(TileServerTests, UpstreamCase):
 class TensorStoreTests(BucketTests):
     """What TensorStore reads: its own retries, and its own words for failures."""
 
-    politely = False
     kind = "volume"
     faults = {  # noqa: RUF012
         **ServedTests.faults,

@@ -6,8 +6,8 @@ while it is read; no redirect to another host.
 
 What Twisted leaves open, and why this is not just ``treq.get``: ``Agent``'s and treq's timeouts end at the headers;
 ``maxPersistentPerHost`` limits only the connections that are kept idle; treq's ``content()`` reads without bound. treq
-also inflates gzip on the event loop, and what it does about addresses and cookies took a third of the time of a cuboid
-of small chunks (`benchmarks.upstreams`). So it is ``Agent``; bodies stay as they were sent, and whoever reads one
+also inflates gzip on the event loop, and what it does about addresses and cookies was a third of the time of a cuboid
+of 64 chunks, under a profiler. So it is ``Agent``; bodies stay as they were sent, and whoever reads one
 undoes its encoding (`ocpproxy.upstream.codecs.stored`) in a thread.
 """
 
