@@ -3,33 +3,21 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 
 setup(
     name="ocpproxy",
-    version=re.search(r'__version__ = "(.+)"', (here / "ocpproxy/__init__.py").read_text(encoding="utf-8"))[1],
+    version=re.search(r'__version__ = "(.+)"', (here / "ocpproxy/_version.py").read_text(encoding="utf-8"))[1],
     description=__doc__,
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    # Flat layout: find_packages() cannot see twisted.plugins, which has no __init__.py and must not have one.
-    packages=[
-        "ocpproxy",
-        "ocpproxy.address",
-        "ocpproxy.config",
-        "ocpproxy.imagery",
-        "ocpproxy.schema",
-        "ocpproxy.store",
-        "ocpproxy.upstream",
-        "ocpproxy.upstream.codecs",
-        "ocpproxy.upstream.documents",
-        "ocpproxy.web",
-        "twisted.plugins",
-    ],
-    package_data={"ocpproxy": ["py.typed", "schema/*/*.sql"]},
+    # twisted.plugins has no __init__.py, and must not have one, so it is named here.
+    packages=[*find_packages(include=["ocpproxy", "ocpproxy.*"]), "twisted.plugins"],
+    package_data={"ocpproxy": ["py.typed", "index/schema/*/*.sql"]},
     install_requires=[
         "Twisted[tls]>=24.10",
         "PyMySQL>=1.1",
@@ -55,7 +43,7 @@ setup(
             "towncrier>=23.11",
         ],
     },
-    entry_points={"console_scripts": ["ocpproxy = ocpproxy.cli:main"]},
+    entry_points={"console_scripts": ["ocpproxy = ocpproxy.cli.main:main"]},
     zip_safe=False,
     classifiers=[
         "Framework :: Twisted",

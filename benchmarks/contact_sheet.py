@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from benchmarks.rendering import rendered, volumes
-from ocpproxy.address import Tone
-from ocpproxy.geometry import Channel, Dataset, Level, Plane
 from ocpproxy.imagery import png, retouch
-from ocpproxy.stack import PLAIN, Manner, Shown, Stack
+from ocpproxy.model.address import Tone
+from ocpproxy.model.dataset import Channel, Dataset, Level, Plane
+from ocpproxy.model.stack import PLAIN, Manner, Shown, Stack
 
 SIDE, COLUMNS = 176, 5
 

@@ -20,8 +20,8 @@ from io import BytesIO
 import blosc
 import numpy as np
 
-from ocpproxy.geometry import Box
 from ocpproxy.imagery import png
+from ocpproxy.model.dataset import Box
 from ocpproxy.upstream.demo import tissue
 
 SIZE = (20480, 20480, 4096)

@@ -16,9 +16,9 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from ocpproxy.geometry import Box
 from ocpproxy.imagery import png
 from ocpproxy.imagery.png import Pixels
+from ocpproxy.model.dataset import Box
 from ocpproxy.upstream.demo import tissue
 
 

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ocpproxy.address import ChannelName, Colouring, ImageBase
-from ocpproxy.geometry import Box, Channel, Dataset, Level, Plane
-from ocpproxy.imagery import draw
-from ocpproxy.stack import Look, Stack
+from ocpproxy.imagery.drawing import draw
+from ocpproxy.model.address import ChannelName, Colouring, ImageBase
+from ocpproxy.model.dataset import Box, Channel, Dataset, Level, Plane
+from ocpproxy.model.stack import Look, Stack
 from ocpproxy.upstream.demo import tissue
 
 Array = np.ndarray[Any, Any]

@@ -22,8 +22,8 @@ import pymysql
 from benchmarks.misses import Client, at_rest
 from benchmarks.stage import Stage, get, metric, quantile, resident, stage, told
 from ocpproxy.imagery import png
-from ocpproxy.stack import Tile
-from ocpproxy.store import account, keys
+from ocpproxy.model.stack import Tile
+from ocpproxy.store import keys, rows
 from ocpproxy.store.files import Files
 from tests.databases import as_option, mysql_database, mysql_server
 
@@ -55,12 +55,12 @@ class Looker(Thread):
         return quantile([took for when, took in self.took if since <= when < until], 0.99) * 1000
 
 
-def rows(stack: str, datasetid: int, count: int) -> Iterator[tuple[Any, ...]]:
+def some_rows(stack: str, datasetid: int, count: int) -> Iterator[tuple[Any, ...]]:
     """The rows of so many tiles, the later ones used later."""
     size, began = len(png.blank(clear=False)), time.time() - count
     for n in range(count):
         tile = Tile(stack, 0, 0, n % DEPTH, n // DEPTH // 40, n // DEPTH % 40)
-        yield *keys.pack(tile, datasetid), keys.path(tile), account.stamp(began + n), size
+        yield *keys.pack(tile, datasetid), keys.path(tile), rows.stamp(began + n), size
 
 
 def make_files(place: Path, stack: str, count: int) -> None:
@@ -88,7 +88,7 @@ def fill_index(connection: Any, mark: str, stack: str, count: int) -> None:
     cursor.execute("DELETE FROM contents")
     sql = "INSERT INTO contents (highkey, lowkey, filename, reftime, bytes) VALUES "
     some: list[tuple[Any, ...]] = []
-    for row in rows(stack, datasetid, count):
+    for row in some_rows(stack, datasetid, count):
         some.append(row)
         if len(some) == 5000:
             cursor.executemany(sql + f"({', '.join([mark] * 5)})", some)

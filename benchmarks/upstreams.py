@@ -55,12 +55,12 @@ async def cuboids(reactor: Any, url: str) -> dict[str, list[float]]:
     """Seconds that each cuboid took."""
     import tensorstore as ts
 
+    from ocpproxy.concurrency.threads import Pool
     from ocpproxy.config import parse
-    from ocpproxy.geometry import Box, Cutout
-    from ocpproxy.pool import Pool
-    from ocpproxy.sources import Doors, make_upstream
+    from ocpproxy.model.dataset import Box, Cutout
     from ocpproxy.upstream.http import Http
-    from ocpproxy.upstream.reader import Readers
+    from ocpproxy.upstream.registry import Doors, make_upstream
+    from ocpproxy.upstream.tensorstore.reader import Readers
 
     pool = Pool(reactor, 2, "decode")
     pool.startService()

@@ -13,13 +13,12 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 
-from ocpproxy.address import ImageBase
+from ocpproxy.concurrency.threads import Pool
 from ocpproxy.config import UpstreamSettings, parse
-from ocpproxy.geometry import Box, Cutout, Dataset
-from ocpproxy.pool import Pool
-from ocpproxy.sources import Doors, make_upstream
-from ocpproxy.stack import Stack
-from ocpproxy.upstream import (
+from ocpproxy.model.address import ImageBase
+from ocpproxy.model.dataset import Box, Cutout, Dataset
+from ocpproxy.model.stack import Stack
+from ocpproxy.upstream.base import (
     UnknownToken,
     Upstream,
     UpstreamBroken,
@@ -30,7 +29,8 @@ from ocpproxy.upstream import (
     UpstreamSlow,
 )
 from ocpproxy.upstream.http import Http
-from ocpproxy.upstream.reader import Readers
+from ocpproxy.upstream.registry import Doors, make_upstream
+from ocpproxy.upstream.tensorstore.reader import Readers
 from tests import doubles
 from tests.volumes import Volume, cuboids, em, level
 

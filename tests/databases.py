@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SkipTest, TestCase
 
 from ocpproxy.config import IndexUrl
-from ocpproxy.database import Database, open_database
+from ocpproxy.index.database import Database, open_database
 
 
 @cache

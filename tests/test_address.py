@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from ocpproxy import address
-from ocpproxy.address import BadAddress, ChannelName, Colouring, ImageBase, OverviewAddress, TileAddress, Tone
-from ocpproxy.geometry import Plane
+from ocpproxy.model import address
+from ocpproxy.model.address import BadAddress, ChannelName, Colouring, ImageBase, OverviewAddress, TileAddress, Tone
+from ocpproxy.model.dataset import Plane
 from tests.volumes import shared
 
 names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", fullmatch=True) | st.sampled_from(

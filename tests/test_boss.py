@@ -10,12 +10,12 @@ from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
 from ocpproxy import config
-from ocpproxy.geometry import Box, Cutout
-from ocpproxy.upstream import Upstream, UpstreamBusy, UpstreamRefused
+from ocpproxy.model.dataset import Box, Cutout
+from ocpproxy.upstream.base import Upstream, UpstreamBusy, UpstreamRefused
 from ocpproxy.upstream.boss import Boss
-from ocpproxy.upstream.places import Site
+from ocpproxy.upstream.locations import Site
 from ocpproxy.upstream.precomputed import Precomputed
-from ocpproxy.upstream.volume import Shards
+from ocpproxy.upstream.tensorstore.volumes import Shards
 from tests import doubles, formats
 from tests.bossserver import BossServer, Served
 from tests.conformance import UpstreamCase, nothing

@@ -11,8 +11,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.task import deferLater
 
-from ocpproxy.geometry import Box, Cutout
-from ocpproxy.upstream import UpstreamBroken, UpstreamRefused
+from ocpproxy.model.dataset import Box, Cutout
+from ocpproxy.upstream.base import UpstreamBroken, UpstreamRefused
 from ocpproxy.upstream.chunks import Chunks, Grid
 from tests import doubles, formats
 from tests.conformance import UpstreamCase, a_turn, nothing

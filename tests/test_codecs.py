@@ -20,10 +20,11 @@ from PIL import Image
 from twisted.trial.unittest import SynchronousTestCase
 
 from ocpproxy.imagery import pictures, png
-from ocpproxy.upstream import UpstreamBroken, documents, precomputed
+from ocpproxy.upstream import precomputed
+from ocpproxy.upstream.base import UpstreamBroken
 from ocpproxy.upstream.chunks import Grid
-from ocpproxy.upstream.codecs import containers, images, segmented, stored
-from ocpproxy.upstream.documents import multiscale, pyramids
+from ocpproxy.upstream.codecs import blosc_container, content_encoding, images, segmentation
+from ocpproxy.upstream.documents import checks, multiscale, pyramids
 from tests import formats
 from tests.volumes import em
 
@@ -43,31 +44,31 @@ class StoredTests(SynchronousTestCase):
         body = data
         for name in encoding.split(", "):
             body = {"gzip": gzip.compress, "br": brotli.compress, "deflate": zlib.compress}.get(name, bytes)(body)
-        self.assertEqual(stored.restored(body, encoding, len(data)), data)
+        self.assertEqual(content_encoding.restored(body, encoding, len(data)), data)
         if data:
-            self.assertRaises(UpstreamBroken, stored.restored, body, encoding, len(data) - 1)
+            self.assertRaises(UpstreamBroken, content_encoding.restored, body, encoding, len(data) - 1)
 
     def test_bombs(self) -> None:
         """A gigabyte in a few bytes costs no more than the bound."""
         for encoding, shrink in (("gzip", gzip.compress), ("br", brotli.compress)):
             bomb = shrink(bytes(64 * 2**20))
             self.assertLess(len(bomb), 100_000)
-            self.assertRaises(UpstreamBroken, stored.restored, bomb, encoding, 1000)
+            self.assertRaises(UpstreamBroken, content_encoding.restored, bomb, encoding, 1000)
 
     def test_damaged(self) -> None:
         """What is cut short, has something behind it, or is something else, is broken."""
         data = em()[0].tobytes()
         for encoding, body in (("gzip", gzip.compress(data)), ("br", brotli.compress(data, quality=1))):
             for hostile in (b"", body[:-1], body[: len(body) // 2], b"<html>", body[:50] + b"\xff" * 50 + body[100:]):
-                self.assertRaises(UpstreamBroken, stored.restored, hostile, encoding, len(data))
+                self.assertRaises(UpstreamBroken, content_encoding.restored, hostile, encoding, len(data))
         for encoding in ("zstd", "gzip, gzip, gzip", "x" * 1000, "gzip\x00"):
-            self.assertRaises(UpstreamBroken, stored.restored, b"", encoding, 100)
+            self.assertRaises(UpstreamBroken, content_encoding.restored, b"", encoding, 100)
 
     @given(st.binary(max_size=300), st.sampled_from(["gzip", "br", "deflate"]))
     def test_noise(self, data: bytes, encoding: str) -> None:
         """Anything is bytes within the bound, or broken."""
         with contextlib.suppress(UpstreamBroken):
-            self.assertLessEqual(len(stored.restored(data, encoding, 50)), 50)
+            self.assertLessEqual(len(content_encoding.restored(data, encoding, 50)), 50)
 
 
 class SegmentedTests(SynchronousTestCase):
@@ -86,7 +87,7 @@ class SegmentedTests(SynchronousTestCase):
         for dtype in ("uint32", "uint64"):
             for block in ((8, 8, 8), (4, 8, 2)):
                 volume = self.volume(dtype)
-                found = segmented.decode(self.body(volume, block), dtype, volume.shape, block)
+                found = segmentation.decode(self.body(volume, block), dtype, volume.shape, block)
                 np.testing.assert_array_equal(found, volume)
                 self.assertEqual(found.dtype, np.dtype(dtype))
 
@@ -103,7 +104,7 @@ class SegmentedTests(SynchronousTestCase):
             if random.random() < 0.3:
                 body = body[: random.randrange(len(body)) // 4 * 4]
             try:
-                found = segmented.decode(bytes(body), "uint64", volume.shape, (8, 8, 8))
+                found = segmentation.decode(bytes(body), "uint64", volume.shape, (8, 8, 8))
                 self.assertEqual(found.shape, volume.shape)
             except UpstreamBroken:
                 refused += 1
@@ -113,7 +114,7 @@ class SegmentedTests(SynchronousTestCase):
     def test_noise(self, body: bytes) -> None:
         """Noise is refused, or read."""
         with contextlib.suppress(UpstreamBroken):
-            segmented.decode(body, "uint32", (8, 8, 8), (8, 8, 8))
+            segmentation.decode(body, "uint32", (8, 8, 8), (8, 8, 8))
 
 
 class ImagesTests(SynchronousTestCase):
@@ -190,11 +191,11 @@ class ContainersTests(SynchronousTestCase):
 
         data = em()[0].tobytes()
         body = blosc.compress(data, typesize=8)
-        self.assertEqual(containers.opened(body, len(data), len(data)), data)
-        self.assertLessEqual(len(body), containers.longest(len(data)))
+        self.assertEqual(blosc_container.opened(body, len(data), len(data)), data)
+        self.assertLessEqual(len(body), blosc_container.longest(len(data)))
         for hostile in (b"", body[:-1], body + b"x", body[:16], b"<html>" * 10):
-            self.assertRaises(UpstreamBroken, containers.opened, hostile, len(data), len(data))
-        self.assertRaises(UpstreamBroken, containers.opened, body, len(data) + 1, len(data) + 1)
+            self.assertRaises(UpstreamBroken, blosc_container.opened, hostile, len(data), len(data))
+        self.assertRaises(UpstreamBroken, blosc_container.opened, body, len(data) + 1, len(data) + 1)
 
 
 class PrecomputedInfoTests(SynchronousTestCase):
@@ -214,7 +215,7 @@ class PrecomputedInfoTests(SynchronousTestCase):
 
     def read(self, info: Any) -> Any:
         """The dataset."""
-        with documents.reading("info"):
+        with checks.reading("info"):
             return pyramids.assembled("t", {None: precomputed.parsed(None, json.dumps(info), "here")})
 
     def test_scales(self) -> None:
@@ -225,7 +226,7 @@ class PrecomputedInfoTests(SynchronousTestCase):
         dataset = self.read(swapped)
         self.assertEqual(dataset.levels[1].offset, (3, -5, 7))
         self.assertEqual(float(dataset.levels[1].voxel[0]), 16.5)
-        with documents.reading("info"):
+        with checks.reading("info"):
             one = precomputed.parsed("a", json.dumps(self.info()), "here")
             coarse = precomputed.parsed("b", json.dumps(self.info() | {"scales": self.info()["scales"][1:]}), "here")
             both = pyramids.assembled("t", {"a": one, "b": coarse})
@@ -338,7 +339,7 @@ class MultiscaleTests(SynchronousTestCase):
             multi = {"axes": ["z", "y", "x"], "datasets": [{"path": "0"}]} | changes
             return {".zattrs": json.dumps({"multiscales": [multi]}), "0/.zarray": array}
 
-        with documents.reading("fine"):
+        with checks.reading("fine"):
             multiscale.parsed(None, ome(), "here")
         for found in (
             {},
@@ -365,7 +366,7 @@ class MultiscaleTests(SynchronousTestCase):
             ome() | {"0/.zarray": array.replace("20", "0")},
             ome() | {"0/.zarray": array.replace("[16, 64, 64]", "[16]")},
         ):
-            with self.assertRaises(UpstreamBroken), documents.reading("hostile"):
+            with self.assertRaises(UpstreamBroken), checks.reading("hostile"):
                 multiscale.parsed(None, found, "here")
 
     @given(JSON, st.sampled_from(["axes", "datasets", "coordinateTransformations"]), st.booleans())
@@ -380,7 +381,7 @@ class MultiscaleTests(SynchronousTestCase):
             }
         else:
             found = {".zattrs": json.dumps({"multiscales": [multi]}), "0/.zarray": json.dumps(array | {key: value})}
-        with contextlib.suppress(UpstreamBroken), documents.reading("noise"):
+        with contextlib.suppress(UpstreamBroken), checks.reading("noise"):
             self.assertTrue(multiscale.parsed(None, found, "here").scales)
 
 
@@ -395,7 +396,7 @@ class GridTests(SynchronousTestCase):
         end = tuple(o + data.draw(st.integers(1, 30)) for o in offset)
         chunk = tuple(data.draw(st.integers(1, 9)) for _ in range(3))
         grid = Grid(offset, end, chunk)
-        from ocpproxy.geometry import Box
+        from ocpproxy.model.dataset import Box
 
         spans = [sorted((data.draw(whole), data.draw(whole) + 21)) for _ in range(3)]
         box = Box(*spans[0], *spans[1], *spans[2])

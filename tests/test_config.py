@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy import cli, config, service
+from ocpproxy import config
+from ocpproxy.cli.main import main
 from ocpproxy.config import DATASET_OPTIONS, OPTIONS, BadConfiguration, Settings
-from ocpproxy.stack import Look
+from ocpproxy.daemon import tap
+from ocpproxy.model.stack import Look
 
 HERE = Path("/etc/ocpproxy")
 EXAMPLE = Path(__file__).parent.parent / "etc" / "ocp.ini"
@@ -183,11 +185,11 @@ class CommandTests(SynchronousTestCase):
         from twisted.python.usage import UsageError
 
         good = self.write("[cache]\nsize = 5 GiB\n")
-        self.assertEqual(cli.main(["check-config", "--config", good]), 0)
+        self.assertEqual(main.main(["check-config", "--config", good]), 0)
         for text in ("[cache]\nsize = x\n", "[server]\nlisten = ssl:443:privateKey=/nonexistent\n", "\0"):
             bad = self.write(text)
-            self.assertEqual(cli.main(["check-config", "--config", bad]), 1)
-            options = service.Options()
+            self.assertEqual(main.main(["check-config", "--config", bad]), 1)
+            options = tap.Options()
             error = self.assertRaises(UsageError, options.parseOptions, ["--config", bad])
             self.assertIn("expected", str(error))
-        self.assertEqual(cli.main(["check-config", "--config", "/nonexistent/ocp.ini"]), 1)
+        self.assertEqual(main.main(["check-config", "--config", "/nonexistent/ocp.ini"]), 1)

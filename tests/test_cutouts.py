@@ -9,10 +9,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy.cutouts import Cutouts
-from ocpproxy.geometry import Box, Channel, Cutout, Dataset, Level
-from ocpproxy.imagery import Voxels
-from ocpproxy.upstream import UpstreamBroken
+from ocpproxy.cache.shared_cutouts import Cutouts
+from ocpproxy.model.dataset import Box, Channel, Cutout, Dataset, Level
+from ocpproxy.model.voxels import Voxels
+from ocpproxy.upstream.base import UpstreamBroken
 
 LEVEL = Level((100, 100, 100), (0, 0, 0), (16, 16, 16))
 IMAGE, OTHER = Channel("image", "image", "uint8"), Channel("other", "image", "uint8")

@@ -13,10 +13,10 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from ocpproxy import schema
 from ocpproxy.config import IndexUrl
-from ocpproxy.database import Abandoned, Database, DatabaseAway, open_database
-from ocpproxy.dialect import Transaction
+from ocpproxy.index.database import Abandoned, Database, DatabaseAway, open_database
+from ocpproxy.index.dialect import Transaction
+from ocpproxy.index.schema import upgrade
 from tests.databases import OnMariaDB, OnSQLite, started
 
 HISTORICAL = """
@@ -183,7 +183,7 @@ class SQLiteTests(OnSQLite, DatabaseTests, TestCase):
 
         old, fresh = self.index_url(), self.index_url()
         connection = sqlite3.connect(old.path)
-        for statement in schema.statements("sqlite", 0):
+        for statement in upgrade.statements("sqlite", 0):
             connection.execute(statement)
         connection.execute("INSERT INTO metadata (numtiles) VALUES (7)")
         connection.commit()
@@ -239,7 +239,7 @@ class MariaDBTests(OnMariaDB, DatabaseTests, TestCase):
         """An upgrade that was cut short in the middle is finished by the next start."""
         url, fresh = self.index_url(), self.index_url()
         cursor = self.connection(url).cursor()
-        for statement in [*schema.statements("mysql", 0), *schema.statements("mysql", 1)[:5]]:
+        for statement in [*upgrade.statements("mysql", 0), *upgrade.statements("mysql", 1)[:5]]:
             cursor.execute(statement)
         await started(self, url)
         await started(self, fresh)

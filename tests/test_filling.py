@@ -14,13 +14,13 @@ from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from ocpproxy.address import ImageBase
-from ocpproxy.filling import Filling, Pictures
-from ocpproxy.geometry import Channel, Dataset, Level, Plane
-from ocpproxy.hits import Answer
-from ocpproxy.onefetch import Flight, OneFetch
-from ocpproxy.pool import Lane, Pool
-from ocpproxy.stack import Cuboid, Stack, Tile
+from ocpproxy.cache.lookup import Answer
+from ocpproxy.cache.rendering import Filling, Pictures
+from ocpproxy.concurrency.single_flight import Flight, OneFetch
+from ocpproxy.concurrency.threads import Lane, Pool
+from ocpproxy.model.address import ImageBase
+from ocpproxy.model.dataset import Channel, Dataset, Level, Plane
+from ocpproxy.model.stack import Cuboid, Stack, Tile
 
 LEVEL = Level((512, 512, 16), (0, 0, 0), (512, 512, 16))
 STACK = Stack.of(Dataset("t", {0: LEVEL}, (Channel("image", "image", "uint8"),), "image"), ImageBase("t", Plane.XY, ()))

@@ -27,11 +27,12 @@ from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from ocpproxy import config, gateway
+from ocpproxy import config
+from ocpproxy.daemon import gateway
+from ocpproxy.daemon.services import Listening
 from ocpproxy.metrics import Metrics
-from ocpproxy.running import Listening
 from ocpproxy.web.channel import PromptChannel
-from ocpproxy.web.hot import HotChannel
+from ocpproxy.web.hot_path import HotChannel
 from tests import doubles, ocpserver
 from tests.daemons import DaemonCase
 from tests.test_daemon import pause
@@ -478,7 +479,7 @@ class BlockTests(SynchronousTestCase):
 
     def test_bounds(self) -> None:
         """More than a hundred lines, or folded ones, go the ordinary way."""
-        from ocpproxy.web.hot import _read
+        from ocpproxy.web.hot_path import _read
 
         self.assertIsNotNone(_read(b"A: b\r\n" * 100 + b"\r\n"))
         self.assertIsNone(_read(b"A: b\r\n" * 101 + b"\r\n"))
@@ -486,7 +487,7 @@ class BlockTests(SynchronousTestCase):
 
     def test_linear(self) -> None:
         """No block of the longest size takes long to be read, whatever it is made of."""
-        from ocpproxy.web.hot import _read
+        from ocpproxy.web.hot_path import _read
 
         for part in (b" ", b"a ", b"\t ", b"a"):
             block = b"a: \r\n" * 22 + b"A: " + part * (7000 // len(part)) + b"\x00\r\n\r\n"

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy.address import ChannelName, Colouring, ImageBase, Tone
-from ocpproxy.geometry import Channel, Dataset, Level, NotShown, Plane
-from ocpproxy.imagery import draw, palette, png, retouch
-from ocpproxy.stack import Look, Stack
+from ocpproxy.imagery import palette, png, retouch
+from ocpproxy.imagery.drawing import draw
+from ocpproxy.model.address import ChannelName, Colouring, ImageBase, Tone
+from ocpproxy.model.dataset import Channel, Dataset, Level, NotShown, Plane
+from ocpproxy.model.stack import Look, Stack
 from tests import oracle
 from tests.volumes import em, expected_tile
 

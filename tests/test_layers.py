@@ -1,8 +1,9 @@
-"""The layout shows the design: which room may import which is read off the imports."""
+"""The layout shows the design: which package may import which is read off the imports."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 from twisted.application.service import IServiceMaker
@@ -11,52 +12,40 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import ocpproxy
 
-RINGS = (
-    ("address", "geometry", "stack", "imagery", "config", "metrics"),
-    ("upstream", "store", "leases", "descriptions", "database", "dialect", "schema", "onefetch", "pool"),
-    ("cache", "filling", "hits", "memory", "cutouts", "catalogue", "retouching", "reclaim"),
-    ("web",),
-    ("service", "cli", "gateway", "sources", "running", "workers"),
+PACKAGES = (
+    "model",
+    "imagery",
+    "config",
+    "concurrency",
+    "metrics",
+    "index",
+    "store",
+    "upstream",
+    "cache",
+    "web",
+    "daemon",
+    "cli",
 )
-"""From the words at the bottom to the wiring at the top."""
-WITHIN = {
-    ("address", "geometry"),
-    ("stack", "address"),
-    ("stack", "geometry"),
-    ("imagery", "address"),
-    ("imagery", "geometry"),
-    ("imagery", "stack"),
-    ("config", "stack"),
-    ("database", "schema"),
-    ("database", "dialect"),
-    *((room, "dialect") for room in ("store", "leases", "descriptions")),
-    *((room, "database") for room in ("store", "leases", "descriptions")),
-    *((room, "pool") for room in ("store", "upstream")),
-    ("upstream", "onefetch"),
-    ("cache", "hits"),
-    ("cache", "filling"),
-    ("filling", "hits"),
-    ("hits", "memory"),
-    ("hits", "catalogue"),
-    ("cache", "catalogue"),
-    ("cache", "cutouts"),
-    ("retouching", "cache"),
-    ("retouching", "hits"),
-    ("retouching", "catalogue"),
-    ("gateway", "running"),
-    ("gateway", "sources"),
-    ("workers", "running"),
-    ("workers", "gateway"),
-    *(("service", room) for room in ("running", "gateway", "sources", "workers")),
-    *(("cli", room) for room in ("running", "gateway", "service")),
-}
-"""The arrows inside a ring."""
+"""From the bottom to the top: a package imports from those before it in this list, and from no other."""
+EXCEPTIONS: dict[tuple[str, str], str] = {}
+"""(importing module, imported module): why. At most ten."""
 PACKAGE = Path(ocpproxy.__file__).parent
 
 
-def room(path: Path) -> str:
-    """The room that a module is in."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def modules() -> list[Path]:
+    """Every module of the package."""
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def dotted(path: Path) -> str:
+    """The name of a module."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def layer(name: str) -> str:
+    """The package that a module is in; empty for the top level."""
+    return (*name.split("."), "")[1]
 
 
 def imports(path: Path) -> set[str]:
@@ -72,46 +61,58 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def arrows() -> Iterator[tuple[str, str]]:
+    """(importing module, imported module) within ocpproxy."""
+    known = {dotted(path) for path in modules()}
+    for path in modules():
+        for name in imports(path) & known:
+            if name != dotted(path):
+                yield dotted(path), name
+
+
 class LayerTests(SynchronousTestCase):
     """Imports point downwards."""
 
-    def modules(self) -> list[Path]:
-        """Every module but the package's own."""
-        found = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
-        self.assertGreater(len(found), 20)
-        return found
+    def test_packages(self) -> None:
+        """Each package imports from those below it only."""
+        self.assertEqual({layer(dotted(path)) for path in modules()} - set(PACKAGES), {"", "_version"})
+        upward = {
+            (here, there)
+            for here, there in arrows()
+            if layer(here) in PACKAGES
+            and layer(there) in PACKAGES
+            and PACKAGES.index(layer(there)) > PACKAGES.index(layer(here))
+        }
+        self.assertEqual(upward, set(EXCEPTIONS))
+        self.assertLessEqual(len(EXCEPTIONS), 10)
 
-    def test_no_upward_arrow(self) -> None:
-        """A room imports rooms of lower rings, and of its own only where it is written down."""
-        ring = {name: n for n, names in enumerate(RINGS) for name in names}
-        for path in self.modules():
-            here = room(path)
-            self.assertIn(here, ring, f"{path} is in no room")
-            for name in imports(path):
-                parts = name.split(".")
-                if parts[0] != "ocpproxy" or len(parts) < 2 or parts[1] not in ring:
-                    continue
-                there = parts[1]
-                allowed = here == there or ring[there] < ring[here] or (here, there) in WITHIN
-                self.assertTrue(allowed, f"{path.name} ({here}) imports {name} ({there})")
-
-    def test_words_know_no_twisted(self) -> None:
-        """The pure rooms import nothing that does I/O or tells the time."""
-        for path in self.modules():
-            if room(path) in RINGS[0]:
+    def test_model_is_pure(self) -> None:
+        """Model and imagery import nothing that does I/O or tells the time."""
+        for path in modules():
+            if layer(dotted(path)) in ("model", "imagery"):
                 first = {name.split(".")[0] for name in imports(path)}
                 self.assertEqual(first & {"twisted", "treq", "pymysql", "sqlite3", "socket", "time"}, set(), path)
 
-    def test_reactor_only_in_the_wiring(self) -> None:
-        """The real reactor is imported in the wiring only."""
-        for path in self.modules():
-            if room(path) not in RINGS[-1]:
+    def test_reactor(self) -> None:
+        """The real reactor is imported in the daemon's package and in the command's."""
+        for path in modules():
+            if layer(dotted(path)) not in ("daemon", "cli"):
                 self.assertNotIn("twisted.internet.reactor", imports(path), path)
 
-    def test_modules_are_rooms_not_halls(self) -> None:
+    def test_files_are_short(self) -> None:
         """No module is over 400 lines."""
-        for path in self.modules():
+        for path in modules():
             self.assertLessEqual(len(path.read_text().splitlines()), 400, path)
+
+    def test_init_files_have_no_code(self) -> None:
+        """An ``__init__.py`` has a docstring, imports and ``__all__``."""
+        for path in modules():
+            if path.name == "__init__.py":
+                docstring, *rest = ast.parse(path.read_text()).body
+                self.assertIsInstance(docstring, ast.Expr, path)
+                for node in rest:
+                    exports = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+                    self.assertTrue(isinstance(node, ast.ImportFrom) or exports, f"{path}: {ast.unparse(node)}")
 
 
 class PluginTests(SynchronousTestCase):
@@ -120,4 +121,4 @@ class PluginTests(SynchronousTestCase):
     def test_found(self) -> None:
         """Some IServiceMaker plugin has the tapname ocpproxy, and its module is not imported to tell so."""
         found = [plugin for plugin in getPlugins(IServiceMaker) if plugin.tapname == "ocpproxy"]
-        self.assertEqual([plugin.module for plugin in found], ["ocpproxy.service"])
+        self.assertEqual([plugin.module for plugin in found], ["ocpproxy.daemon.tap"])

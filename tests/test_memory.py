@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy.memory import Memory
+from ocpproxy.cache.memory import Memory
 
 
 class MemoryTests(SynchronousTestCase):

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from ocpproxy.address import ImageBase
-from ocpproxy.geometry import Dataset, NotShown, Plane
-from ocpproxy.stack import Stack
-from ocpproxy.upstream import UpstreamBroken
+from ocpproxy.model.address import ImageBase
+from ocpproxy.model.dataset import Dataset, NotShown, Plane
+from ocpproxy.model.stack import Stack
+from ocpproxy.upstream.base import UpstreamBroken
 from ocpproxy.upstream.codecs import npz
-from ocpproxy.upstream.documents import ocpinfo
+from ocpproxy.upstream.documents import ocp_info
 from tests import ocpserver
 from tests.volumes import em, shared
 
@@ -124,7 +124,7 @@ class InfoTests(SynchronousTestCase):
         for letter, generation in (("A", 1), ("B", 2), ("C", 3)):
             path = shared("fixtures", f"info_{letter}.json")
             assert path is not None
-            dataset = ocpinfo.read("kasthuri11", path.read_text())
+            dataset = ocp_info.read("kasthuri11", path.read_text())
             self.assertEqual(dataset.theirs, generation)
             self.assertEqual(dataset.levels[1].size, (10752, 13312, 1850))
             self.assertEqual(dataset.levels[1].offset, (0, 0, 1))
@@ -141,7 +141,7 @@ class InfoTests(SynchronousTestCase):
             document = ocpserver.Service(em(), 1).info()
             document["project"]["projecttype"] = number
             document["channels"] = {"DAPI-1": 1, "Synapsin": 2, "no good name": 3}
-            dataset = ocpinfo.read("kat", json.dumps(document))
+            dataset = ocp_info.read("kat", json.dumps(document))
             if number in (3, 4):
                 self.assertEqual([(c.name, c.number) for c in dataset.channels], [("DAPI-1", 1), ("Synapsin", 2)])
                 self.assertRaises(NotShown, Stack.of, dataset, ImageBase("kat"))
@@ -169,10 +169,10 @@ class InfoTests(SynchronousTestCase):
         )
         for changes in hostile:
             with self.subTest(changes=changes):
-                self.assertRaises(UpstreamBroken, ocpinfo.read, "kat", self.document(**changes))
+                self.assertRaises(UpstreamBroken, ocp_info.read, "kat", self.document(**changes))
         for text in ('{"dataset": NaN}', "9" * 5000, "[" * 100000, '{"a": 1e999999999}'):
-            self.assertRaises(UpstreamBroken, ocpinfo.read, "kat", text)
-        self.assertIsInstance(ocpinfo.read("kat", self.document()), Dataset)
+            self.assertRaises(UpstreamBroken, ocp_info.read, "kat", text)
+        self.assertIsInstance(ocp_info.read("kat", self.document()), Dataset)
 
     @given(
         st.recursive(
@@ -189,7 +189,7 @@ class InfoTests(SynchronousTestCase):
     def test_noise(self, value: Any, key: str) -> None:
         """Any value in any place gives a dataset or a broken upstream."""
         try:
-            dataset = ocpinfo.read("kat", self.document(**{key: value}))
+            dataset = ocp_info.read("kat", self.document(**{key: value}))
         except UpstreamBroken:
             return
         self.assertTrue(dataset.levels)

@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy.onefetch import NOT_AGAIN_FOR, Flight, NotDelivered, OneFetch
+from ocpproxy.concurrency.single_flight import NOT_AGAIN_FOR, Flight, NotDelivered, OneFetch
 
 
 class Broken(Exception):

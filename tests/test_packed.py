@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from ocpproxy.upstream import UpstreamBroken
-from ocpproxy.upstream.codecs import packed, pickled
+from ocpproxy.upstream.base import UpstreamBroken
+from ocpproxy.upstream.codecs import blosc_array, pickled
 from ocpproxy.upstream.codecs.pickled import NoArray
 from tests.volumes import shared
 
@@ -151,7 +151,7 @@ class ContainerTests(SynchronousTestCase):
             body, twin = shared("fixtures", f"{name}.blosc"), shared("fixtures", f"{name}.npz.zlib")
             assert body is not None and twin is not None
             expected = zlib.decompress(twin.read_bytes())[-int(np.prod(shape)) :]
-            found = packed.decode(body.read_bytes(), "uint8", shape)
+            found = blosc_array.decode(body.read_bytes(), "uint8", shape)
             self.assertEqual((found.tobytes(), found.shape), (expected, shape[-3:]))
 
     def test_types(self) -> None:
@@ -161,8 +161,8 @@ class ContainerTests(SynchronousTestCase):
                 one = np.random.default_rng(3).integers(0, 256, (1, 3, 40, 50 * np.dtype(dtype).itemsize), np.uint8)
                 voxels = one.view(np.dtype(dtype).newbyteorder(order))
                 body = bytes(blosc.pack_array(voxels))
-                self.assertLessEqual(len(body), packed.longest(voxels.nbytes))
-                found = packed.decode(body, dtype, voxels.shape)
+                self.assertLessEqual(len(body), blosc_array.longest(voxels.nbytes))
+                found = blosc_array.decode(body, dtype, voxels.shape)
                 np.testing.assert_array_equal(found, voxels[0])
                 self.assertEqual((found.dtype, found.flags.writeable), (np.dtype(dtype), False))
 
@@ -170,7 +170,7 @@ class ContainerTests(SynchronousTestCase):
         """Lying headers, bombs, other types and shapes, and what is cut short, are refused."""
         voxels = np.arange(4096, dtype=np.uint16).reshape(1, 4, 32, 32)
         fine = bytes(blosc.pack_array(voxels))
-        packed.decode(fine, "uint16", voxels.shape)
+        blosc_array.decode(fine, "uint16", voxels.shape)
 
         def header(at: int, value: int, layout: str = "<I") -> bytes:
             changed = bytearray(fine)
@@ -195,7 +195,7 @@ class ContainerTests(SynchronousTestCase):
             bytes(blosc.pack_array(voxels.reshape(1, 4, 64, 16))),
         ):
             with self.subTest(body=body[:24]):
-                self.assertRaises(UpstreamBroken, packed.decode, body, "uint16", voxels.shape)
+                self.assertRaises(UpstreamBroken, blosc_array.decode, body, "uint16", voxels.shape)
 
     @settings(max_examples=300)
     @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=5))
@@ -206,7 +206,7 @@ class ContainerTests(SynchronousTestCase):
         for at, value in changes:
             body[at % len(body)] = value
         try:
-            found = packed.decode(bytes(body), "uint16", voxels.shape)
+            found = blosc_array.decode(bytes(body), "uint16", voxels.shape)
         except UpstreamBroken:
             return
         self.assertEqual((found.shape, found.dtype), (voxels.shape[1:], voxels.dtype))

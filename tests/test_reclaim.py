@@ -8,10 +8,10 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy.database import DatabaseAway
+from ocpproxy.cache.eviction import Limits, Reclaimer
+from ocpproxy.index.database import DatabaseAway
 from ocpproxy.metrics import Metrics
-from ocpproxy.reclaim import Limits, Reclaimer
-from ocpproxy.store import Usage
+from ocpproxy.store.rows import Usage
 
 MIB = 2**20
 

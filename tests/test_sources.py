@@ -10,8 +10,8 @@ import numpy as np
 from twisted.trial.unittest import SynchronousTestCase
 
 from ocpproxy import config
-from ocpproxy.sources import lacking
-from ocpproxy.upstream.places import public
+from ocpproxy.upstream.locations import public
+from ocpproxy.upstream.registry import lacking
 from tests import doubles, formats, oracle
 from tests.bossserver import BossServer, Served
 from tests.daemons import DaemonCase
@@ -108,8 +108,8 @@ class LeanTests(DaemonCase):
         path = self.place / "ocp.ini"
         path.write_text(text)
         program = (
-            "import sys; from ocpproxy import service; options = service.Options();"
-            "options.parseOptions(['--config', sys.argv[1]]); service.makeService(options);"
+            "import sys; from ocpproxy.daemon import tap; options = tap.Options();"
+            "options.parseOptions(['--config', sys.argv[1]]); tap.makeService(options);"
             "optional = {'tensorstore', 'brotli', 'blosc', 'compressed_segmentation', 'ml_dtypes', 'cloudvolume'};"
             "print(sorted(optional & set(sys.modules)))"
         )

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy.address import ChannelName, Colouring, ImageBase
-from ocpproxy.geometry import TILE, Box, Channel, Dataset, Level, NotShown, Plane, Z
-from ocpproxy.stack import MAX_CUTOUT, Cuboid, Look, Manner, Stack, Tile
+from ocpproxy.model.address import ChannelName, Colouring, ImageBase
+from ocpproxy.model.dataset import TILE, Box, Channel, Dataset, Level, NotShown, Plane, Z
+from ocpproxy.model.stack import MAX_CUTOUT, Cuboid, Look, Manner, Stack, Tile
 from tests.volumes import cuboids
 
 IMAGE = Channel("image", "image", "uint8")

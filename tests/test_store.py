@@ -18,19 +18,21 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
-from ocpproxy import leases
-from ocpproxy import store as store_module
+from ocpproxy.concurrency.threads import Pool
 from ocpproxy.config import IndexUrl
-from ocpproxy.database import Database, DatabaseAway
 from ocpproxy.imagery import png
-from ocpproxy.leases import Leases
+from ocpproxy.index import leases
+from ocpproxy.index.database import Database, DatabaseAway
+from ocpproxy.index.leases import Leases
 from ocpproxy.metrics import Metrics
-from ocpproxy.pool import Pool
-from ocpproxy.stack import Tile
-from ocpproxy.store import TileStore, Usage, account, keys
+from ocpproxy.model.stack import Tile
+from ocpproxy.store import keys, rows
+from ocpproxy.store import tile_store as store_module
 from ocpproxy.store.files import BrokenTile, Files
+from ocpproxy.store.fsck import Mender
 from ocpproxy.store.journal import Journal
-from ocpproxy.store.mend import Mender
+from ocpproxy.store.rows import Usage
+from ocpproxy.store.tile_store import TileStore
 from tests.databases import OnMariaDB, OnSQLite, started
 from tests.volumes import em
 
@@ -340,10 +342,10 @@ class Kept:
     async def agree(self) -> Usage:
         """Rows, totals and files are the same."""
         await self.store.settled()
-        rows = await self.database.read(lambda tx: tx.many("SELECT filename, bytes FROM contents"))
+        found = await self.database.read(lambda tx: tx.many("SELECT filename, bytes FROM contents"))
         files = list(self.store.files.walk())
-        self.case.assertEqual(sorted((str(name), int(size)) for name, size in rows), sorted(files))
-        usage = await self.database.read(account.usage)
+        self.case.assertEqual(sorted((str(name), int(size)) for name, size in found), sorted(files))
+        usage = await self.database.read(rows.usage)
         self.case.assertEqual(usage, Usage(len(files), sum(size for _, size in files)))
         self.case.assertEqual(self.store.usage, usage)
         return usage
@@ -413,11 +415,11 @@ class StoreTests:
         await kept.store.write([(tile(n), PICTURES[0]) for n in range(3)])
         await kept.store.settled()
         now = reactor.seconds()  # type: ignore[attr-defined]
-        await kept.database.run(account.note_uses, {tile(1): now + 50, tile(2): now + 60})
-        await kept.database.run(account.note_uses, {tile(1): now - 99, tile(77): now, tile(1, stack="x/xy/y/0"): now})
-        rows = await kept.database.read(lambda tx: tx.many("SELECT lowkey, reftime FROM contents ORDER BY reftime"))
-        self.assertEqual([int(low) >> 40 for low, _ in rows], [0, 1, 2])
-        self.assertIn(account.stamp(now + 50)[:25], str(rows[1][1]))
+        await kept.database.run(rows.note_uses, {tile(1): now + 50, tile(2): now + 60})
+        await kept.database.run(rows.note_uses, {tile(1): now - 99, tile(77): now, tile(1, stack="x/xy/y/0"): now})
+        found = await kept.database.read(lambda tx: tx.many("SELECT lowkey, reftime FROM contents ORDER BY reftime"))
+        self.assertEqual([int(low) >> 40 for low, _ in found], [0, 1, 2])
+        self.assertIn(rows.stamp(now + 50)[:25], str(found[1][1]))
 
     async def test_torn_tile(self: Any) -> None:
         """A torn file is never served: it is removed, with its row."""
@@ -454,7 +456,7 @@ class StoreTests:
         dead, kept = await self.kept("dead"), await self.kept("one")
         await dead.store.write([(tile(n), PICTURES[0]) for n in range(6)])
         await dead.store.settled()
-        await dead.database.run(account.forget_oldest, 4, Usage(), dead.store.journal.note)
+        await dead.database.run(rows.forget_oldest, 4, Usage(), dead.store.journal.note)
         dead.die()
         await kept.mender.recover()
         self.assertEqual(len(kept.mended), 4)
@@ -497,7 +499,7 @@ class StoreTests:
                     77 << 16,
                     low,
                     name,
-                    account.stamp(1e9),
+                    rows.stamp(1e9),
                 )
 
         await kept.database.run(spoil)

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ocpproxy.geometry import Box, Cutout
 from ocpproxy.metrics import Metrics
-from ocpproxy.upstream import (
+from ocpproxy.model.dataset import Box, Cutout
+from ocpproxy.upstream import demo
+from ocpproxy.upstream.base import (
     Measured,
     OutOfRange,
     UnknownToken,
@@ -21,7 +22,6 @@ from ocpproxy.upstream import (
     UpstreamBroken,
     UpstreamDown,
     UpstreamSlow,
-    demo,
 )
 from tests import doubles, formats, ocpserver
 from tests.bossserver import BossServer, Served

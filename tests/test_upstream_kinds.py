@@ -16,8 +16,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from ocpproxy.geometry import Box, Cutout
-from ocpproxy.upstream import UpstreamBroken, UpstreamRefused
+from ocpproxy.model.dataset import Box, Cutout
+from ocpproxy.upstream.base import UpstreamBroken, UpstreamRefused
 from tests import doubles, formats
 from tests.conformance import UpstreamCase, nothing
 from tests.dvidserver import DvidServer, Grayscale, Labels

@@ -14,11 +14,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ocpproxy import config
-from ocpproxy import gateway as gateway_module
-from ocpproxy.cache import TileCache
+from ocpproxy.cache.tiles import TileCache
+from ocpproxy.daemon import gateway as gateway_module
+from ocpproxy.daemon.services import InTurn, Listening
 from ocpproxy.metrics import Metrics
-from ocpproxy.running import InTurn, Listening
-from ocpproxy.store import account
+from ocpproxy.store import rows
 from tests import ocpserver
 from tests.daemons import DaemonCase
 from tests.test_daemon import pause, pixels
@@ -348,7 +348,7 @@ class HitTests(DaemonCase):
         run = database._run
 
         def counted(*args: Any) -> Any:
-            if args[3] is not account.note_uses:  # every two seconds, for all hits together
+            if args[3] is not rows.note_uses:  # every two seconds, for all hits together
                 asked.append(args[3])
             return run(*args)
 

@@ -21,7 +21,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 
 from ocpproxy import config
 from ocpproxy.config import BadConfiguration
-from ocpproxy.gateway import _share
+from ocpproxy.daemon.gateway import _share
 from ocpproxy.metrics import Metrics, merged, retired
 from tests import ocpserver
 from tests.daemons import Daemon, DaemonCase, _Process

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ocpproxy.stack import Cuboid, Stack, Tile
+from ocpproxy.model.stack import Cuboid, Stack, Tile
 
 Volume = npt.NDArray[np.uint8]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-from ocpproxy.stack import Look
+from ocpproxy.model.stack import Look
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from io import BytesIO
 
 from PIL import Image
 
-from ocpproxy.geometry import TILE
 from ocpproxy.imagery import png
+from ocpproxy.model.dataset import TILE
 
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _SMALLEST_JPEG = 100

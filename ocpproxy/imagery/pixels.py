@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ocpproxy.geometry import TILE
 from ocpproxy.imagery.png import Pixels
-from ocpproxy.stack import Shown, Window
+from ocpproxy.model.dataset import TILE
+from ocpproxy.model.stack import Shown, Window
 
 Face = npt.NDArray[Any]
 """The voxels of one slice, laid out as the tile's pixels: axes (row, column)."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ocpproxy.geometry import TILE
+from ocpproxy.model.dataset import TILE
 
 if TYPE_CHECKING:
 

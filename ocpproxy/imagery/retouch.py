@@ -9,11 +9,11 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from ocpproxy.address import Tone
-from ocpproxy.geometry import TILE, NotShown
 from ocpproxy.imagery import png
 from ocpproxy.imagery.png import Pixels
-from ocpproxy.stack import Manner, Shown, Stack
+from ocpproxy.model.address import Tone
+from ocpproxy.model.dataset import TILE, NotShown
+from ocpproxy.model.stack import Manner, Shown, Stack
 
 OVERVIEW = 192
 """Pixels along the longer side of an overview: CATMAID draws it unscaled on a canvas of that size."""

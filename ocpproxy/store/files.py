@@ -23,9 +23,9 @@ from threading import Lock
 from typing import TypeVar
 
 from ocpproxy.imagery.pictures import is_uniform, is_whole
-from ocpproxy.stack import Tile
+from ocpproxy.model.stack import Tile
 from ocpproxy.store import keys
-from ocpproxy.store.pagecache import PageCache
+from ocpproxy.store.page_cache import PageCache
 
 B = TypeVar("B", bytes, memoryview)
 

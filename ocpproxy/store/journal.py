@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from ocpproxy.stack import Tile
+from ocpproxy.model.stack import Tile
 from ocpproxy.store import keys
 
 _LIST = "tiles"

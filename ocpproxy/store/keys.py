@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 
-from ocpproxy.stack import Tile
+from ocpproxy.model.stack import Tile
 
 _LEVEL, _ID, _TIME = 16, 24, 23
 _COL, _ROW, _SLICE = 20, 20, 23

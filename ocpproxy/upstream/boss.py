@@ -29,26 +29,19 @@ from typing import Any, Protocol
 import numpy as np
 from twisted.internet.interfaces import IReactorTime
 
-from ocpproxy.geometry import Box, Cutout, Dataset
-from ocpproxy.imagery import Voxels
-from ocpproxy.onefetch import side_by_side
-from ocpproxy.pool import InThread
-from ocpproxy.upstream import (
-    OutOfRange,
-    UnknownToken,
-    UpstreamBroken,
-    UpstreamBusy,
-    UpstreamFailure,
-    VoxelsOnly,
-    documents,
-    precomputed,
-)
+from ocpproxy.concurrency.gather import side_by_side
+from ocpproxy.concurrency.threads import InThread
+from ocpproxy.model.dataset import Box, Cutout, Dataset
+from ocpproxy.model.voxels import Voxels
+from ocpproxy.upstream import precomputed
+from ocpproxy.upstream.base import OutOfRange, UnknownToken, UpstreamBroken, UpstreamBusy, UpstreamFailure, VoxelsOnly
 from ocpproxy.upstream.chunks import Grid, clipped, pasted
-from ocpproxy.upstream.codecs import containers, npz, stored
-from ocpproxy.upstream.documents import NAME, items, mapping, pyramids, ratio, ratios, triple, unexpected, whole, word
+from ocpproxy.upstream.codecs import blosc_container, content_encoding, npz
+from ocpproxy.upstream.documents import checks, pyramids
+from ocpproxy.upstream.documents.checks import NAME, items, mapping, ratio, ratios, triple, unexpected, whole, word
 from ocpproxy.upstream.documents.pyramids import Part, Volume, Voxel, assembled
 from ocpproxy.upstream.http import Answer, failure
-from ocpproxy.upstream.places import Site
+from ocpproxy.upstream.locations import Site
 
 PUBLIC = "Token public"
 """The authorization that reads public channels."""
@@ -142,8 +135,8 @@ class Boss(VoxelsOnly):
 
     async def _document(self, path: str, absent: type[UpstreamFailure] = UpstreamBroken) -> str:
         answer = await self._get(path, _LONGEST, "application/json", lambda: None, absent)
-        with documents.reading(path):
-            return documents.text(stored.restored(answer.body, answer.encoding, _LONGEST))
+        with checks.reading(path):
+            return checks.text(content_encoding.restored(answer.body, answer.encoding, _LONGEST))
 
     def _place(self, token: str) -> tuple[str, str, str]:
         """(what is before it with a slash, collection, experiment)."""
@@ -158,8 +151,8 @@ class Boss(VoxelsOnly):
         api, collection, experiment = self._place(token)
         at = f"{api}/collection/{collection}/experiment/{experiment}"
         said = await self._document(at + "/", UnknownToken)
-        with documents.reading(f"the experiment {experiment}"):
-            told = mapping("an experiment", documents.parsed(said))
+        with checks.reading(f"the experiment {experiment}"):
+            told = mapping("an experiment", checks.parsed(said))
             frame = word("coord_frame", told.get("coord_frame"))
             names = [word("a channel", name) for name in items("channels", told.get("channels"), most=10_000)]
             if not self._channels and len(names) > _MOST_CHANNELS:
@@ -173,8 +166,8 @@ class Boss(VoxelsOnly):
         async def channel(name: str) -> dict[str, str]:
             text = await self._document(f"{at}/channel/{name}/")
             found = {"channel": text}
-            with documents.reading(f"the channel {name}"):
-                document = mapping("a channel", documents.parsed(text))
+            with checks.reading(f"the channel {name}"):
+                document = mapping("a channel", checks.parsed(text))
                 address = _address(document)
             if address is not None:
                 found["info"] = await self._at(address).info(token, address)
@@ -193,17 +186,17 @@ class Boss(VoxelsOnly):
 
     def dataset(self, token: str, description: str) -> Dataset:
         """As `Upstream.dataset`."""
-        with documents.reading(f"the experiment of {token}"):
-            told = mapping("the documents", documents.parsed(description))
+        with checks.reading(f"the experiment of {token}"):
+            told = mapping("the documents", checks.parsed(description))
             experiment, frame = (
-                mapping(name, documents.parsed(word(name, told.get(name), most=_LONGEST)))
+                mapping(name, checks.parsed(word(name, told.get(name), most=_LONGEST)))
                 for name in ("experiment", "frame")
             )
             channels = mapping("channels", told.get("channels"))
             volumes: dict[str | None, Volume[Any]] = {}
             for here, there in self._channels or [(name, name) for name in channels]:
                 said = mapping("a channel", channels.get(there))
-                document = mapping("a channel", documents.parsed(word(there, said.get("channel"), most=_LONGEST)))
+                document = mapping("a channel", checks.parsed(word(there, said.get("channel"), most=_LONGEST)))
                 address = _address(document)
                 if address is not None:
                     info = word("an info", said.get("info"), most=precomputed.LONGEST_INFO)
@@ -238,7 +231,7 @@ class Boss(VoxelsOnly):
         shape = (1, *box.shape) if scale.timed else box.shape
         nbytes = int(np.prod(shape, dtype=np.int64)) * cutout.channel.itemsize
         form = "application/npygz" if scale.annotation else "application/blosc"
-        limit = npz.longest(nbytes) if scale.annotation else containers.longest(nbytes)
+        limit = npz.longest(nbytes) if scale.annotation else blosc_container.longest(nbytes)
         time = f"{cutout.time}:{cutout.time + 1}/" if scale.timed else ""
         path = (
             f"{api}/cutout/{collection}/{experiment}/{scale.channel}/{scale.number}/"
@@ -247,10 +240,10 @@ class Boss(VoxelsOnly):
         answer = await self._get(path, limit, form, arriving, OutOfRange)
 
         def decoded() -> Voxels:
-            body = stored.restored(answer.body, answer.encoding, limit)
+            body = content_encoding.restored(answer.body, answer.encoding, limit)
             if scale.annotation:
                 return npz.decode(body, dtype, shape)
-            raw = containers.opened(body, nbytes, nbytes)
+            raw = blosc_container.opened(body, nbytes, nbytes)
             return np.frombuffer(raw, np.dtype(dtype).newbyteorder("<")).reshape(box.shape)
 
         voxels: Voxels = await self._in_thread(decoded)
@@ -280,8 +273,8 @@ def _volume(
     kind = word("type", channel.get("type"), "image", "annotation")
     unit = _UNITS[word("voxel_unit", frame.get("voxel_unit"), *_UNITS)]
     edges = [ratio(f"{axis}_voxel_size", frame.get(f"{axis}_voxel_size")) * unit for axis in "xyz"]
-    start = [whole(f"{axis}_start", frame.get(f"{axis}_start"), 0, documents.LARGEST) for axis in "xyz"]
-    stop = [whole(f"{axis}_stop", frame.get(f"{axis}_stop"), 1, documents.LARGEST) for axis in "xyz"]
+    start = [whole(f"{axis}_start", frame.get(f"{axis}_start"), 0, checks.LARGEST) for axis in "xyz"]
+    stop = [whole(f"{axis}_stop", frame.get(f"{axis}_stop"), 1, checks.LARGEST) for axis in "xyz"]
     if any(a >= b for a, b in zip(start, stop, strict=True)):
         raise unexpected("a coordinate frame that is not empty", (start, stop))
     base = whole("base_resolution", channel.get("base_resolution", 0), 0, _DIGITS - 1)
@@ -291,7 +284,7 @@ def _volume(
     times = whole("num_time_samples", experiment.get("num_time_samples", 1), 1, 2**20)
     readable = Grid((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]), _CUBOID)
     text = "{}" if downsample is None else word("downsample", downsample, most=_LONGEST)
-    tells = mapping("downsample", documents.parsed(text))
+    tells = mapping("downsample", checks.parsed(text))
     extents, sizes = (mapping(name, tells.get(name, {})) for name in ("extent", "voxel_size"))
     scales: list[tuple[Voxel, Resolution]] = []
     for n in numbers:

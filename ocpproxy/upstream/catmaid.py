@@ -28,15 +28,16 @@ from fractions import Fraction
 import numpy as np
 from twisted.internet.interfaces import IReactorTime
 
-from ocpproxy.geometry import TILE, Box, Channel, Cutout, Dataset, Level, Triple
-from ocpproxy.imagery import Voxels, pictures, png
-from ocpproxy.pool import InThread
-from ocpproxy.upstream import Picture, UpstreamBroken, UpstreamFailure
+from ocpproxy.concurrency.threads import InThread
+from ocpproxy.imagery import pictures, png
+from ocpproxy.model.dataset import TILE, Box, Channel, Cutout, Dataset, Level, Triple
+from ocpproxy.model.voxels import Voxels
+from ocpproxy.upstream.base import Picture, UpstreamBroken, UpstreamFailure
 from ocpproxy.upstream.chunks import Chunks, Grid
-from ocpproxy.upstream.codecs import images, stored
+from ocpproxy.upstream.codecs import content_encoding, images
 from ocpproxy.upstream.documents import pyramids
 from ocpproxy.upstream.http import Answer, failure
-from ocpproxy.upstream.places import Site
+from ocpproxy.upstream.locations import Site
 
 _SLACK = 2**16
 """Bytes that a file may have beside its pixels."""
@@ -139,7 +140,7 @@ class Catmaid:
         said = {name: answer.headers[header] for name, header in _CONDITIONS.items() if header in answer.headers}
 
         def made() -> Picture:
-            body = stored.restored(answer.body, answer.encoding, self._longest())
+            body = content_encoding.restored(answer.body, answer.encoding, self._longest())
             if not pictures.is_tile(body):
                 body = png.grey(_pixels(body, self._tiling.size, box)[0])
             return Picture(body, said)
@@ -154,7 +155,7 @@ class Catmaid:
             return None
 
         def decoded() -> Voxels:
-            body = stored.restored(answer.body, answer.encoding, self._longest())
+            body = content_encoding.restored(answer.body, answer.encoding, self._longest())
             return _pixels(body, self._tiling.size, box)
 
         voxels: Voxels = await self._in_thread(decoded)

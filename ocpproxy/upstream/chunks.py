@@ -3,7 +3,8 @@
 The chunks of a box are fetched side by side, each once for all who want it at the same time; one that nobody waits for
 any more is called off, for whoever wants a box sees to it that what has begun to arrive is finished. One that sticks
 out of the box is kept for a moment, for the neighbours that share it; the others are of no use to anybody else, because
-slabs of tiles begin where chunks do (`ocpproxy.stack`) and what was cut out whole is shared by `ocpproxy.cutouts`.
+slabs of tiles begin where chunks do (`ocpproxy.model.stack`) and what was cut out whole is shared by
+`ocpproxy.cache.shared_cutouts`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import numpy as np
 from cachetools import TTLCache
 from twisted.internet.interfaces import IReactorTime
 
-from ocpproxy.geometry import Box, Triple
-from ocpproxy.imagery import Voxels
-from ocpproxy.onefetch import Flight, OneFetch, side_by_side
-from ocpproxy.upstream import OutOfRange
+from ocpproxy.concurrency.gather import side_by_side
+from ocpproxy.concurrency.single_flight import Flight, OneFetch
+from ocpproxy.model.dataset import Box, Triple
+from ocpproxy.model.voxels import Voxels
+from ocpproxy.upstream.base import OutOfRange
 
 MEMORY = 32 * 2**20
 """Bytes of chunks that are kept for neighbours."""

@@ -17,10 +17,10 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from ocpproxy.geometry import Box, Channel, Cutout, Dataset, Level
-from ocpproxy.imagery import Voxels
-from ocpproxy.pool import InThread
-from ocpproxy.upstream import VoxelsOnly
+from ocpproxy.concurrency.threads import InThread
+from ocpproxy.model.dataset import Box, Channel, Cutout, Dataset, Level
+from ocpproxy.model.voxels import Voxels
+from ocpproxy.upstream.base import VoxelsOnly
 
 TOKEN = "demo"  # noqa: S105 - the name of a volume
 SIZE = (16384, 16384, 1024)

@@ -25,16 +25,17 @@ from typing import Any
 
 import numpy as np
 
-from ocpproxy.geometry import Box, Cutout, Dataset, Triple
-from ocpproxy.imagery import Voxels
-from ocpproxy.pool import InThread
-from ocpproxy.upstream import UnknownToken, UpstreamBroken, UpstreamFailure, VoxelsOnly, documents
+from ocpproxy.concurrency.threads import InThread
+from ocpproxy.model.dataset import Box, Cutout, Dataset, Triple
+from ocpproxy.model.voxels import Voxels
+from ocpproxy.upstream.base import UnknownToken, UpstreamBroken, UpstreamFailure, VoxelsOnly
 from ocpproxy.upstream.chunks import Grid, clipped, pasted
-from ocpproxy.upstream.codecs import stored
-from ocpproxy.upstream.documents import items, mapping, pyramids, ratios, triple, unexpected, whole, word
+from ocpproxy.upstream.codecs import content_encoding
+from ocpproxy.upstream.documents import checks, pyramids
+from ocpproxy.upstream.documents.checks import items, mapping, ratios, triple, unexpected, whole, word
 from ocpproxy.upstream.documents.pyramids import Part, Volume, assembled
 from ocpproxy.upstream.http import Answer, failure
-from ocpproxy.upstream.places import Site, of_each
+from ocpproxy.upstream.locations import Site, of_each
 
 _LONGEST = 2 * 2**20
 _LEVELS = 16
@@ -88,9 +89,9 @@ class Dvid(VoxelsOnly):
                     if not n:
                         raise
                     break
-                with documents.reading(path):
-                    text = documents.text(stored.restored(answer.body, answer.encoding, _LONGEST))
-                    info = mapping("info", documents.parsed(text))
+                with checks.reading(path):
+                    text = checks.text(content_encoding.restored(answer.body, answer.encoding, _LONGEST))
+                    info = mapping("info", checks.parsed(text))
                     kind = word("TypeName", mapping("Base", info.get("Base")).get("TypeName"))
                 found.append(text)
                 if kind == "labelmap":
@@ -101,13 +102,13 @@ class Dvid(VoxelsOnly):
 
     def dataset(self, token: str, description: str) -> Dataset:
         """As `Upstream.dataset`."""
-        with documents.reading(f"the instances of {token}"):
-            told = mapping("the instances", documents.parsed(description))
+        with checks.reading(f"the instances of {token}"):
+            told = mapping("the instances", checks.parsed(description))
             volumes: dict[str | None, Volume[Any]] = {}
             for name, site in self._sites.items():
-                texts = documents.parsed(word("an instance", told.get(name or ""), most=_LEVELS * 2 * _LONGEST))
+                texts = checks.parsed(word("an instance", told.get(name or ""), most=_LEVELS * 2 * _LONGEST))
                 infos = [
-                    mapping("info", documents.parsed(word("info", text, most=_LONGEST)))
+                    mapping("info", checks.parsed(word("info", text, most=_LONGEST)))
                     for text in items("the infos", texts)
                 ]
                 volumes[name] = _volume(name, infos, site.at(token))
@@ -143,13 +144,13 @@ class Dvid(VoxelsOnly):
         nbytes = int(np.prod(box.shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         if scale.labels:
             path += f"?scale={scale.number}&compression=gzip"
-        limit = stored.longest(nbytes)
+        limit = content_encoding.longest(nbytes)
         answer = await self._sites[scale.place].fetcher.get(path, limit, _judged, arriving)
 
         def decoded() -> Voxels:
-            body = stored.restored(answer.body, answer.encoding, limit)
+            body = content_encoding.restored(answer.body, answer.encoding, limit)
             if scale.labels:
-                body = stored.inflated(body, nbytes, _GZIP)
+                body = content_encoding.inflated(body, nbytes, _GZIP)
             if len(body) != nbytes:
                 raise UpstreamBroken(f"expected {nbytes} bytes of voxels, not {len(body)}")
             return np.frombuffer(body, np.dtype(dtype).newbyteorder("<")).reshape(box.shape)
@@ -164,13 +165,13 @@ class Dvid(VoxelsOnly):
         nbytes = int(np.prod(whole_.shape, dtype=np.int64))
         if nbytes > _MOST_BYTES:
             raise UpstreamBroken(f"blocks of {block} make {nbytes} bytes of a cutout, expected at most {_MOST_BYTES}")
-        limit = stored.longest(nbytes + _BLOCK.size * (nbytes // int(np.prod(block, dtype=np.int64))))
+        limit = content_encoding.longest(nbytes + _BLOCK.size * (nbytes // int(np.prod(block, dtype=np.int64))))
         path = self._path(token, scale, "subvolblocks", whole_) + "?compression=uncompressed"
         answer = await self._sites[scale.place].fetcher.get(path, limit, _judged, arriving)
 
         def decoded() -> Voxels:
             return pasted(
-                box, _blocks(stored.restored(answer.body, answer.encoding, limit), block, whole_, inner), "u1"
+                box, _blocks(content_encoding.restored(answer.body, answer.encoding, limit), block, whole_, inner), "u1"
             )
 
         voxels: Voxels = await self._in_thread(decoded)
@@ -261,8 +262,8 @@ def _extents(info: Mapping[str, Any]) -> tuple[Triple, Triple]:
     for name in ("Extents", "Extended"):
         said = info.get(name)
         if isinstance(said, dict) and said.get("MinPoint") is not None:
-            first = triple("MinPoint", said.get("MinPoint"), -documents.LARGEST)
-            last = triple("MaxPoint", said.get("MaxPoint"), -documents.LARGEST)
+            first = triple("MinPoint", said.get("MinPoint"), -checks.LARGEST)
+            last = triple("MaxPoint", said.get("MaxPoint"), -checks.LARGEST)
             if all(a <= b for a, b in zip(first, last, strict=True)):
                 return first, last
     raise unexpected("MinPoint and MaxPoint of an instance that has voxels", info.get("Extents"))

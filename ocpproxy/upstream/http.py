@@ -8,7 +8,7 @@ What Twisted leaves open, and why this is not just ``treq.get``: ``Agent``'s and
 ``maxPersistentPerHost`` limits only the connections that are kept idle; treq's ``content()`` reads without bound. treq
 also inflates gzip on the event loop, and what it does about addresses and cookies was a third of the time of a cuboid
 of 64 chunks, under a profiler. So it is ``Agent``; bodies stay as they were sent, and whoever reads one
-undoes its encoding (`ocpproxy.upstream.codecs.stored`) in a thread.
+undoes its encoding (`ocpproxy.upstream.codecs.content_encoding`) in a thread.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
 from ocpproxy import __version__
-from ocpproxy.upstream import (
+from ocpproxy.upstream.base import (
     UnknownToken,
     UpstreamBroken,
     UpstreamBusy,

@@ -21,12 +21,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from ocpproxy.geometry import Cutout, Dataset
-from ocpproxy.imagery import Voxels
-from ocpproxy.pool import InThread
-from ocpproxy.upstream import OutOfRange, UnknownToken, UpstreamDown, UpstreamFailure, VoxelsOnly, documents
-from ocpproxy.upstream.codecs import npz, packed, stored
-from ocpproxy.upstream.documents import ocpinfo
+from ocpproxy.concurrency.threads import InThread
+from ocpproxy.model.dataset import Cutout, Dataset
+from ocpproxy.model.voxels import Voxels
+from ocpproxy.upstream.base import OutOfRange, UnknownToken, UpstreamDown, UpstreamFailure, VoxelsOnly
+from ocpproxy.upstream.codecs import blosc_array, content_encoding, npz
+from ocpproxy.upstream.documents import checks, ocp_info
 from ocpproxy.upstream.http import Answer, Fetcher, failure
 
 _LONGEST_INFO = 2 * 2**20
@@ -65,24 +65,24 @@ class OpenConnectome(VoxelsOnly):
         answer = await self._fetcher.get(
             f"ca/{token}/info/", _LONGEST_INFO, lambda answer: _failure(answer, UnknownToken), lambda: None
         )
-        with documents.reading(f"the info of {token}"):
-            return documents.text(stored.restored(answer.body, answer.encoding, _LONGEST_INFO))
+        with checks.reading(f"the info of {token}"):
+            return checks.text(content_encoding.restored(answer.body, answer.encoding, _LONGEST_INFO))
 
     def dataset(self, token: str, description: str) -> Dataset:
         """As `Upstream.dataset`."""
-        return ocpinfo.read(token, description)
+        return ocp_info.read(token, description)
 
     async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
         """As `Upstream.cutout`."""
         first = cutout.dataset.theirs == 1
         word = "npz" if first else self._format
-        form = {"npz": npz, "blosc": packed}[word]
+        form = {"npz": npz, "blosc": blosc_array}[word]
         path = self._first_path(cutout) if first else self._path(cutout, word)
         limit = form.longest(cutout.nbytes)
         answer = await self._fetcher.get(path, limit, lambda answer: _failure(answer, OutOfRange), arriving)
 
         def decoded() -> Voxels:
-            body = stored.restored(answer.body, answer.encoding, limit)
+            body = content_encoding.restored(answer.body, answer.encoding, limit)
             found: Voxels = form.decode(body, cutout.channel.dtype, self._shape(cutout))
             return found
 

@@ -8,11 +8,11 @@ src/datasource/precomputed/volume.rst).
 ============================  =====================================================================================
 raw                           little endian, (channel, z, y, x) in C order
 jpeg, png                     a picture of any shape whose pixels, row after row, are the voxels in that order
-compressed_segmentation       see `ocpproxy.upstream.codecs.segmented`
+compressed_segmentation       see `ocpproxy.upstream.codecs.segmentation`
 ============================  =====================================================================================
 
 Scales become levels as `ocpproxy.upstream.documents.pyramids` says. Those in shards are read by TensorStore
-(`ocpproxy.upstream.volume`).
+(`ocpproxy.upstream.tensorstore.volumes`).
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from typing import Protocol
 import numpy as np
 from twisted.internet.interfaces import IReactorTime
 
-from ocpproxy.geometry import Box, Cutout, Dataset, Triple
-from ocpproxy.imagery import Voxels
-from ocpproxy.pool import InThread
-from ocpproxy.upstream import UpstreamBroken, UpstreamFailure, VoxelsOnly, documents
+from ocpproxy.concurrency.threads import InThread
+from ocpproxy.model.dataset import Box, Cutout, Dataset, Triple
+from ocpproxy.model.voxels import Voxels
+from ocpproxy.upstream.base import UpstreamBroken, UpstreamFailure, VoxelsOnly
 from ocpproxy.upstream.chunks import Chunks, Grid
-from ocpproxy.upstream.codecs import images, segmented, stored
-from ocpproxy.upstream.documents import items, mapping, pyramids, ratios, triple, unexpected, whole, word
+from ocpproxy.upstream.codecs import content_encoding, images, segmentation
+from ocpproxy.upstream.documents import checks, pyramids
+from ocpproxy.upstream.documents.checks import items, mapping, ratios, triple, unexpected, whole, word
 from ocpproxy.upstream.documents.pyramids import Part, Volume, assembled
 from ocpproxy.upstream.http import Answer, failure
-from ocpproxy.upstream.places import Site, of_each
+from ocpproxy.upstream.locations import Site, of_each
 
 LONGEST_INFO = 2 * 2**20
 _LARGEST_CHUNK = 64 * 2**20
@@ -81,9 +82,9 @@ def parsed(place: str | None, document: str, where: str) -> Volume[Scale]:
     :param where: its address; a volume elsewhere is another one.
     :raises Unexpected: with what was expected.
     """
-    info = mapping("a JSON object", documents.parsed(document))
+    info = mapping("a JSON object", checks.parsed(document))
     kind = word("type", info.get("type"), "image", "segmentation")
-    dtype = word("data_type", info.get("data_type"), *documents.DTYPES, "int8", "int16", "int32", "int64")
+    dtype = word("data_type", info.get("data_type"), *checks.DTYPES, "int8", "int16", "int32", "int64")
     components = whole("num_channels", info.get("num_channels", 1), 1, 64)
     said = items("scales", info.get("scales"))
     if not said:
@@ -92,7 +93,7 @@ def parsed(place: str | None, document: str, where: str) -> Volume[Scale]:
     for number, value in enumerate(said):
         scale = mapping("a scale", value)
         size = triple("size", scale.get("size"), 1)
-        offset = triple("voxel_offset", scale.get("voxel_offset", [0, 0, 0]), -documents.LARGEST)
+        offset = triple("voxel_offset", scale.get("voxel_offset", [0, 0, 0]), -checks.LARGEST)
         chunks = items("chunk_sizes", scale.get("chunk_sizes"))
         chunk = triple("chunk_sizes", chunks[0] if chunks else None, 1)
         end = (offset[0] + size[0], offset[1] + size[1], offset[2] + size[2])
@@ -149,13 +150,13 @@ class Precomputed(VoxelsOnly):
         """The info document of one channel."""
         site = self._sites[name]
         answer = await site.fetcher.get(site.path(token, "info"), LONGEST_INFO, failure, lambda: None)
-        with documents.reading(f"the info of {token}"):
-            return documents.text(stored.restored(answer.body, answer.encoding, LONGEST_INFO))
+        with checks.reading(f"the info of {token}"):
+            return checks.text(content_encoding.restored(answer.body, answer.encoding, LONGEST_INFO))
 
     def dataset(self, token: str, description: str) -> Dataset:
         """As `Upstream.dataset`."""
-        with documents.reading(f"the info of {token}"):
-            told = mapping("the infos", documents.parsed(description))
+        with checks.reading(f"the info of {token}"):
+            told = mapping("the infos", checks.parsed(description))
             volumes = {
                 name: parsed(name, word("an info", told.get(name or ""), most=LONGEST_INFO), site.at(token))
                 for name, site in self._sites.items()
@@ -185,7 +186,7 @@ class Precomputed(VoxelsOnly):
         site = self._sites[scale.place]
         nbytes = scale.nbytes(box)
         answer = await site.fetcher.get(
-            site.path(token, scale.chunk(box)), 2 * stored.longest(nbytes), self._judged, arriving
+            site.path(token, scale.chunk(box)), 2 * content_encoding.longest(nbytes), self._judged, arriving
         )
         if answer.status != 200:
             return None
@@ -205,7 +206,9 @@ def _decoded(answer: Answer, scale: Scale, box: Box, nbytes: int) -> Voxels:
     z, y, x = box.shape
     dtype = np.dtype(scale.dtype).newbyteorder("<")
     raw = scale.encoding == "raw"
-    body = stored.restored(answer.body, answer.encoding, nbytes if raw else 2 * stored.longest(nbytes))
+    body = content_encoding.restored(
+        answer.body, answer.encoding, nbytes if raw else 2 * content_encoding.longest(nbytes)
+    )
     if raw:
         if len(body) != nbytes:
             raise UpstreamBroken(f"expected {nbytes} bytes of voxels, not {len(body)}")
@@ -213,7 +216,7 @@ def _decoded(answer: Answer, scale: Scale, box: Box, nbytes: int) -> Voxels:
     elif scale.encoding == "compressed_segmentation":
         if scale.components != 1 or scale.dtype not in ("uint32", "uint64"):
             raise UpstreamBroken("compressed segmentation is of one component of 32 or 64 bits")
-        return segmented.decode(body, scale.dtype, box.shape, scale.block)
+        return segmentation.decode(body, scale.dtype, box.shape, scale.block)
     else:
         samples = images.read(body, None, z * y * x, scale.components)
         if samples.dtype != dtype:

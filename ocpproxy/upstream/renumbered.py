@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from ocpproxy.geometry import Box, Cutout, Dataset, Level, Z
-from ocpproxy.imagery import Voxels
-from ocpproxy.upstream import Picture, Upstream, UpstreamBroken
+from ocpproxy.model.dataset import Box, Cutout, Dataset, Level, Z
+from ocpproxy.model.voxels import Voxels
+from ocpproxy.upstream.base import Picture, Upstream, UpstreamBroken
 
 
 class Renumbered:

@@ -17,12 +17,12 @@ from math import ceil
 from twisted.web.http import stringToDatetime
 from twisted.web.server import Request
 
-from ocpproxy.address import BadAddress
-from ocpproxy.geometry import NotShown
-from ocpproxy.hits import Answer, Ready, Result
+from ocpproxy.cache.lookup import Answer, Ready, Result
 from ocpproxy.imagery import pictures, png
-from ocpproxy.store import DoesNotFit
-from ocpproxy.upstream import UnknownToken, UpstreamFailure, UpstreamRefused, UpstreamSlow
+from ocpproxy.model.address import BadAddress
+from ocpproxy.model.dataset import NotShown
+from ocpproxy.store.keys import DoesNotFit
+from ocpproxy.upstream.base import UnknownToken, UpstreamFailure, UpstreamRefused, UpstreamSlow
 
 COMMON = {
     b"access-control-allow-origin": b"*",

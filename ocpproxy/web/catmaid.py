@@ -15,10 +15,10 @@ from fractions import Fraction
 from typing import Any
 from zlib import crc32
 
-from ocpproxy.address import ChannelName, ImageBase, write_base
-from ocpproxy.catalogue import Known
-from ocpproxy.geometry import TILE, Level, NotShown, Plane, Triple, Z
-from ocpproxy.stack import Stack
+from ocpproxy.cache.catalogue import Known
+from ocpproxy.model.address import ChannelName, ImageBase, write_base
+from ocpproxy.model.dataset import TILE, Level, NotShown, Plane, Triple, Z
+from ocpproxy.model.stack import Stack
 
 _ORIENTATIONS = {Plane.XY: 0, Plane.XZ: 1, Plane.ZY: 2}
 """CATMAID's numbers of its orientations."""

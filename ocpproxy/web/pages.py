@@ -15,9 +15,10 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from ocpproxy import __version__
-from ocpproxy.catalogue import Catalogue, Known
-from ocpproxy.web import OpenAnswers, answers, catmaid
+from ocpproxy.cache.catalogue import Catalogue, Known
+from ocpproxy.web import answers, catmaid
 from ocpproxy.web.answers import Reply
+from ocpproxy.web.site import OpenAnswers
 from ocpproxy.web.tiles import Page, TokenResource, root_url
 
 _EXPORT_PATIENCE = 0.8

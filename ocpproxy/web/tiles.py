@@ -12,15 +12,15 @@ from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from ocpproxy import address
-from ocpproxy.address import ImageBase, OverviewAddress, TileAddress, write_base
-from ocpproxy.cache import TileCache
-from ocpproxy.catalogue import Catalogue, Known
-from ocpproxy.geometry import Level, Triple
-from ocpproxy.hits import Answer
+from ocpproxy.cache.catalogue import Catalogue, Known
+from ocpproxy.cache.derived import Retouching
+from ocpproxy.cache.lookup import Answer
+from ocpproxy.cache.tiles import TileCache
 from ocpproxy.metrics import Metrics
-from ocpproxy.retouching import Retouching
-from ocpproxy.stack import PLACEHOLDER
+from ocpproxy.model import address
+from ocpproxy.model.address import ImageBase, OverviewAddress, TileAddress, write_base
+from ocpproxy.model.dataset import Level, Triple
+from ocpproxy.model.stack import PLACEHOLDER
 from ocpproxy.web import answers, catmaid
 from ocpproxy.web.answers import Reply
 

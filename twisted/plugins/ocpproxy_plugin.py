@@ -4,7 +4,7 @@ from twisted.application.service import ServiceMaker
 
 ocpproxy = ServiceMaker(
     "ocpproxy",
-    "ocpproxy.service",
+    "ocpproxy.daemon.tap",
     "The caching tile gateway for connectomics volumes (CATMAID, Open Connectome).",
     "ocpproxy",
 )

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ocpproxy.upstream import UpstreamBroken
+from ocpproxy.upstream.base import UpstreamBroken
 
 JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _BANDS = {"L": 1, "I;16": 1, "LA": 2, "RGB": 3, "RGBA": 4}

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ocpproxy.geometry import Triple
-from ocpproxy.imagery import Voxels
-from ocpproxy.upstream import UpstreamBroken
+from ocpproxy.model.dataset import Triple
+from ocpproxy.model.voxels import Voxels
+from ocpproxy.upstream.base import UpstreamBroken
 
 if not TYPE_CHECKING:
     with contextlib.suppress(ImportError):  # no wheel for this processor

@@ -22,10 +22,10 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from ocpproxy.geometry import Triple
-from ocpproxy.upstream import documents
+from ocpproxy.model.dataset import Triple
 from ocpproxy.upstream.chunks import Grid
-from ocpproxy.upstream.documents import items, mapping, pyramids, ratio, unexpected, whole, word
+from ocpproxy.upstream.documents import checks, pyramids
+from ocpproxy.upstream.documents.checks import items, mapping, ratio, unexpected, whole, word
 from ocpproxy.upstream.documents.pyramids import Part, Volume, Voxel
 
 Look = Callable[[str], Awaitable[str | None]]
@@ -88,7 +88,7 @@ async def gathered(look: Look, kinds: Sequence[str]) -> dict[str, str] | None:
 
 
 def _object(name: str, text: str) -> Mapping[str, Any]:
-    return mapping(name, documents.parsed(text))
+    return mapping(name, checks.parsed(text))
 
 
 def _paths(found: Documents) -> list[str]:
@@ -101,7 +101,7 @@ def _paths(found: Documents) -> list[str]:
         if "dimensions" in said:
             return []
         factors = _n5_factors(found)
-        return [f"s{n}" for n in range(len(factors) if factors else documents.LEVELS)]
+        return [f"s{n}" for n in range(len(factors) if factors else checks.LEVELS)]
     return [
         _relative(mapping("a dataset", one).get("path"))
         for one in items("datasets", _multiscale(name, said).get("datasets"))
@@ -255,7 +255,7 @@ def _n5_array(place: str | None, name: str, said: Mapping[str, Any]) -> _Found:
     axes = said.get("axes")
     named = "".join(str(a).lower()[:1] for a in axes) if isinstance(axes, list) and len(axes) == len(shape) else ""
     letters = _axes(named if {"x", "y", "z"} <= set(named) else "xyz" + "1" * (len(shape) - 3), shape)
-    chunk = [whole("blockSize", v, 1, documents.LARGEST) for v in items("blockSize", said.get("blockSize"), len(shape))]
+    chunk = [whole("blockSize", v, 1, checks.LARGEST) for v in items("blockSize", said.get("blockSize"), len(shape))]
     dtype = word("dataType", said.get("dataType"))
     return _Found(_array(place, "n5", name.removesuffix(_N5).strip("/"), letters, shape, chunk), dtype, shape)
 
@@ -317,7 +317,7 @@ def _zarr_array(place: str | None, name: str, said: Mapping[str, Any], axes: str
         dtype = f"{words[match[1]]}{8 * int(match[2])}" if match else str(said.get("dtype"))
     if axes is None:
         axes = "tczyx"[-len(shape) :] if len(shape) <= 5 else "1" * (len(shape) - 5) + "tczyx"
-    chunk = [whole("chunks", v, 1, documents.LARGEST) for v in items("chunks", chunk_said, len(shape))]
+    chunk = [whole("chunks", v, 1, checks.LARGEST) for v in items("chunks", chunk_said, len(shape))]
     path = name.rpartition("/")[0]
     return _Found(_array(place, "zarr3" if third else "zarr", path, _axes(axes, shape), shape, chunk), dtype, shape)
 
@@ -326,7 +326,7 @@ def _zarr_array(place: str | None, name: str, said: Mapping[str, Any], axes: str
 
 
 def _shape(value: object) -> tuple[int, ...]:
-    found = tuple(whole("a size", v, 1, documents.LARGEST) for v in items("the sizes", value, most=_MOST_DIMENSIONS))
+    found = tuple(whole("a size", v, 1, checks.LARGEST) for v in items("the sizes", value, most=_MOST_DIMENSIONS))
     if len(found) < 2:
         raise unexpected("at least two dimensions", value)
     return found

@@ -14,10 +14,10 @@ from fractions import Fraction
 from hashlib import sha256
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from ocpproxy.geometry import Channel, Dataset, Level, Triple
-from ocpproxy.upstream import documents
+from ocpproxy.model.dataset import Channel, Dataset, Level, Triple
 from ocpproxy.upstream.chunks import Grid
-from ocpproxy.upstream.documents import unexpected
+from ocpproxy.upstream.documents import checks
+from ocpproxy.upstream.documents.checks import unexpected
 
 _SAME = Fraction(1, 100)
 """Voxels that differ by less are of one level."""
@@ -85,7 +85,7 @@ def assembled(token: str, volumes: Mapping[str | None, Volume[S]]) -> Dataset:
     channels: list[Channel] = []
     theirs: dict[str, tuple[int, tuple[S | None, ...]]] = {}
     for name, volume in volumes.items():
-        if volume.dtype not in documents.DTYPES:
+        if volume.dtype not in checks.DTYPES:
             continue  # signed, or of another kind: there is no picture of it
         scales = tuple(
             next((scale for voxel, scale in volume.scales if same(voxel, level)), None) for level, _ in levels
@@ -110,7 +110,7 @@ def assembled(token: str, volumes: Mapping[str | None, Volume[S]]) -> Dataset:
             channels.append(channel)
             theirs[channel.name] = (part.number, scales)
     if not channels:
-        raise unexpected("voxels of " + ", ".join(documents.DTYPES), [volume.dtype for volume in volumes.values()])
+        raise unexpected("voxels of " + ", ".join(checks.DTYPES), [volume.dtype for volume in volumes.values()])
     found = {
         n: Level(size(scale.grid), scale.grid.offset, scale.grid.chunk, voxel)
         for n, (voxel, scale) in enumerate(levels)

@@ -1,0 +1,13 @@
+"""What a caching proxy does.
+
+==================  ============================================================================
+`tiles`             a request for a tile: hit, or shared miss
+`lookup`            tiles that are in memory or on disk
+`memory`            which tiles stay in memory (S3-FIFO)
+`rendering`         a cuboid's voxels become its tiles
+`shared_cutouts`    voxels fetched once for all stacks that show them
+`derived`           pictures made from tiles: contrast, colour, overviews
+`catalogue`         what is known of each token
+`eviction`          the least recently used tiles go
+==================  ============================================================================
+"""

@@ -1,0 +1,77 @@
+"""What twistd finds: ``twistd ocpproxy``.
+
+`Options` reads the configuration and refuses what cannot be used; `makeService` makes one gateway of it, or the parent
+of several (`ocpproxy.daemon.workers`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from twisted.application.service import IService, MultiService
+from twisted.internet.endpoints import serverFromString
+from twisted.python import usage
+
+from ocpproxy import config
+from ocpproxy.config import BadConfiguration, Fault, Settings
+from ocpproxy.daemon.gateway import make_gateway
+from ocpproxy.daemon.services import CleanExit, InTurn
+from ocpproxy.daemon.workers import Crew
+from ocpproxy.metrics import Metrics
+from ocpproxy.upstream import registry
+
+
+class Options(usage.Options):
+    """The command line of ``twistd ocpproxy``."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "Answers tile requests of CATMAID and other viewers from a local cache, and fetches what is missing from the "
+        "services that hold the volumes. Without --config it serves a built-in demo volume on "
+        "http://127.0.0.1:8080/ and keeps its cache under ~/.cache/ocpproxy."
+    )
+    optParameters = [["config", "c", None, "The configuration file; etc/ocp.ini explains every option."]]  # noqa: RUF012
+
+    def postOptions(self) -> None:
+        """Read the configuration; refuse to start with everything that is wrong in it."""
+        try:
+            self["settings"] = load(self["config"])
+        except BadConfiguration as bad:
+            raise usage.UsageError(f"the configuration cannot be used:\n{bad}") from None
+
+
+def load(path: str | None) -> Settings:
+    """The settings of a file, or those of a daemon without one.
+
+    :raises BadConfiguration: with everything that is wrong.
+    """
+    if path is None:
+        return config.embedded(os.environ)
+    from twisted.internet import reactor
+
+    settings = config.read(Path(path))
+    faults = []
+    for line in settings.server.listen:
+        try:
+            serverFromString(reactor, line)
+        except Exception as error:  # endpoint parsers raise what they like
+            faults.append(Fault("server", "listen", line, f"an endpoint string that Twisted understands ({error})"))
+    faults += registry.lacking(settings)
+    if faults:
+        raise BadConfiguration(faults)
+    return settings
+
+
+def makeService(options: Options) -> IService:
+    """What twistd runs."""
+    from twisted.internet import reactor
+
+    settings: Settings = options["settings"]
+    if settings.server.workers == 1:
+        parts: MultiService = make_gateway(settings, reactor, Metrics())
+    else:
+        parts = InTurn()
+        Crew(settings, reactor).setServiceParent(parts)
+    CleanExit(reactor).setServiceParent(parts)
+    return parts

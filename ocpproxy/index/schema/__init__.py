@@ -1,0 +1,1 @@
+"""The tables of the index, by numbered steps; `upgrade` applies them."""

@@ -1,0 +1,160 @@
+"""N5, Zarr, OME-Zarr and sharded precomputed volumes, read by TensorStore: ``pip install 'ocpproxy[tensorstore]'``.
+
+What a volume is like is read by us (`ocpproxy.upstream.documents`), by polite HTTP where it is at a web server; its
+voxels are read by TensorStore, with its own connections and retries, in a process of its own
+(`ocpproxy.upstream.tensorstore.reader`). A chunk that is not there is background, as these formats say, or an error
+where the operator wants to know.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ocpproxy.model.dataset import Box, Cutout, Dataset
+from ocpproxy.model.voxels import Voxels
+from ocpproxy.upstream import precomputed
+from ocpproxy.upstream.base import UnknownToken, UpstreamBroken, UpstreamRefused, VoxelsOnly
+from ocpproxy.upstream.chunks import Grid, clipped, pasted
+from ocpproxy.upstream.codecs import content_encoding
+from ocpproxy.upstream.documents import checks, multiscale
+from ocpproxy.upstream.documents.checks import mapping, word
+from ocpproxy.upstream.documents.multiscale import Array
+from ocpproxy.upstream.documents.pyramids import Volume, assembled
+from ocpproxy.upstream.http import failure
+from ocpproxy.upstream.locations import Site, of_each
+from ocpproxy.upstream.tensorstore.reader import Reader
+
+_LONGEST = 2 * 2**20
+"""Bytes of a document."""
+
+
+class Shards:
+    """Scales of precomputed volumes that are in shards: see `ocpproxy.upstream.precomputed.Sharded`."""
+
+    def __init__(self, reader: Reader, sites: Mapping[str | None, Site]) -> None:
+        self._reader = reader
+        self._sites = sites
+
+    async def scale(self, token: str, scale: precomputed.Scale, box: Box, arriving: Callable[[], None]) -> Voxels:
+        """The voxels of a box, axes (z, y, x, component)."""
+        address = self._sites[scale.place].at(token)
+        return await _within(
+            box,
+            scale.grid,
+            scale.dtype,
+            arriving,
+            lambda b: self._reader.box(
+                address,
+                "neuroglancer_precomputed",
+                "",
+                {"scale_index": scale.number},
+                (range(b.x0, b.x1), range(b.y0, b.y1), range(b.z0, b.z1), range(scale.components)),
+                (2, 1, 0, 3),
+            ),
+        )
+
+
+async def _within(box: Box, grid: Grid, dtype: str, arriving: Callable[[], None], read: Callable[[Box], Any]) -> Voxels:
+    """What `read` gives for the part of a box that is within a grid, the rest 0."""
+    inner = clipped(box, grid)
+    if inner is None:
+        arriving()
+        return np.zeros(box.shape, dtype)
+    voxels: Voxels = await read(inner)
+    arriving()
+    if voxels.dtype != np.dtype(dtype):
+        raise UpstreamBroken(f"expected voxels of {dtype}, not {voxels.dtype}")
+    return voxels if inner == box else pasted(box, [(inner, voxels)], dtype)
+
+
+class VolumeStore(VoxelsOnly):
+    """Volumes that TensorStore reads: the channels of each token.
+
+    :param sites: the address of each channel.
+    :param kinds: what may be there: ``precomputed``, ``zarr``, ``n5``.
+    """
+
+    def __init__(
+        self, sites: Mapping[str | None, Site], reader: Reader, kinds: Sequence[str] = ("precomputed", "zarr", "n5")
+    ) -> None:
+        self._sites = sites
+        self._reader = reader
+        self._kinds = kinds
+        self._shards = Shards(reader, sites)
+        places = " ".join(f"{name or ''}:{site.address}" for name, site in sites.items())
+        self.origin = f"{'/'.join(kinds)} {places}"
+
+    async def describe(self, token: str) -> str:
+        """As `Upstream.describe`: the documents of each channel's volume."""
+
+        async def told(channel: str | None) -> str:
+            site, refused = self._sites[channel], list[UpstreamRefused]()
+
+            async def look(name: str) -> str | None:
+                if not self._reader.is_web(site.address):
+                    found = await self._reader.document(site.at(token), name)
+                    with checks.reading(name):
+                        return None if found is None else checks.text(found)
+                try:
+                    answer = await site.fetcher.get(site.path(token, name), _LONGEST, failure, lambda: None)
+                except UnknownToken:
+                    return None
+                except UpstreamRefused as error:  # what a bucket says of what is not there, if it may not be listed
+                    refused.append(error)
+                    return None
+                with checks.reading(name):
+                    return checks.text(content_encoding.restored(answer.body, answer.encoding, _LONGEST))
+
+            with checks.reading(f"the volume of {token}"):
+                found = await multiscale.gathered(look, self._kinds)
+            if found is None and refused:
+                raise refused[0]
+            if found is None:
+                raise UnknownToken(f"there is no {' or '.join(self._kinds)} at {site.address}")
+            return json.dumps(found)
+
+        return json.dumps(await of_each(self._sites, told))
+
+    def dataset(self, token: str, description: str) -> Dataset:
+        """As `Upstream.dataset`."""
+        with checks.reading(f"the volume of {token}"):
+            told = mapping("the volumes", checks.parsed(description))
+            volumes: dict[str | None, Volume[Any]] = {}
+            for name, site in self._sites.items():
+                text = word("a volume", told.get(name or ""), most=64 * _LONGEST)
+                found = {
+                    key: word(key, value, most=_LONGEST)
+                    for key, value in mapping("documents", checks.parsed(text)).items()
+                }
+                if "info" in found:
+                    volumes[name] = precomputed.parsed(name, found["info"], site.at(token))
+                else:
+                    volumes[name] = multiscale.parsed(name, found, site.at(token))
+            return assembled(token, volumes)
+
+    async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
+        """As `Upstream.cutout`."""
+        number, scales = cutout.dataset.theirs[cutout.channel.name]
+        scale: precomputed.Scale | Array | None = scales[cutout.level]
+        token = cutout.dataset.there
+        if scale is None:
+            arriving()
+            return np.zeros(cutout.box.shape, cutout.channel.dtype)
+        if isinstance(scale, precomputed.Scale):
+            voxels = await self._shards.scale(token, scale, cutout.box, arriving)
+            return voxels if voxels.ndim == 3 else np.ascontiguousarray(voxels[..., number])
+        array, address = scale, self._sites[scale.place].at(token)
+
+        async def read(box: Box) -> Voxels:
+            spans = {"x": range(box.x0, box.x1), "y": range(box.y0, box.y1), "z": range(box.z0, box.z1)}
+            index = [spans.get(letter, {"c": number, "t": cutout.time}.get(letter, 0)) for letter in array.axes]
+            left = [letter for letter in array.axes if letter in "xyz"]
+            order = [left.index(letter) for letter in "zyx" if letter in left]
+            voxels: Voxels = await self._reader.box(address, array.driver, array.path, {}, index, order)
+            return voxels if "z" in left else voxels.reshape((1, *voxels.shape))
+
+        return await _within(cutout.box, array.grid, cutout.channel.dtype, arriving, read)
