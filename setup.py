@@ -20,6 +20,7 @@ setup(
     package_data={"ocpproxy": ["py.typed", "index/schema/*/*.sql"]},
     install_requires=[
         "Twisted[tls]>=24.10",
+        "treq>=24.9",
         "PyMySQL>=1.1",
         "numpy>=1.26",
         "Pillow>=10",
@@ -33,7 +34,7 @@ setup(
     ],
     extras_require={
         "tensorstore": ["tensorstore>=0.1.80"],
-        "test": ["treq>=24.9", "hypothesis>=6.100", "catpy==2020.9.3", "tensorstore>=0.1.80", "intern>=1.4.2"],
+        "test": ["hypothesis>=6.100", "catpy==2020.9.3", "tensorstore>=0.1.80", "intern>=1.4.2"],
         "lint": [
             "ruff>=0.6",
             "mypy>=1.11",

@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw
 
 from benchmarks.rendering import rendered, volumes
 from ocpproxy.imagery import png, retouch
-from ocpproxy.model.address import Tone
+from ocpproxy.model.address import Adjustment
 from ocpproxy.model.dataset import Channel, Dataset, Level, Plane
-from ocpproxy.model.stack import PLAIN, Manner, Shown, Stack
+from ocpproxy.model.stack import PLAIN, DrawMode, ShownChannel, Stack
 
 SIDE, COLUMNS = 176, 5
 
@@ -32,11 +32,11 @@ def on_board(picture: bytes) -> Image.Image:
     return under.convert("RGB")
 
 
-def toned(picture: bytes, tone: Tone) -> bytes:
+def toned(picture: bytes, tone: Adjustment) -> bytes:
     """A grey tile in another tone."""
     channel = Channel("c", "image", "uint8")
     dataset = Dataset("t", {0: Level((1, 1, 1), (0, 0, 0), (1, 1, 1))}, (channel,))
-    stack = Stack(dataset, Plane.XY, (Shown(channel, None),), Manner.GREY, PLAIN)
+    stack = Stack(dataset, Plane.XY, (ShownChannel(channel, None),), DrawMode.GREY, PLAIN)
     return retouch.toned(picture, stack, tone)
 
 
@@ -70,9 +70,9 @@ def main() -> None:
         "C + M + Y": rendered([mask, colour, sure], windows=(("c1", (300, 30000)),))(5),
         "C + M, gain 4": rendered([mask, colour], windows=(("c1", (300, 30000)),), gain=4)(5),
         "C + M, opaque": rendered([mask, colour], windows=(("c1", (300, 30000)),), opaque=True)(5),
-        "type 9: min, max": toned(rendered([grey])(5), Tone(90, 180)),
-        "type 9: gamma 2": toned(rendered([grey])(5), Tone(gamma=2)),
-        "type 9: cyan": toned(rendered([grey])(5), Tone(60, 200, 1, (0, 255, 255))),
+        "type 9: min, max": toned(rendered([grey])(5), Adjustment(90, 180)),
+        "type 9: gamma 2": toned(rendered([grey])(5), Adjustment(gamma=2)),
+        "type 9: cyan": toned(rendered([grey])(5), Adjustment(60, 200, 1, (0, 255, 255))),
         "outside an overlay": png.blank(clear=True),
     }
     rows = -(-len(cells) // COLUMNS)

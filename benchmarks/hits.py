@@ -1,4 +1,4 @@
-"""Hits beside nginx, Varnish and MapProxy: a hot tile, many at random, from disk, 304s, and a Zipf load.
+"""TileLookup beside nginx, Varnish and MapProxy: a hot tile, many at random, from disk, 304s, and a Zipf load.
 
     python -m benchmarks.hits [hot] [random] [zipf]
 

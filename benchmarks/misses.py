@@ -76,7 +76,7 @@ def together(work: Sequence[tuple[Client, Sequence[str]]]) -> list[float]:
 
 
 def asked(origin: int) -> int:
-    """Cutouts that an origin has been asked for."""
+    """SharedCutouts that an origin has been asked for."""
     return int(get(origin, "/asked")[1])
 
 
@@ -134,7 +134,7 @@ class Looker(Thread):
         self.took: list[float] = []
 
     def run(self) -> None:
-        """Look 200 times a second."""
+        """DisplaySettings 200 times a second."""
         while True:
             self.took.append(self._client.get(self._path))
             time.sleep(0.005)

@@ -24,7 +24,7 @@ from benchmarks.stage import Stage, get, metric, quantile, resident, stage, told
 from ocpproxy.imagery import png
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import keys, rows
-from ocpproxy.store.files import Files
+from ocpproxy.store.files import TileFiles
 from tests.databases import as_option, mysql_database, mysql_server
 
 DEPTH = 4000
@@ -43,7 +43,7 @@ class Looker(Thread):
         """(when, how long)."""
 
     def run(self) -> None:
-        """Look."""
+        """DisplaySettings."""
         chance = random.Random(3)
         while True:
             took = self._client.get(chance.choice(self._paths))
@@ -65,7 +65,7 @@ def some_rows(stack: str, datasetid: int, count: int) -> Iterator[tuple[Any, ...
 
 def make_files(place: Path, stack: str, count: int) -> None:
     """Their files."""
-    files, black = Files(place / "tiles", "benchmark"), png.blank(clear=False)
+    files, black = TileFiles(place / "tiles", "benchmark"), png.blank(clear=False)
     for n in range(count):
         tile = Tile(stack, 0, 0, n % DEPTH, n // DEPTH // 40, n // DEPTH % 40)
         if n % 60_000 == 0:  # a new shared file, once in a while

@@ -1,4 +1,4 @@
-"""Hits and misses mixed, for as long as you like, through a daemon whose cache is too small for them.
+"""TileLookup and misses mixed, for as long as you like, through a daemon whose cache is too small for them.
 
     python -m benchmarks.soak [seconds]
 

@@ -55,18 +55,23 @@ async def cuboids(reactor: Any, url: str) -> dict[str, list[float]]:
     """Seconds that each cuboid took."""
     import tensorstore as ts
 
-    from ocpproxy.concurrency.threads import Pool
+    from ocpproxy.concurrency.threads import LanedThreadPool
     from ocpproxy.config import parse
     from ocpproxy.model.dataset import Box, Cutout
-    from ocpproxy.upstream.http import Http
-    from ocpproxy.upstream.registry import Doors, make_upstream
-    from ocpproxy.upstream.tensorstore.reader import Readers
+    from ocpproxy.upstream.http import HttpClient, make_treq
+    from ocpproxy.upstream.registry import UpstreamContext, make_upstream
+    from ocpproxy.upstream.tensorstore.reader import TensorStoreReaders
 
-    pool = Pool(reactor, 2, "decode")
+    pool = LanedThreadPool(reactor, 2, "decode")
     pool.startService()
     connections = HTTPConnectionPool(reactor)
     connections.maxPersistentPerHost = 8
-    doors = Doors(Http(Agent(reactor, pool=connections), reactor, Random(1)), pool.run, reactor, Readers(reactor))
+    doors = UpstreamContext(
+        HttpClient(make_treq(Agent(reactor, pool=connections)), reactor, Random(1)),
+        pool.run,
+        reactor,
+        TensorStoreReaders(reactor),
+    )
     said = parse(f"[dataset v]\ntype = precomputed\nurl = {url}\n", Path(), {}).datasets["v"].upstream
     ours = make_upstream(said, doors)
     dataset = ours.dataset("v", await ours.describe("v"))
@@ -80,7 +85,7 @@ async def cuboids(reactor: Any, url: str) -> dict[str, list[float]]:
                 box = Box(512 * n, 512 * n + 512, 0, 512, 0, 16)
                 began = time.perf_counter()
                 if name == "ours":
-                    voxels = await ours.cutout(Cutout(dataset, dataset.channels[0], 0, 0, box), lambda: None)
+                    voxels = await ours.cutout(Cutout(dataset, dataset.channels[0], 0, 0, box))
                 else:
                     voxels = theirs[box.x0 : box.x1, :512, :16, 0].T.read(order="C").result()
                 took[name].append(time.perf_counter() - began)

@@ -74,7 +74,7 @@ class Metrics:
         self.renders_queued = Gauge("ocpproxy_renders_queued", "Renders waiting for a thread", registry=registry)
         self.index_up = Gauge("ocpproxy_index_up", "1 while the index database answers", registry=registry)
         self.unsettled = Gauge(
-            "ocpproxy_unsettled_tiles", "Stored tiles the index has not accounted for yet", registry=registry
+            "ocpproxy_unsettled_tiles", "StoredTile tiles the index has not accounted for yet", registry=registry
         )
         self.loop_lag = LoopLag()
         registry.register(self.loop_lag)

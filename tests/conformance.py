@@ -13,7 +13,8 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 
-from ocpproxy.concurrency.threads import Pool
+from ocpproxy.concurrency.progress import Progress
+from ocpproxy.concurrency.threads import LanedThreadPool
 from ocpproxy.config import UpstreamSettings, parse
 from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import Box, Cutout, Dataset
@@ -28,9 +29,9 @@ from ocpproxy.upstream.base import (
     UpstreamRefused,
     UpstreamSlow,
 )
-from ocpproxy.upstream.http import Http
-from ocpproxy.upstream.registry import Doors, make_upstream
-from ocpproxy.upstream.tensorstore.reader import Readers
+from ocpproxy.upstream.http import HttpClient, make_treq
+from ocpproxy.upstream.registry import UpstreamContext, make_upstream
+from ocpproxy.upstream.tensorstore.reader import TensorStoreReaders
 from tests import doubles
 from tests.volumes import Volume, cuboids, em, level
 
@@ -58,17 +59,17 @@ class UpstreamCase(TestCase):
 
     def setUp(self) -> None:
         """Open them."""
-        self.pool = Pool(reactor, 2, "decode")
+        self.pool = LanedThreadPool(reactor, 2, "decode")
         self.pool.startService()
         self.addCleanup(self.pool.stopService)
         self.connections = HTTPConnectionPool(reactor)
         self.connections.maxPersistentPerHost = 8
         self.connections.retryAutomatically = False
         self.addCleanup(self.connections.closeCachedConnections)
-        http = Http(Agent(reactor, pool=self.connections), reactor, Random(1))  # type: ignore[arg-type]
-        readers = Readers(reactor)
+        http = HttpClient(make_treq(Agent(reactor, pool=self.connections)), reactor, Random(1))  # type: ignore[arg-type]
+        readers = TensorStoreReaders(reactor)
         self.addCleanup(readers.stopService)
-        self.doors = Doors(http, self.pool.run, reactor, readers)
+        self.doors = UpstreamContext(http, self.pool.run, reactor, readers)
 
     async def described(self, upstream: Upstream, token: str) -> Dataset:
         """The dataset of a token."""
@@ -118,22 +119,11 @@ class ConformanceTests:
             corner = Box(ex - 9, ex, ey - 8, ey, ez - 2, ez)
             found = {}
             for box in (whole, part, corner):
-                voxels = await upstream.cutout(Cutout(dataset, channel, 0, number, box), nothing)
+                voxels = await upstream.cutout(Cutout(dataset, channel, 0, number, box))
                 self.assertEqual((voxels.shape, voxels.dtype), (box.shape, np.dtype(channel.dtype)))
                 found[box] = voxels
             np.testing.assert_array_equal(found[part], found[whole][2:9, 11:90, 7:100])
             self.assertGreater(found[whole].std(), self.minimum)
-
-    async def test_arriving_is_told(self: Any) -> None:
-        """It is told once or more that the answer begins to arrive."""
-        upstream = self.upstream()
-        dataset = await self.described(upstream, self.token)
-        told: list[int] = []
-        box = Box(*(v for o in dataset.finest.offset for v in (o, o + 8)))
-        await upstream.cutout(
-            Cutout(dataset, dataset.channel(None), 0, min(dataset.levels), box), lambda: told.append(1)
-        )
-        self.assertTrue(told)
 
     async def test_cancel(self: Any) -> None:
         """A cutout that is cancelled ends at once, and the next one works."""
@@ -141,11 +131,11 @@ class ConformanceTests:
         dataset = await self.described(upstream, self.token)
         box = Box(*(v for o in dataset.finest.offset for v in (o, o + 8)))
         cutout = Cutout(dataset, dataset.channel(None), 0, min(dataset.levels), box)
-        work = Deferred.fromCoroutine(upstream.cutout(cutout, nothing))
+        work = Deferred.fromCoroutine(upstream.cutout(cutout))
         ended = work.addErrback(lambda failure: failure.trap(CancelledError))
         work.cancel()
         self.assertIs(await ended, CancelledError)
-        self.assertEqual((await upstream.cutout(cutout, nothing)).shape, (8, 8, 8))
+        self.assertEqual((await upstream.cutout(cutout)).shape, (8, 8, 8))
 
     async def test_hostile_description(self: Any) -> None:
         """A description that makes no sense is a broken upstream, never another error (or is not looked at)."""
@@ -236,7 +226,7 @@ class ServedTests(ConformanceTests):
             self.assertEqual(dataset.levels[number].size, volume.shape[::-1])
             ox, oy, oz = dataset.levels[number].offset
             for cuboid in cuboids(Stack.of(dataset, ImageBase(self.token)), number):
-                voxels = await upstream.cutout(cuboid.cutouts()[0], nothing)
+                voxels = await upstream.cutout(cuboid.cutouts()[0])
                 b = cuboid.box
                 self.compare(voxels, volume[b.z0 - oz : b.z1 - oz, b.y0 - oy : b.y1 - oy, b.x0 - ox : b.x1 - ox])
 
@@ -247,13 +237,13 @@ class ServedTests(ConformanceTests):
         cutout, expected = await self.first(upstream)
         self.served.mode = mode
         try:
-            await upstream.cutout(cutout, nothing)
+            await upstream.cutout(cutout)
         except UpstreamFailure as failure:
             found = failure
         else:
             raise AssertionError(f"{mode}: it did not fail")
         self.served.mode = "well"
-        self.compare(await upstream.cutout(cutout, nothing), expected)
+        self.compare(await upstream.cutout(cutout), expected)
         await a_turn()
         return found
 
@@ -273,7 +263,7 @@ class ServedTests(ConformanceTests):
         cutout, _ = await self.first(upstream)
         double.mode = "silence"
         with self.assertRaises(UpstreamSlow):
-            await upstream.cutout(cutout, nothing)
+            await upstream.cutout(cutout)
         while double.open_now:
             await deferLater(reactor, 0.01)  # type: ignore[arg-type]
 
@@ -305,6 +295,19 @@ class DescribingTests(ServedTests):
 class PoliteTests(ServedTests):
     """What those do beside that whose voxels come by our own HTTP: its cap, its retries."""
 
+    async def test_progress(self: Any) -> None:
+        """The first byte of a cutout is reported to the flight that it is fetched for."""
+        upstream = self.upstream()
+        dataset = await self.described(upstream, self.token)
+        box = Box(*(v for o in dataset.finest.offset for v in (o, o + 8)))
+        cutout = Cutout(dataset, dataset.channel(None), 0, min(dataset.levels), box)
+        progress = Progress()
+        with progress.as_current():
+            work = Deferred.fromCoroutine(upstream.cutout(cutout))
+        self.assertEqual(progress.receiving, work.called)
+        await work
+        self.assertTrue(progress.receiving)
+
     async def test_busy(self: Any) -> None:
         """How long to wait is passed on."""
         self.assertEqual((await Deferred.fromCoroutine(self.failure("busy"))).retry_after, 7)
@@ -318,7 +321,7 @@ class PoliteTests(ServedTests):
             box = Box(*(v for o in dataset.finest.offset for v in (o, o + 1)))
             double.mode, before = mode, double.asked["cutout"]
             with self.assertRaises(UpstreamFailure):
-                await upstream.cutout(Cutout(dataset, dataset.channel(None), 0, min(dataset.levels), box), nothing)
+                await upstream.cutout(Cutout(dataset, dataset.channel(None), 0, min(dataset.levels), box))
             self.assertEqual(double.asked["cutout"] - before, asked, mode)
             await a_turn()
 
@@ -332,9 +335,7 @@ class PoliteTests(ServedTests):
         o, e = dataset.finest.offset, dataset.finest.end
         boxes = [Box(o[0], o[0] + 64, o[1], o[1] + 64, z, z + 1) for z in range(o[2], e[2])]
         work = [
-            Deferred.fromCoroutine(
-                up.cutout(Cutout(dataset, dataset.channel(None), 0, min(dataset.levels), box), nothing)
-            )
+            Deferred.fromCoroutine(up.cutout(Cutout(dataset, dataset.channel(None), 0, min(dataset.levels), box)))
             for up in (one, two)
             for box in boxes
         ]

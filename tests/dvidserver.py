@@ -83,7 +83,7 @@ class Volume:
             "MaxPoint": self.last,
             "MinIndex": [at // block for at in self.offset],
             "MaxIndex": [at // block for at in self.last],
-            "Background": 0,
+            "BackgroundTask": 0,
         }
 
 

@@ -85,7 +85,7 @@ def precomputed(
     """Write a precomputed volume; triples are x, y, z, and `sharded` may change some of `SHARDING`.
 
     `stored` compresses the files of chunks under their names, `shuffle` puts the finest scale last in the info, and
-    `missing` are chunks to delete, as ``4.6_4.6_45/0-128_0-128_0-16``. Shards lack the chunks that are all zero.
+    `missing` are chunks to delete, as ``4.6_4.6_45/0-128_0-128_0-16``. ShardedScales lack the chunks that are all zero.
     """
     if sharded and (stored or missing):
         raise ValueError("the files of a sharded volume are not chunks")

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from ocpproxy.model import address
-from ocpproxy.model.address import BadAddress, ChannelName, Colouring, ImageBase, OverviewAddress, TileAddress, Tone
+from ocpproxy.model.address import (
+    Adjustment,
+    BadAddress,
+    ChannelName,
+    Colouring,
+    ImageBase,
+    OverviewAddress,
+    TileAddress,
+)
 from ocpproxy.model.dataset import Plane
 from tests.volumes import shared
 
@@ -206,9 +214,9 @@ class FormTests(SynchronousTestCase):
     def test_tone(self) -> None:
         """Type 9: contrast and colour."""
         self.assertEqual(
-            address.tone("min=10&max=200.5&gamma=0.5&color=cyan&quality=3"), Tone(10, 200.5, 0.5, (0, 255, 255))
+            address.tone("min=10&max=200.5&gamma=0.5&color=cyan&quality=3"), Adjustment(10, 200.5, 0.5, (0, 255, 255))
         )
-        self.assertEqual(address.tone("color=00ff80,red"), Tone(colour=(0, 255, 128)))
+        self.assertEqual(address.tone("color=00ff80,red"), Adjustment(colour=(0, 255, 128)))
         self.assertIsNone(address.tone("nocache=3&quality=1"))
         for query in ("min=low", "color=mauve", "gamma=0", "gamma=-1", "max=1e999"):
             self.assertRaises(BadAddress, address.tone, query)

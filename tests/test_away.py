@@ -16,7 +16,7 @@ from tests.volumes import em, expected_tile
 
 
 class AwayTests(DaemonCase):
-    """Hits go on; misses are fetched, answered and stored; the account catches up."""
+    """TileLookup go on; misses are fetched, answered and stored; the account catches up."""
 
     async def start_both(self) -> None:
         """A server, a double, and a daemon with 16 tiles in its cache."""

@@ -13,12 +13,12 @@ from ocpproxy import config
 from ocpproxy.model.dataset import Box, Cutout
 from ocpproxy.upstream.base import Upstream, UpstreamBusy, UpstreamRefused
 from ocpproxy.upstream.boss import Boss
-from ocpproxy.upstream.locations import Site
+from ocpproxy.upstream.locations import Location
 from ocpproxy.upstream.precomputed import Precomputed
-from ocpproxy.upstream.tensorstore.volumes import Shards
+from ocpproxy.upstream.tensorstore.volumes import ShardedScales
 from tests import doubles, formats
 from tests.bossserver import BossServer, Served
-from tests.conformance import UpstreamCase, nothing
+from tests.conformance import UpstreamCase
 from tests.volumes import em, level, mitochondria
 
 
@@ -52,9 +52,9 @@ class BossTests(UpstreamCase):
 
         def at(address: str) -> Precomputed:
             self.assertEqual(address, "s3://open-data/em/v1")
-            site = Site(address.replace("s3://open-data", where), lambda url: self.doors.fetcher(said, url))
-            sites: dict[str | None, Site] = {address: site}
-            shards = Shards(self.doors.reader(said), sites)
+            site = Location(address.replace("s3://open-data", where), lambda url: self.doors.fetcher(said, url))
+            sites: dict[str | None, Location] = {address: site}
+            shards = ShardedScales(self.doors.reader(said), sites)
             return Precomputed(sites, self.pool.run, reactor, (404,), shards)
 
         secret = config.parse(
@@ -63,7 +63,7 @@ class BossTests(UpstreamCase):
             {"T": "secret"},
         ).datasets["kat"]
         self.assertNotIn("secret", repr(secret))
-        site = Site(f"{url}/vnc/stack1", lambda url: self.doors.fetcher(secret.upstream, url))
+        site = Location(f"{url}/vnc/stack1", lambda url: self.doors.fetcher(secret.upstream, url))
         upstream: Upstream = Boss(site, (), at, self.pool.run, reactor)
         dataset = await self.described(upstream, "kat")
         channels = [(c.name, c.kind, c.writable) for c in dataset.channels]
@@ -71,7 +71,7 @@ class BossTests(UpstreamCase):
         for number in range(3):
             box = Box(5, 150, 7, 140, 2, 19)
             for channel, volume in zip(dataset.channels, (em(), mitochondria()), strict=True):
-                voxels = await upstream.cutout(Cutout(dataset, channel, 0, number, box), nothing)
+                voxels = await upstream.cutout(Cutout(dataset, channel, 0, number, box))
                 np.testing.assert_array_equal(voxels, level(volume, number)[2:19, 7:140, 5:150])
         self.assertEqual(sum("authorization" in one for one in headers), 0)
         self.assertTrue(headers)
@@ -90,7 +90,7 @@ class BossTests(UpstreamCase):
         boss.speaker = lambda *_: ("cutout", 429, {}, json.dumps(said).encode())
         for _ in range(3):
             with self.assertRaises(UpstreamBusy) as caught:
-                await upstream.cutout(cutout, nothing)
+                await upstream.cutout(cutout)
             self.assertGreater(caught.exception.retry_after or 0, 3500)
         self.assertEqual(boss.asked["cutout"], 1)
 
@@ -107,12 +107,12 @@ class BossTests(UpstreamCase):
             self.assertEqual(len(dataset.levels), many)
             self.assertEqual(dataset.levels[0].offset, start)
             box = Box(300, 400, 200, 260, 9, 20)
-            voxels = await upstream.cutout(Cutout(dataset, dataset.channel("image"), 0, 0, box), nothing)
+            voxels = await upstream.cutout(Cutout(dataset, dataset.channel("image"), 0, 0, box))
             np.testing.assert_array_equal(voxels, em()[1:12, 72:132, 44:144])
             if many > 1:
                 self.assertEqual(dataset.levels[1].offset, (128, 64, 4))
                 box = Box(300, 400, 200, 260, 9, 12)  # what lies behind the start of level 0: the server gives that
-                voxels = await upstream.cutout(Cutout(dataset, dataset.channel("image"), 0, 1, box), nothing)
+                voxels = await upstream.cutout(Cutout(dataset, dataset.channel("image"), 0, 1, box))
                 np.testing.assert_array_equal(voxels, em()[::2, ::2, ::2][5:8, 136:196, 172:272])
 
     async def test_intern(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from ocpproxy.model.dataset import Box, Cutout
 from ocpproxy.upstream.base import UpstreamBroken, UpstreamRefused
 from ocpproxy.upstream.chunks import Chunks, Grid
 from tests import doubles, formats
-from tests.conformance import UpstreamCase, a_turn, nothing
+from tests.conformance import UpstreamCase, a_turn
 from tests.volumes import em
 
 
@@ -30,7 +29,7 @@ class ChunkTests(UpstreamCase):
         upstream = self.configured(f"type = precomputed\nurl = {self.serve(bucket)}/v\n")
         dataset = await self.described(upstream, "kat")
         boxes = [Box(x, min(x + 512, 640), y, min(y + 512, 600), 0, 16) for x in (0, 512) for y in (0, 512)]
-        work = [upstream.cutout(Cutout(dataset, dataset.channels[0], 0, 0, box), nothing) for box in boxes]
+        work = [upstream.cutout(Cutout(dataset, dataset.channels[0], 0, 0, box)) for box in boxes]
         found = await gatherResults([Deferred.fromCoroutine(one) for one in work])
         for box, voxels in zip(boxes, found, strict=True):
             np.testing.assert_array_equal(voxels, em()[:16, box.y0 : box.y1, box.x0 : box.x1])
@@ -39,7 +38,7 @@ class ChunkTests(UpstreamCase):
         self.assertEqual(bucket.most_open, 8)
         again = Box(390, 410, 390, 410, 0, 16)  # four chunks that stuck out of their cuboids, or did not
         before = bucket.asked["cutout"]
-        await upstream.cutout(Cutout(dataset, dataset.channels[0], 0, 0, again), nothing)
+        await upstream.cutout(Cutout(dataset, dataset.channels[0], 0, 0, again))
         self.assertLessEqual(bucket.asked["cutout"] - before, 1)
 
     async def test_memory(self) -> None:
@@ -48,7 +47,7 @@ class ChunkTests(UpstreamCase):
         most = 0
         places = DeferredSemaphore(3)
 
-        async def fetch(place: str, box: Box, arriving: Callable[[], None]) -> Any:
+        async def fetch(place: str, box: Box) -> Any:
             nonlocal most
             await places.acquire()
             await deferLater(reactor, 0)
@@ -60,7 +59,7 @@ class ChunkTests(UpstreamCase):
 
         chunks: Chunks[str] = Chunks(fetch, reactor)
         grid = Grid((0, 0, 0), (640, 640, 16), (64, 64, 16))
-        voxels = await chunks.box("v", Box(0, 640, 0, 640, 0, 16), grid, "uint8", nothing)
+        voxels = await chunks.box("v", Box(0, 640, 0, 640, 0, 16), grid, "uint8")
         self.assertEqual((len(alive), voxels.min(), voxels.max()), (100, 7, 7))
         self.assertLessEqual(most, 8)
 
@@ -83,10 +82,10 @@ class ChunkTests(UpstreamCase):
             dataset = await self.described(upstream, "kat")
             cutout = Cutout(dataset, dataset.channels[0], 0, 0, Box(0, 300, 0, 200, 0, 16))
             if failure is None:
-                np.testing.assert_array_equal(await upstream.cutout(cutout, nothing), expected)
+                np.testing.assert_array_equal(await upstream.cutout(cutout), expected)
             else:
                 with self.assertRaises(failure):
-                    await upstream.cutout(cutout, nothing)
+                    await upstream.cutout(cutout)
             await a_turn()
 
     async def test_missing_to_tensorstore(self) -> None:
@@ -102,10 +101,10 @@ class ChunkTests(UpstreamCase):
             dataset = await self.described(upstream, "kat")
             cutout = Cutout(dataset, dataset.channels[0], 0, 0, Box(0, 300, 0, 200, 0, 16))
             if fine:
-                np.testing.assert_array_equal(await upstream.cutout(cutout, nothing), expected)
+                np.testing.assert_array_equal(await upstream.cutout(cutout), expected)
             else:
                 with self.assertRaises(UpstreamBroken) as caught:
-                    await upstream.cutout(cutout, nothing)
+                    await upstream.cutout(cutout)
                 self.assertIn("missing", str(caught.exception))
             await a_turn()
 

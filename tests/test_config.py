@@ -10,9 +10,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ocpproxy import config
 from ocpproxy.cli.main import main
-from ocpproxy.config import DATASET_OPTIONS, OPTIONS, BadConfiguration, Settings
+from ocpproxy.config import BadConfiguration, Settings
+from ocpproxy.config.reading import DATASET_OPTIONS, OPTIONS
 from ocpproxy.daemon import tap
-from ocpproxy.model.stack import Look
+from ocpproxy.model.stack import DisplaySettings
 
 HERE = Path("/etc/ocpproxy")
 EXAMPLE = Path(__file__).parent.parent / "etc" / "ocp.ini"
@@ -99,8 +100,8 @@ class ValuesTests(SynchronousTestCase):
         one = settings.datasets["a"]
         self.assertEqual((one.token, one.upstream.format, one.upstream.max_cutout), ("b", "blosc", 2**21))
         windows = ((None, (200, 4000)), ("DAPI-1", (3, 9)), ("x", (1, 2)))
-        self.assertEqual(one.look, Look(None, True, True, windows, 4.0, True, True))
-        self.assertEqual((settings.datasets["c"].look, settings.datasets["c"].token), (Look(), None))
+        self.assertEqual(one.look, DisplaySettings(None, True, True, windows, 4.0, True, True))
+        self.assertEqual((settings.datasets["c"].look, settings.datasets["c"].token), (DisplaySettings(), None))
         for line in (
             "window = 9,3",
             "window = 5,5",
@@ -185,11 +186,11 @@ class CommandTests(SynchronousTestCase):
         from twisted.python.usage import UsageError
 
         good = self.write("[cache]\nsize = 5 GiB\n")
-        self.assertEqual(main.main(["check-config", "--config", good]), 0)
+        self.assertEqual(main(["check-config", "--config", good]), 0)
         for text in ("[cache]\nsize = x\n", "[server]\nlisten = ssl:443:privateKey=/nonexistent\n", "\0"):
             bad = self.write(text)
-            self.assertEqual(main.main(["check-config", "--config", bad]), 1)
+            self.assertEqual(main(["check-config", "--config", bad]), 1)
             options = tap.Options()
             error = self.assertRaises(UsageError, options.parseOptions, ["--config", bad])
             self.assertIn("expected", str(error))
-        self.assertEqual(main.main(["check-config", "--config", "/nonexistent/ocp.ini"]), 1)
+        self.assertEqual(main(["check-config", "--config", "/nonexistent/ocp.ini"]), 1)

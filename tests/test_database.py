@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from ocpproxy.config import IndexUrl
-from ocpproxy.index.database import Abandoned, Database, DatabaseAway, open_database
+from ocpproxy.index.database import Database, DatabaseUnavailable, OutcomeUnknown, open_database
 from ocpproxy.index.dialect import Transaction
 from ocpproxy.index.schema import upgrade
 from tests.databases import OnMariaDB, OnSQLite, started
@@ -101,11 +101,11 @@ class DatabaseTests:
     async def test_nobody_waits_for_what_is_away(self: Any) -> None:
         """Before it is up, and when it is stopped, run raises at once."""
         database = open_database(self.index_url(), reactor)
-        with self.assertRaises(DatabaseAway):
+        with self.assertRaises(DatabaseUnavailable):
             await database.run(lambda tx: None)
         database = await started(self, self.index_url())
         database.stopService()
-        with self.assertRaises(DatabaseAway):
+        with self.assertRaises(DatabaseUnavailable):
             await database.run(lambda tx: None)
         database.startService()
 
@@ -128,7 +128,7 @@ class DatabaseTests:
             await begun
             if leaves:
                 work.cancel()
-            self.assertIs(await outcome, CancelledError if leaves else Abandoned)
+            self.assertIs(await outcome, CancelledError if leaves else OutcomeUnknown)
             self.assertTrue(database.up, "a short patience does not mean that it is away")
             go_on.set()
             self.assertEqual(await late.addTimeout(10, reactor), "done")
@@ -258,7 +258,7 @@ class MariaDBTests(OnMariaDB, DatabaseTests, TestCase):
         return len(ids)
 
     async def test_killed_connections(self) -> None:
-        """Connections that the server has closed cost nobody anything."""
+        """IdleConnections that the server has closed cost nobody anything."""
         url = self.index_url()
         database = await started(self, url)
 

@@ -14,10 +14,10 @@ from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from ocpproxy.cache.lookup import Answer
-from ocpproxy.cache.rendering import Filling, Pictures
-from ocpproxy.concurrency.single_flight import Flight, OneFetch
-from ocpproxy.concurrency.threads import Lane, Pool
+from ocpproxy.cache.lookup import TileAnswer
+from ocpproxy.cache.rendering import CuboidRenderer, Pictures
+from ocpproxy.concurrency.single_flight import Flight, SingleFlight
+from ocpproxy.concurrency.threads import Lane, LanedThreadPool
 from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import Channel, Dataset, Level, Plane
 from ocpproxy.model.stack import Cuboid, Stack, Tile
@@ -62,17 +62,17 @@ class FillingTests(SynchronousTestCase):
         self.soon, self.ahead = Bench(), Bench()
         self.voxels: Any = np.random.default_rng(1).integers(0, 256, (16, 512, 512), np.uint8)
         self.kept: list[Pictures] = []
-        self.fetches: OneFetch[Cuboid, Tile, Answer] = OneFetch(self.fly, Clock())
+        self.fetches: SingleFlight[Cuboid, Tile, TileAnswer] = SingleFlight(self.fly, Clock())
 
-    async def fly(self, flight: Flight[Cuboid, Tile, Answer]) -> None:
+    async def fly(self, flight: Flight[Cuboid, Tile, TileAnswer]) -> None:
         """Fill."""
-        filling = Filling(flight, [self.voxels], self.soon, self.ahead, lambda: 0.0)
+        filling = CuboidRenderer(flight, [self.voxels], self.soon, self.ahead, lambda: 0.0)
         self.voxels = None
         async with filling:
             async for made in filling.pictures():
                 self.kept.append(made)
 
-    def join(self, slice_: int) -> Deferred[Answer]:
+    def join(self, slice_: int) -> Deferred[TileAnswer]:
         """Wait for a slice."""
         return self.fetches.join(STACK.cuboid(tile(0)), tile(slice_))
 
@@ -152,7 +152,7 @@ class PoolTests(TestCase):
 
     async def test_lanes(self) -> None:
         """What is awaited overtakes what is not; what is in hand is bounded; cancelled work is not begun."""
-        pool = Pool(reactor, 1, "test")
+        pool = LanedThreadPool(reactor, 1, "test")
         done: list[str] = []
         doing = [pool.lane(Lane.AHEAD)(done.append, f"ahead {n}") for n in range(3)]  # two of them are in hand
         doing.append(pool.run(done.append, "arrived"))

@@ -75,7 +75,7 @@ class FormatsCase(ViewsCase):
 
 
 class EveryFormat(FormatsCase):
-    """Files."""
+    """TileFiles."""
 
     async def test_files(self) -> None:
         """precomputed raw, jpeg, png, gzip, brotli, sharded; N5; Zarr 2 and 3; OME-Zarr 0.4 and 0.5."""

@@ -29,7 +29,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from ocpproxy import config
 from ocpproxy.daemon import gateway
-from ocpproxy.daemon.services import Listening
+from ocpproxy.daemon.services import ListeningPorts
 from ocpproxy.metrics import Metrics
 from ocpproxy.web.channel import PromptChannel
 from ocpproxy.web.hot_path import HotChannel
@@ -84,7 +84,7 @@ class HotCase(TestCase):
         self.gateway.privilegedStartService()
         self.gateway.startService()
         self.addCleanup(self.stop)
-        listening = next(part for part in self.gateway if isinstance(part, Listening))
+        listening = next(part for part in self.gateway if isinstance(part, ListeningPorts))
         self.port = listening.ports[0].getHost().port
         self.site: Any = listening._factory
         self.store = next(part for part in self.gateway if hasattr(part, "used"))

@@ -14,9 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ocpproxy.imagery import palette, png, retouch
 from ocpproxy.imagery.drawing import draw
-from ocpproxy.model.address import ChannelName, Colouring, ImageBase, Tone
-from ocpproxy.model.dataset import Channel, Dataset, Level, NotShown, Plane
-from ocpproxy.model.stack import Look, Stack
+from ocpproxy.model.address import Adjustment, ChannelName, Colouring, ImageBase
+from ocpproxy.model.dataset import CannotDisplay, Channel, Dataset, Level, Plane
+from ocpproxy.model.stack import DisplaySettings, Stack
 from tests import oracle
 from tests.volumes import em, expected_tile
 
@@ -130,7 +130,7 @@ KINDS = (
 )
 
 
-def expected(face: np.ndarray, channel: Channel, look: Look) -> np.ndarray:  # type: ignore[type-arg]
+def expected(face: np.ndarray, channel: Channel, look: DisplaySettings) -> np.ndarray:  # type: ignore[type-arg]
     """RGBA of a whole face of one channel, by the oracle."""
     if channel.kind == "annotation":
         return oracle.labels(face)
@@ -177,7 +177,7 @@ class DrawTests(SynchronousTestCase):
         voxel = tuple(Fraction(data.draw(st.integers(1, 12)), 2) for _ in range(3))
         plane = data.draw(st.sampled_from(Plane))
         low = data.draw(st.integers(0, 200))
-        look = Look(
+        look = DisplaySettings(
             native=data.draw(st.booleans()),
             heat=data.draw(st.booleans()),
             windows=data.draw(st.sampled_from([(), ((None, (low, low + 1 + seed % 70)),)])),
@@ -207,7 +207,7 @@ class DrawTests(SynchronousTestCase):
         types = [data.draw(st.sampled_from(KINDS[:5])) for _ in range(count)]
         letters = [data.draw(st.sampled_from("CMYRGB")) for _ in range(count)]
         size, plane = (530, 100, 9), data.draw(st.sampled_from(Plane))
-        look = Look(
+        look = DisplaySettings(
             gain=data.draw(st.sampled_from([1.0, 4.0, 0.5, 1.3])),
             opaque=data.draw(st.booleans()),
             windows=data.draw(st.sampled_from([(), ((None, (10, 3000)),), (("c0", (0, 99)),)])),
@@ -247,7 +247,7 @@ class DrawTests(SynchronousTestCase):
             ((0, 0, 0), 1, (0, 0, 0, 0)),
             ((10, 20, 100), 4, (255, 255, 120, 255)),
         ):
-            look = Look(gain=gain)
+            look = DisplaySettings(gain=gain)
             stack = Stack.of(Dataset("t", {0: level}, channels), ImageBase("t", Plane.XY, items, Colouring.NAMED), look)
             voxels = [np.full((1, 1, 1), value, np.uint8) for value in values]
             self.assertEqual(tuple(as_rgba(drawn(stack, list(voxels), (0, 0, 0)))[0, 0]), want)
@@ -275,7 +275,7 @@ class RetouchTests(SynchronousTestCase):
         kind = "annotation" if dtype == "uint32" else "image"
         level = Level((640, 600, 20), (0, 0, 0), (64, 64, 16))
         dataset = Dataset("t", {0: level}, (Channel("c", kind, dtype),), "c")
-        return Stack.of(dataset, ImageBase("t", plane), Look(**look))  # type: ignore[arg-type]
+        return Stack.of(dataset, ImageBase("t", plane), DisplaySettings(**look))  # type: ignore[arg-type]
 
     def test_tone(self) -> None:
         """Contrast, gamma and colour of each grey value, in the channel's own numbers."""
@@ -283,27 +283,27 @@ class RetouchTests(SynchronousTestCase):
         picture = png.grey(ramp)
         values = ramp.astype(np.float64)
         for tone, dtype, look, low, high in (
-            (Tone(), "uint8", {}, 0, 255),
-            (Tone(50, 200), "uint8", {}, 50, 200),
-            (Tone(low=100), "uint8", {}, 100, 255),
-            (Tone(12800, 51200), "uint16", {}, 50, 200),
-            (Tone(1500, 2000), "uint16", {"windows": ((None, (1000, 3000)),)}, 63.75, 127.5),
-            (Tone(0.25, 0.75), "float32", {}, 64, 192),
+            (Adjustment(), "uint8", {}, 0, 255),
+            (Adjustment(50, 200), "uint8", {}, 50, 200),
+            (Adjustment(low=100), "uint8", {}, 100, 255),
+            (Adjustment(12800, 51200), "uint16", {}, 50, 200),
+            (Adjustment(1500, 2000), "uint16", {"windows": ((None, (1000, 3000)),)}, 63.75, 127.5),
+            (Adjustment(0.25, 0.75), "float32", {}, 64, 192),
         ):
             for gamma in (1.0, 0.5, 2.2):
-                full = Tone(tone.low, tone.high, gamma)
+                full = Adjustment(tone.low, tone.high, gamma)
                 want = np.floor(255 * np.clip((values - low) / (high - low), 0, 1) ** gamma)
                 got = pixels(retouch.toned(picture, self.stack(dtype, **look), full))[:16, :16]
                 self.assertLessEqual(np.abs(got - want).max(), 0 if gamma == 1 and not look else 1)
-                tinted = Tone(tone.low, tone.high, gamma, (255, 0, 128))
+                tinted = Adjustment(tone.low, tone.high, gamma, (255, 0, 128))
                 rgb = np.array(
                     Image.open(BytesIO(retouch.toned(picture, self.stack(dtype, **look), tinted))).convert("RGB")
                 )
                 np.testing.assert_array_equal(rgb[:16, :16, 0], got)
                 np.testing.assert_array_equal(rgb[:16, :16, 2], got.astype(int) * 128 // 255)
                 self.assertEqual(rgb[..., 1].max(), 0)
-        self.assertRaises(NotShown, retouch.toned, picture, self.stack(), Tone(9, 9))
-        self.assertRaises(NotShown, retouch.toned, picture, self.stack("uint32"), Tone(1, 2))
+        self.assertRaises(CannotDisplay, retouch.toned, picture, self.stack(), Adjustment(9, 9))
+        self.assertRaises(CannotDisplay, retouch.toned, picture, self.stack("uint32"), Adjustment(1, 2))
 
     def test_overview(self) -> None:
         """192 pixels on the longer side, and the mean of what they stand for."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from ocpproxy.model.address import ImageBase
-from ocpproxy.model.dataset import Dataset, NotShown, Plane
+from ocpproxy.model.dataset import CannotDisplay, Dataset, Plane
 from ocpproxy.model.stack import Stack
 from ocpproxy.upstream.base import UpstreamBroken
 from ocpproxy.upstream.codecs import npz
@@ -144,7 +144,7 @@ class InfoTests(SynchronousTestCase):
             dataset = ocp_info.read("kat", json.dumps(document))
             if number in (3, 4):
                 self.assertEqual([(c.name, c.number) for c in dataset.channels], [("DAPI-1", 1), ("Synapsin", 2)])
-                self.assertRaises(NotShown, Stack.of, dataset, ImageBase("kat"))
+                self.assertRaises(CannotDisplay, Stack.of, dataset, ImageBase("kat"))
             else:
                 Stack.of(dataset, ImageBase("kat"))
 

@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy.concurrency.single_flight import NOT_AGAIN_FOR, Flight, NotDelivered, OneFetch
+from ocpproxy.concurrency.single_flight import REMEMBER_FAILURE, Flight, NotDelivered, SingleFlight
 
 
 class Broken(Exception):
@@ -24,7 +24,7 @@ class OneFetchTests(SynchronousTestCase):
         self.upstreams: list[Deferred[dict[str, str]]] = []
         self.cancelled = 0
         self.on_the_way: Any = None
-        self.fetches: OneFetch[str, str, str] = OneFetch(self.fly, self.clock)
+        self.fetches: SingleFlight[str, str, str] = SingleFlight(self.fly, self.clock)
 
     async def fly(self, flight: Flight[str, str, str]) -> None:
         """Wait for the upstream, and deliver what it brings."""
@@ -70,9 +70,9 @@ class OneFetchTests(SynchronousTestCase):
         self.upstreams[2].callback({"a": "A"})
         self.assertEqual(self.successResultOf(last), "A")
 
-    def test_arriving_is_finished(self) -> None:
-        """What arrives is finished though nobody waits; who comes meanwhile boards it."""
-        self.on_the_way = lambda flight: flight.mark_arriving()
+    def test_receiving_is_finished(self) -> None:
+        """A flight that receives its answer is finished though nobody waits; who comes meanwhile joins it."""
+        self.on_the_way = lambda flight: flight.progress.report()
         gone = self.fetches.join("k", "a")
         gone.cancel()
         self.failureResultOf(gone, CancelledError)
@@ -89,7 +89,7 @@ class OneFetchTests(SynchronousTestCase):
         flights[0].deliver("b", "B")
         self.assertEqual(self.successResultOf(second), "B")
         self.assertNoResult(first)
-        self.assertEqual(flights[0].awaited(), ["a"])
+        self.assertEqual(flights[0].waiting_items(), ["a"])
         self.assertEqual(self.successResultOf(self.fetches.join("k", "b")), "B")
         self.upstreams[0].callback({"a": "A"})
         self.successResultOf(first)
@@ -102,7 +102,7 @@ class OneFetchTests(SynchronousTestCase):
             self.failureResultOf(one, Broken)
         self.failureResultOf(self.fetches.join("k", "c"), Broken)
         self.assertEqual(len(self.upstreams), 1)
-        self.clock.advance(NOT_AGAIN_FOR + 0.01)
+        self.clock.advance(REMEMBER_FAILURE + 0.01)
         again = self.fetches.join("k", "a")
         self.upstreams[1].callback({"a": "A"})
         self.assertEqual(self.successResultOf(again), "A")
@@ -135,7 +135,7 @@ class OneFetchTests(SynchronousTestCase):
 
     def test_stop(self) -> None:
         """Stopping calls off what only waits, finishes what arrives, and takes no more."""
-        self.on_the_way = lambda flight: flight.key == "arriving" and flight.mark_arriving()
+        self.on_the_way = lambda flight: flight.key == "arriving" and flight.progress.report()
         waiting, arriving = self.fetches.join("waiting", "a"), self.fetches.join("arriving", "a")
         stopped = Deferred.fromCoroutine(self.fetches.stop())
         self.failureResultOf(waiting, CancelledError)
@@ -148,7 +148,7 @@ class OneFetchTests(SynchronousTestCase):
 
     def test_stop_is_bounded(self) -> None:
         """What arrives too slowly is called off."""
-        self.on_the_way = lambda flight: flight.mark_arriving()
+        self.on_the_way = lambda flight: flight.progress.report()
         waiting = self.fetches.join("k", "a")
         stopped = Deferred.fromCoroutine(self.fetches.stop())
         self.clock.advance(60)

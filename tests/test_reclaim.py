@@ -8,8 +8,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy.cache.eviction import Limits, Reclaimer
-from ocpproxy.index.database import DatabaseAway
+from ocpproxy.cache.eviction import CacheLimits, Evictor
+from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.metrics import Metrics
 from ocpproxy.store.rows import Usage
 
@@ -21,18 +21,18 @@ class LimitsTests(SynchronousTestCase):
 
     def test_thresholds(self) -> None:
         """Over 95 % is full, 95 % is not; a turn ends at 90 %, or lower when more is about to come."""
-        limits = Limits(1000, 0, 0.95, 0.90)
+        limits = CacheLimits(1000, 0, 0.95, 0.90)
         self.assertEqual([limits.is_full(Usage(9**9, n)) for n in (950, 951)], [False, True])
         self.assertEqual(limits.keep(Usage()).bytes, 900)
         self.assertEqual(limits.keep(Usage(1, 300)).bytes, 700)
-        counted = Limits(1000, 100, 0.95, 0.90)
+        counted = CacheLimits(1000, 100, 0.95, 0.90)
         self.assertEqual([counted.is_full(Usage(n, 0)) for n in (95, 96)], [False, True])
         self.assertEqual(counted.keep(Usage(20, 0)), Usage(80, 900))
 
     @given(st.integers(1, 10**6), st.integers(0, 10**6), st.floats(0.01, 1), st.floats(0, 1), st.integers(0, 10**7))
     def test_a_turn_is_enough(self, size: int, most: int, above: float, to: float, incoming: int) -> None:
         """What is kept, and what comes, is held; and is not full again when `to` is not over `above`."""
-        limits = Limits(size, most, max(above, to), to)
+        limits = CacheLimits(size, most, max(above, to), to)
         keep = limits.keep(Usage(0, min(incoming, size // 2)))
         self.assertTrue(limits.holds(Usage(keep.tiles, keep.bytes + min(incoming, size // 2))))
         self.assertFalse(limits.is_full(keep))
@@ -57,7 +57,7 @@ class Cache:
     async def refresh(self) -> Usage:
         """As in the store."""
         if self.away:
-            raise DatabaseAway("for the test")
+            raise DatabaseUnavailable("for the test")
         return self.usage
 
     async def shrink(self, keep: Usage, at_most: int) -> Usage:
@@ -83,7 +83,7 @@ class Cache:
         self.turns += 1
         return not self.theirs
 
-    async def give_back(self, name: str) -> None:
+    async def release(self, name: str) -> None:
         """As in leases."""
 
 
@@ -93,8 +93,8 @@ class ReclaimerTests(SynchronousTestCase):
     def setUp(self) -> None:
         """1000 bytes, looked at every 30 s."""
         self.clock, self.cache = Clock(), Cache()
-        limits = Limits(1000, 0, 0.95, 0.90)
-        self.reclaimer = Reclaimer(self.cache, self.cache, limits, 30, self.clock, Metrics())
+        limits = CacheLimits(1000, 0, 0.95, 0.90)
+        self.reclaimer = Evictor(self.cache, self.cache, limits, 30, self.clock, Metrics())
         self.reclaimer.startService()
         self.addCleanup(self.reclaimer.stopService)
 
@@ -127,10 +127,10 @@ class ReclaimerTests(SynchronousTestCase):
         """What is stored while a turn gives its lease back is not forgotten until the next tick."""
         ending: Deferred[None] = Deferred()
 
-        async def give_back(name: str) -> None:
+        async def release(name: str) -> None:
             await ending
 
-        self.patch(self.cache, "give_back", give_back)
+        self.patch(self.cache, "release", release)
         for _ in range(96):
             self.cache.store(10)
         storing = self.reclaimer.room(Usage(1, 90))

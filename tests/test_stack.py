@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ocpproxy.model.address import ChannelName, Colouring, ImageBase
-from ocpproxy.model.dataset import TILE, Box, Channel, Dataset, Level, NotShown, Plane, Z
-from ocpproxy.model.stack import MAX_CUTOUT, Cuboid, Look, Manner, Stack, Tile
+from ocpproxy.model.dataset import TILE, Box, CannotDisplay, Channel, Dataset, Level, Plane, Z
+from ocpproxy.model.stack import MAX_CUTOUT, Cuboid, DisplaySettings, DrawMode, Stack, Tile
 from tests.volumes import cuboids
 
 IMAGE = Channel("image", "image", "uint8")
@@ -116,7 +116,7 @@ class WorkedNumbers(SynchronousTestCase):
     def test_full_slices(self) -> None:
         """With full slices the number is that of level 0 at every level; z is the same at all of them."""
         for plane, slice_, expected in ((Plane.XZ, 345, 43), (Plane.ZY, 345, 43), (Plane.XY, 345, 345)):
-            stack = Stack.of(self.dataset, ImageBase("kasthuri11", plane), Look(full_slices=True))
+            stack = Stack.of(self.dataset, ImageBase("kasthuri11", plane), DisplaySettings(full_slices=True))
             tile = stack.tile(None, 3, slice_, 0, 0)
             assert tile is not None
             self.assertEqual(tile.slice, expected)
@@ -124,7 +124,7 @@ class WorkedNumbers(SynchronousTestCase):
 
     def test_native(self) -> None:
         """One pixel for each z step, at every level."""
-        stack = Stack.of(self.dataset, ImageBase("kasthuri11", Plane.XZ), Look(native=True))
+        stack = Stack.of(self.dataset, ImageBase("kasthuri11", Plane.XZ), DisplaySettings(native=True))
         for level in self.dataset.levels.values():
             self.assertEqual(stack.extent(level)[1], 1850)
         tile = stack.tile(None, 2, 9, 3, 0)
@@ -138,7 +138,7 @@ class WorkedNumbers(SynchronousTestCase):
         stack = Stack.of(Dataset("t", levels, (IMAGE,), "image"), ImageBase("t", Plane.XZ))
         tile = stack.tile(None, 0, 0, 0, 0)
         assert tile is not None
-        self.assertIn("a cutout may have 16", str(self.assertRaises(NotShown, stack.cuboid, tile)))
+        self.assertIn("a cutout may have 16", str(self.assertRaises(CannotDisplay, stack.cuboid, tile)))
 
     def test_cuboids(self) -> None:
         """The three worked tiles."""
@@ -185,7 +185,7 @@ def stacks(draw: st.DrawFn) -> Stack:
     x, y, z = (Fraction(draw(st.integers(1, 40)), draw(st.integers(1, 4))) for _ in range(3))
     level = Level(size, offset, cube, (x, y, z))
     plane = draw(st.sampled_from(Plane))
-    look = Look(native=draw(st.booleans()))
+    look = DisplaySettings(native=draw(st.booleans()))
     return Stack.of(Dataset("t", {0: level}, (IMAGE,), "image"), ImageBase("t", plane), look)
 
 
@@ -256,7 +256,13 @@ class NamesTests(SynchronousTestCase):
         plain = Stack.of(one, base)
         self.assertEqual(plain, Stack.of(same, ImageBase("kasthuri11", channels=(ChannelName("image"),))))
         # What does not touch an xy image in grey.
-        for look in (Look(native=True), Look(gain=3), Look(opaque=True), Look(full_slices=True), Look(heat=True)):
+        for look in (
+            DisplaySettings(native=True),
+            DisplaySettings(gain=3),
+            DisplaySettings(opaque=True),
+            DisplaySettings(full_slices=True),
+            DisplaySettings(heat=True),
+        ):
             self.assertEqual(plain, Stack.of(one, base, look))
         level = one.levels[0]
         others = [
@@ -265,9 +271,9 @@ class NamesTests(SynchronousTestCase):
             Dataset("kasthuri11", one.levels, (Channel("image", "image", "uint16", (3, 9)),), "image"),
         ]
         names = {Stack.of(dataset, base).name for dataset in (one, *others)}
-        names |= {Stack.of(one, base, Look(windows=((None, (5, 100)),))).name}
+        names |= {Stack.of(one, base, DisplaySettings(windows=((None, (5, 100)),))).name}
         names |= {Stack.of(one, ImageBase("kasthuri11", plane)).name for plane in (Plane.XZ, Plane.YZ, Plane.ZY)}
-        names |= {Stack.of(one, ImageBase("kasthuri11", Plane.XZ), Look(native=True)).name}
+        names |= {Stack.of(one, ImageBase("kasthuri11", Plane.XZ), DisplaySettings(native=True)).name}
         self.assertEqual(len(names), 9)
 
     def test_colours_have_one_name(self) -> None:
@@ -277,7 +283,7 @@ class NamesTests(SynchronousTestCase):
 
         def name(*items: tuple[str, str | None], colouring: Colouring = Colouring.NAMED, **look: object) -> str:
             base = ImageBase("t", Plane.XY, tuple(ChannelName(*item) for item in items), colouring)
-            return Stack.of(dataset, base, Look(**look)).name  # type: ignore[arg-type]
+            return Stack.of(dataset, base, DisplaySettings(**look)).name  # type: ignore[arg-type]
 
         same = name(("a", "C"), ("b", "M"))
         self.assertEqual(same, name(("a", None), ("b", None)))
@@ -314,13 +320,13 @@ class NamesTests(SynchronousTestCase):
             (["0", "0"], placed, "kept free"),
         ):
             base = ImageBase("t", Plane.XY, tuple(map(ChannelName, items)), colouring)
-            self.assertIn(said, str(self.assertRaises(NotShown, Stack.of, dataset, base)))
+            self.assertIn(said, str(self.assertRaises(CannotDisplay, Stack.of, dataset, base)))
         for items, colouring, manner in (
-            (["7"], Colouring.PLAIN, Manner.GREY),
-            (["7"], placed, Manner.COLOURS),
-            (["ids"], placed, Manner.LABELS),
-            (["0", "7"], placed, Manner.COLOURS),
+            (["7"], Colouring.PLAIN, DrawMode.GREY),
+            (["7"], placed, DrawMode.COLOURS),
+            (["ids"], placed, DrawMode.LABELS),
+            (["0", "7"], placed, DrawMode.COLOURS),
         ):
             base = ImageBase("t", Plane.XY, tuple(map(ChannelName, items)), colouring)
             self.assertEqual(Stack.of(dataset, base).manner, manner)
-        self.assertEqual(Stack.of(dataset, ImageBase("t"), Look(channel="one")).manner, Manner.GREY)
+        self.assertEqual(Stack.of(dataset, ImageBase("t"), DisplaySettings(channel="one")).manner, DrawMode.GREY)

@@ -18,18 +18,18 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
-from ocpproxy.concurrency.threads import Pool
+from ocpproxy.concurrency.threads import LanedThreadPool
 from ocpproxy.config import IndexUrl
 from ocpproxy.imagery import png
 from ocpproxy.index import leases
-from ocpproxy.index.database import Database, DatabaseAway
+from ocpproxy.index.database import Database, DatabaseUnavailable
 from ocpproxy.index.leases import Leases
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import keys, rows
 from ocpproxy.store import tile_store as store_module
-from ocpproxy.store.files import BrokenTile, Files
-from ocpproxy.store.fsck import Mender
+from ocpproxy.store.files import TileFiles, TornTile
+from ocpproxy.store.fsck import Fsck
 from ocpproxy.store.journal import Journal
 from ocpproxy.store.rows import Usage
 from ocpproxy.store.tile_store import TileStore
@@ -82,9 +82,9 @@ class KeysTests(SynchronousTestCase):
             Tile(STACK, 0, 0, 0, 1 << 20, 0),
             Tile(STACK, 0, 0, 0, 0, -1),
         ):
-            self.assertRaises(keys.DoesNotFit, keys.pack, wrong, 1)
-            self.assertRaises(keys.DoesNotFit, keys.path, wrong)
-        self.assertRaises(keys.DoesNotFit, keys.pack, tile(1), 1 << 24)
+            self.assertRaises(keys.NotIndexable, keys.pack, wrong, 1)
+            self.assertRaises(keys.NotIndexable, keys.path, wrong)
+        self.assertRaises(keys.NotIndexable, keys.pack, tile(1), 1 << 24)
         self.assertEqual(len({keys.pack(Tile(STACK, t, n, 0, 0, 0), 1) for t in range(5) for n in range(5)}), 25)
 
     @given(st.text(max_size=60) | st.from_regex(r"[a-z/_.0-9]{0,60}", fullmatch=True))
@@ -106,7 +106,7 @@ class FilesTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """An empty directory."""
-        self.files = Files(Path(self.mktemp()), "me")
+        self.files = TileFiles(Path(self.mktemp()), "me")
 
     def all(self) -> list[str]:
         """Every file there is."""
@@ -159,10 +159,10 @@ class FilesTests(SynchronousTestCase):
         place.parent.mkdir(parents=True)
         for content in (b"", PICTURES[0][:-1], b"x" * 5000):
             place.write_bytes(content)
-            self.assertRaises(BrokenTile, self.files.read, tile(1))
+            self.assertRaises(TornTile, self.files.read, tile(1))
         place.unlink()
         place.symlink_to("/etc/passwd")
-        self.assertRaises(BrokenTile, self.files.read, tile(1))
+        self.assertRaises(TornTile, self.files.read, tile(1))
         self.assertIsNone(self.files.look(tile(1)))
 
     def test_without_waiting(self) -> None:
@@ -199,7 +199,7 @@ class FilesTests(SynchronousTestCase):
         place.unlink()
         os.mkfifo(place)
         self.assertRaises(BlockingIOError, self.files.open_now, tile(1))
-        self.assertRaises(BrokenTile, self.files.read, tile(1))
+        self.assertRaises(TornTile, self.files.read, tile(1))
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
     def test_one_value(self) -> None:
@@ -224,7 +224,7 @@ class FilesTests(SynchronousTestCase):
         self.assertEqual(sorted(path.name[-10:] for path in shared.iterdir())[0], ".other.tmp")
         self.assertEqual(len(list(shared.iterdir())), 2)
         next(path for path in shared.iterdir() if path.suffix == ".png").write_bytes(b"torn")
-        self.assertRaises(BrokenTile, self.files.read, tile(1))
+        self.assertRaises(TornTile, self.files.read, tile(1))
         self.files.remove(tile(1))
         self.assertTrue(self.files.create(tile(1), grey))
         stored = self.files.read(tile(1))
@@ -317,7 +317,7 @@ class Kept:
     def __init__(self, case: TestCase, database: Database, directory: Path, owner: str) -> None:
         self.case = case
         self.metrics = Metrics()
-        self.pool = Pool(reactor, 2, "files")
+        self.pool = LanedThreadPool(reactor, 2, "files")
         self.store = TileStore(directory, database, reactor, self.pool.run, owner, self.metrics)
         self.database = database
         self.mended: list[tuple[str, str]] = []
@@ -325,7 +325,7 @@ class Kept:
         async def forget(dead: str) -> None:
             await database.run(leases.forget, dead)
 
-        self.mender = Mender(
+        self.mender = Fsck(
             self.store, database, self.pool.run, forget, self.metrics, lambda *what: self.mended.append(what)
         )
         self.pool.startService()
@@ -415,8 +415,8 @@ class StoreTests:
         await kept.store.write([(tile(n), PICTURES[0]) for n in range(3)])
         await kept.store.settled()
         now = reactor.seconds()  # type: ignore[attr-defined]
-        await kept.database.run(rows.note_uses, {tile(1): now + 50, tile(2): now + 60})
-        await kept.database.run(rows.note_uses, {tile(1): now - 99, tile(77): now, tile(1, stack="x/xy/y/0"): now})
+        await kept.database.run(rows.record_uses, {tile(1): now + 50, tile(2): now + 60})
+        await kept.database.run(rows.record_uses, {tile(1): now - 99, tile(77): now, tile(1, stack="x/xy/y/0"): now})
         found = await kept.database.read(lambda tx: tx.many("SELECT lowkey, reftime FROM contents ORDER BY reftime"))
         self.assertEqual([int(low) >> 40 for low, _ in found], [0, 1, 2])
         self.assertIn(rows.stamp(now + 50)[:25], str(found[1][1]))
@@ -434,7 +434,7 @@ class StoreTests:
         self.assertEqual((await kept.agree()).tiles, 3)
 
     async def test_crash_while_storing(self: Any) -> None:
-        """Files without rows after a crash are found by the journal alone and accounted for; half files go."""
+        """TileFiles without rows after a crash are found by the journal alone and accounted for; half files go."""
         dead, kept = await self.kept("dead"), await self.kept("one")
         dead.store.journal.note([tile(n) for n in range(4)])
         for n in range(3):
@@ -456,7 +456,7 @@ class StoreTests:
         dead, kept = await self.kept("dead"), await self.kept("one")
         await dead.store.write([(tile(n), PICTURES[0]) for n in range(6)])
         await dead.store.settled()
-        await dead.database.run(rows.forget_oldest, 4, Usage(), dead.store.journal.note)
+        await dead.database.run(rows.delete_least_recent, 4, Usage(), dead.store.journal.note)
         dead.die()
         await kept.mender.recover()
         self.assertEqual(len(kept.mended), 4)
@@ -555,7 +555,7 @@ class StoreTests:
         for keep, patience in ((15, 0.0), (10, 0.001), (5, 0.004), (3, 0.02), (1, 5.0)):
             self.patch(store_module, "PATIENCE", patience)
             work = Deferred.fromCoroutine(kept.store.shrink(Usage(keep, 10**9), 100))
-            work.addErrback(lambda failure: failure.trap(DatabaseAway, CancelledError))
+            work.addErrback(lambda failure: failure.trap(DatabaseUnavailable, CancelledError))
             if patience == 5:
                 work.cancel()
             await work
@@ -641,9 +641,9 @@ class LeaseTests:
         url = self.index_url()
         one, two = await self.leases("one", url), await self.leases("two", url)
         self.assertEqual([await one.take("a"), await two.take("a"), await two.take("b")], [True, False, True])
-        await two.give_back("a")
+        await two.release("a")
         self.assertFalse(await two.take("a"))
-        await one.give_back("a")
+        await one.release("a")
         self.assertTrue(await two.take("a"))
 
     async def test_race(self: Any) -> None:
@@ -669,7 +669,7 @@ class LeaseTests:
         while not await two.take("a"):
             pass
         self.assertGreater(reactor.seconds() - began, 0.95)  # type: ignore[attr-defined]
-        await one.give_back("a")
+        await one.release("a")
         self.assertFalse(await one.take("a"), "what was taken over is not given back by its old owner")
 
     async def test_stop_gives_back(self: Any) -> None:
@@ -696,7 +696,7 @@ class LeaseTests:
         for _ in range(10):
             self.assertFalse(await two.take("a"))
             await one._renew()
-        await one.give_back("a")
+        await one.release("a")
         self.assertTrue(await two.take("a"))
 
     async def test_given_up(self: Any) -> None:

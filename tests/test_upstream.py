@@ -15,7 +15,7 @@ from ocpproxy.metrics import Metrics
 from ocpproxy.model.dataset import Box, Cutout
 from ocpproxy.upstream import demo
 from ocpproxy.upstream.base import (
-    Measured,
+    InstrumentedUpstream,
     OutOfRange,
     UnknownToken,
     Upstream,
@@ -25,7 +25,7 @@ from ocpproxy.upstream.base import (
 )
 from tests import doubles, formats, ocpserver
 from tests.bossserver import BossServer, Served
-from tests.conformance import ConformanceTests, DescribingTests, PoliteTests, ServedTests, UpstreamCase, a_turn, nothing
+from tests.conformance import ConformanceTests, DescribingTests, PoliteTests, ServedTests, UpstreamCase, a_turn
 from tests.dvidserver import DvidServer, Grayscale, Labels, Tiles, pyramid
 from tests.tileserver import TileServer
 from tests.volumes import em
@@ -77,7 +77,7 @@ class OpenConnectomeTests(PoliteTests, DescribingTests):
         end = dataset.levels[0].end
         box = Box(*(v for e in end for v in (e, e + 8)))
         with self.assertRaises(OutOfRange):
-            await upstream.cutout(Cutout(dataset, dataset.channel(None), 0, 0, box), nothing)
+            await upstream.cutout(Cutout(dataset, dataset.channel(None), 0, 0, box))
 
 
 class FirstGenerationTests(OpenConnectomeTests, UpstreamCase):
@@ -99,7 +99,7 @@ class SecondGenerationTests(OpenConnectomeTests, UpstreamCase):
     async def test_measured(self) -> None:
         """Requests are counted by what came of them."""
         metrics = Metrics()
-        upstream = Measured(self.upstream(), metrics)
+        upstream = InstrumentedUpstream(self.upstream(), metrics)
         with self.assertRaises(UnknownToken):
             await upstream.describe("nope")
         await upstream.describe("kat")
@@ -343,11 +343,11 @@ class MissingTileTests(TileServerTests):
             for z in (3, 4):
                 cutout = Cutout(dataset, dataset.channels[0], 0, 0, Box(0, 64, 0, 64, z, z + 1))
                 if z == 4 or black:
-                    voxels = await upstream.cutout(cutout, nothing)
+                    voxels = await upstream.cutout(cutout)
                     self.assertEqual(bool(voxels.any()), z == 4)
                 else:
                     with self.assertRaises(UpstreamBroken):
-                        await upstream.cutout(cutout, nothing)
+                        await upstream.cutout(cutout)
             await a_turn()
 
 

@@ -19,7 +19,7 @@ from twisted.internet.threads import deferToThread
 from ocpproxy.model.dataset import Box, Cutout
 from ocpproxy.upstream.base import UpstreamBroken, UpstreamRefused
 from tests import doubles, formats
-from tests.conformance import UpstreamCase, nothing
+from tests.conformance import UpstreamCase
 from tests.dvidserver import DvidServer, Grayscale, Labels
 from tests.volumes import em
 
@@ -40,7 +40,7 @@ class AgreementTests(UpstreamCase):
             for number, shape in dataset.levels.items():
                 (ox, oy, oz), (ex, ey, ez) = shape.offset, shape.end
                 box = Box(ox, ex, oy, ey, oz, ez)
-                ours = await upstream.cutout(Cutout(dataset, dataset.channels[0], 0, number, box), nothing)
+                ours = await upstream.cutout(Cutout(dataset, dataset.channels[0], 0, number, box))
 
                 def read(url: str = url, number: int = number) -> Any:
                     kvstore = {"driver": "http", "base_url": url + "/"}
@@ -67,7 +67,7 @@ class DvidTests(UpstreamCase):
         dataset = await self.described(upstream, "kat")
         for _ in range(2):
             box = Box(10, 300, 20, 101, 3, 23)
-            voxels = await upstream.cutout(Cutout(dataset, dataset.channels[0], 0, 0, box), nothing)
+            voxels = await upstream.cutout(Cutout(dataset, dataset.channels[0], 0, 0, box))
             np.testing.assert_array_equal(voxels, volume.voxels[:, :81, :290])
         self.assertEqual(sum("/raw/" in path for path in dvid.cutouts), 1)
 
@@ -80,9 +80,9 @@ class DvidTests(UpstreamCase):
         dvid.speaker = lambda *asked: ("cutout", 400, {}, b"does not support /raw endpoint")
         cutout = Cutout(dataset, dataset.channels[0], 0, 0, Box(0, 8, 0, 8, 0, 8))
         with self.assertRaises(UpstreamBroken):
-            await upstream.cutout(cutout, nothing)
+            await upstream.cutout(cutout)
         dvid.speaker = told
-        self.assertEqual((await upstream.cutout(cutout, nothing)).dtype, np.uint64)
+        self.assertEqual((await upstream.cutout(cutout)).dtype, np.uint64)
 
 
 class TensorStoreTests(UpstreamCase):
@@ -98,9 +98,9 @@ class TensorStoreTests(UpstreamCase):
         cutout = Cutout(dataset, dataset.channels[0], 0, 0, Box(0, 640, 0, 600, 0, 16))
         bucket.mode = "bomb"
         with self.assertRaises(UpstreamBroken):
-            await upstream.cutout(cutout, nothing)
+            await upstream.cutout(cutout)
         bucket.mode = "well"
-        np.testing.assert_array_equal(await upstream.cutout(cutout, nothing), em()[:16])
+        np.testing.assert_array_equal(await upstream.cutout(cutout), em()[:16])
 
     async def test_killed(self) -> None:
         """A process that is killed is replaced, and what was asked of it is asked again."""
@@ -110,10 +110,10 @@ class TensorStoreTests(UpstreamCase):
         upstream = self.configured(f"type = n5\nurl = {self.serve(bucket)}/v\n")
         dataset = await self.described(upstream, "kat")
         cutout = Cutout(dataset, dataset.channels[0], 0, 0, Box(0, 64, 0, 64, 0, 8))
-        await upstream.cutout(cutout, nothing)
+        await upstream.cutout(cutout)
         bucket.delay = 1.0
         work = Deferred.fromCoroutine(
-            upstream.cutout(Cutout(dataset, dataset.channels[0], 0, 1, Box(0, 64, 0, 64, 0, 8)), nothing)
+            upstream.cutout(Cutout(dataset, dataset.channels[0], 0, 1, Box(0, 64, 0, 64, 0, 8)))
         )
         while not bucket.open_now:
             await deferLater(reactor, 0.01)
@@ -146,6 +146,6 @@ class OddVolumeTests(UpstreamCase):
         upstream = self.configured(lines)
         dataset = await self.described(upstream, "kat")
         cutout = Cutout(dataset, dataset.channels[0], 0, 0, Box(512, 640, 512, 713, 0, 1))
-        voxels = await upstream.cutout(cutout, nothing)
+        voxels = await upstream.cutout(cutout)
         np.testing.assert_array_equal(voxels[0, :200, :127], em()[0, :200, :127])
         self.assertFalse(voxels[0, 200:].any() or voxels[0, :, 127:].any())

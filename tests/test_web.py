@@ -16,7 +16,7 @@ from twisted.internet.threads import deferToThread
 from ocpproxy import config
 from ocpproxy.cache.tiles import TileCache
 from ocpproxy.daemon import gateway as gateway_module
-from ocpproxy.daemon.services import InTurn, Listening
+from ocpproxy.daemon.services import ListeningPorts, OrderedServices
 from ocpproxy.metrics import Metrics
 from ocpproxy.store import rows
 from tests import ocpserver
@@ -94,8 +94,8 @@ class AnswerTests(DaemonCase):
         length, etag = await deferToThread(_head, self.daemon.url, "/kat/3/0_0_0.png")
         self.assertEqual((length, etag), (str(len(body)), got["etag"]))
         for path in ("projects/export", "", "kat/", "healthz", "kat/-1/0_0_0.png"):
-            code, nothing, headers = await self.daemon.get(path, "HEAD")
-            self.assertEqual((code, nothing), (200, b""), path)
+            code, body, headers = await self.daemon.get(path, "HEAD")
+            self.assertEqual((code, body), (200, b""), path)
 
     async def test_blank(self) -> None:
         """Row, column, slice, level or time outside: a black tile with the same headers and no upstream call."""
@@ -332,9 +332,9 @@ class HitTests(DaemonCase):
                 store = next(part for part in gateway if hasattr(part, "used"))
                 store._database.close()  # type: ignore[attr-defined]
 
-    async def count(self, gateway: InTurn, opens: int) -> None:
+    async def count(self, gateway: OrderedServices, opens: int) -> None:
         """Count opens and interactions of a hit."""
-        listening = next(part for part in gateway if isinstance(part, Listening))
+        listening = next(part for part in gateway if isinstance(part, ListeningPorts))
         port = listening.ports[0].getHost().port  # type: ignore[attr-defined]
         store = next(part for part in gateway if hasattr(part, "used"))
         database = store._database  # type: ignore[attr-defined]
@@ -348,7 +348,7 @@ class HitTests(DaemonCase):
         run = database._run
 
         def counted(*args: Any) -> Any:
-            if args[3] is not rows.note_uses:  # every two seconds, for all hits together
+            if args[3] is not rows.record_uses:  # every two seconds, for all hits together
                 asked.append(args[3])
             return run(*args)
 

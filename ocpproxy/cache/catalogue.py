@@ -23,11 +23,11 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from ocpproxy.concurrency.single_flight import Flight, OneFetch
+from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.index.descriptions import Description
 from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import Channel, Dataset
-from ocpproxy.model.stack import MAX_CUTOUT, PLAIN, Look, Stack
+from ocpproxy.model.stack import MAX_CUTOUT, PLAIN, DisplaySettings, Stack
 from ocpproxy.upstream.base import UnknownToken, Upstream, UpstreamBroken, UpstreamFailure, UpstreamRefused
 
 _UNKNOWN_FOR = 60.0
@@ -41,7 +41,7 @@ _MOST_TOKENS = 10_000
 _MOST_STACKS = 1000
 
 
-class Shelf(Protocol):
+class DescriptionStore(Protocol):
     """Where descriptions are kept between starts."""
 
     async def load(self, token: str, origin: str) -> Description | None:
@@ -52,7 +52,7 @@ class Shelf(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
+class DatasetSource:
     """Where a token's voxels come from, and how they are shown."""
 
     upstream: Upstream
@@ -64,7 +64,7 @@ class Source:
     """Seconds that a flight waits for its turn, or for another process's fetch."""
     called: str | None = None
     """The token by which the upstream knows it, where that is another."""
-    look: Look = PLAIN
+    look: DisplaySettings = PLAIN
     max_cutout: int = MAX_CUTOUT
     """Bytes of voxels that one cuboid may take."""
     max_age: float | None = None
@@ -88,10 +88,10 @@ class Source:
 
 
 @dataclass(eq=False)
-class Known:
+class CatalogueEntry:
     """One token."""
 
-    source: Source
+    source: DatasetSource
     dataset: Dataset
     read_at: float
     ask_again: float
@@ -105,7 +105,7 @@ class Known:
     def stack(self, base: ImageBase) -> Stack:
         """The stack of an image base.
 
-        :raises NotShown:
+        :raises CannotDisplay:
         """
         stack = self.stacks.get(base)
         if stack is None:
@@ -131,21 +131,25 @@ class Catalogue:
     _log = Logger()
 
     def __init__(
-        self, sources: Mapping[str, Source], otherwise: Source | None, shelf: Shelf, clock: IReactorTime
+        self,
+        sources: Mapping[str, DatasetSource],
+        otherwise: DatasetSource | None,
+        shelf: DescriptionStore,
+        clock: IReactorTime,
     ) -> None:
         self._sources = sources
         self._otherwise = otherwise
         self._shelf = shelf
         self._clock = clock
-        self._known: LRUCache[str, Known] = LRUCache(_MOST_TOKENS)
+        self._known: LRUCache[str, CatalogueEntry] = LRUCache(_MOST_TOKENS)
         self._unknown: TTLCache[str, UpstreamFailure] = TTLCache(_MOST_TOKENS, _UNKNOWN_FOR, clock.seconds)
-        self._asking: OneFetch[str, str, Known] = OneFetch(self._ask, clock)
+        self._asking: SingleFlight[str, str, CatalogueEntry] = SingleFlight(self._ask, clock)
 
     def tokens(self) -> list[str]:
         """The tokens that are configured or have been asked for, in order."""
         return sorted({*self._sources, *self._known})
 
-    def source(self, token: str) -> Source:
+    def source(self, token: str) -> DatasetSource:
         """Where the token's voxels come from.
 
         :raises UnknownToken: from nowhere.
@@ -155,15 +159,15 @@ class Catalogue:
             raise UnknownToken(f"there is no section [dataset {token}], and no upstream for tokens that have none")
         return source
 
-    def at_hand(self, token: str) -> Known | None:
+    def at_hand(self, token: str) -> CatalogueEntry | None:
         """What is known without asking anybody."""
-        known: Known | None = self._known.get(token)
+        known: CatalogueEntry | None = self._known.get(token)
         if known is not None and self._clock.seconds() > min(known.ask_again, known.expires):
             known.ask_again = self._clock.seconds() + _RETRY_EVERY
             self.refresh(token)
         return known
 
-    async def known(self, token: str) -> Known:
+    async def known(self, token: str) -> CatalogueEntry:
         """What is known of the token.
 
         :raises UnknownToken: there is none such.
@@ -177,7 +181,7 @@ class Catalogue:
             raise unknown.with_traceback(None)
         return await self._asking.join(token, token)
 
-    async def renewed(self, token: str, known: Known) -> Known:
+    async def renewed(self, token: str, known: CatalogueEntry) -> CatalogueEntry:
         """What is known of the token now, for a tile that may have grown old.
 
         Where an epoch has ended the upstream is asked, and waited for a moment; if it does not say, the epoch goes on.
@@ -192,14 +196,14 @@ class Catalogue:
 
     def refresh(self, token: str) -> None:
         """Ask again, in the background; what is known stays until there is an answer."""
-        if not self._asking.in_the_air(token):
+        if not self._asking.is_flying(token):
             self._asking.join(token, token).addErrback(
                 lambda failure: self._log.debug("{token}: {reason}", token=token, reason=failure.getErrorMessage())
             )
 
-    async def _ask(self, flight: Flight[str, str, Known]) -> None:
+    async def _ask(self, flight: Flight[str, str, CatalogueEntry]) -> None:
         token = flight.key
-        flight.mark_arriving()
+        flight.progress.report()
         source = self.source(token)
         kept = None
         if token not in self._known:
@@ -231,12 +235,12 @@ class Catalogue:
         self._known[token] = known
         flight.deliver(token, known)
 
-    def _put_off(self, known: Known) -> None:
+    def _put_off(self, known: CatalogueEntry) -> None:
         """The upstream says nothing: what is known is good for a while longer."""
         known.ask_again = self._clock.seconds() + _RETRY_EVERY
         known.expires = max(known.expires, known.ask_again)
 
-    async def _kept(self, token: str, source: Source) -> Known | None:
+    async def _kept(self, token: str, source: DatasetSource) -> CatalogueEntry | None:
         kept = await self._shelf.load(token, source.origin())
         if kept is None:
             return None
@@ -246,22 +250,24 @@ class Catalogue:
             self._log.warn("what the index says of {token} makes no sense: {reason}", token=token, reason=str(error))
             return None
 
-    def _made(self, source: Source, dataset: Dataset, read_at: float) -> Known:
+    def _made(self, source: DatasetSource, dataset: Dataset, read_at: float) -> CatalogueEntry:
         lifetime, ask_again = source.lifetime(dataset.channels), read_at + source.info_max_age
         if not isfinite(lifetime):
-            return Known(source, dataset, read_at, ask_again)
+            return CatalogueEntry(source, dataset, read_at, ask_again)
         # That in which the upstream was asked, so that all processes, and the next start, agree on it.
         epoch = int(read_at // lifetime) + 1
-        return Known(source, dataset, read_at, ask_again, epoch, epoch * lifetime)
+        return CatalogueEntry(source, dataset, read_at, ask_again, epoch, epoch * lifetime)
 
-    async def _ask_upstream(self, token: str, source: Source) -> Known:
+    async def _ask_upstream(self, token: str, source: DatasetSource) -> CatalogueEntry:
         text = await source.upstream.describe(source.called or token)
         now = self._clock.seconds()
         known = self._made(source, source.dataset(token, text), now)
         saving = Deferred.fromCoroutine(
             self._shelf.save(known.dataset, source.origin(), Description(text, known.read_at))
         )
-        saving.addErrback(lambda failure: self._log.failure("keeping what is known of {token}", failure, token=token))
+        saving.addErrback(
+            lambda failure: self._log.failure("open_storage what is known of {token}", failure, token=token)
+        )
         return known
 
     async def stop(self) -> None:

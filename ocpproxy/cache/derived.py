@@ -12,13 +12,13 @@ from hashlib import blake2b
 from cachetools import LRUCache
 
 from ocpproxy.cache.catalogue import Catalogue
-from ocpproxy.cache.lookup import Answer, Ready, Result
+from ocpproxy.cache.lookup import EncodedTile, Result, TileAnswer
 from ocpproxy.cache.tiles import TileCache
-from ocpproxy.concurrency.gather import side_by_side
-from ocpproxy.concurrency.threads import InThread
+from ocpproxy.concurrency.gather import gather
+from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.imagery import retouch
-from ocpproxy.model.address import OverviewAddress, TileAddress, Tone
-from ocpproxy.model.dataset import NotShown
+from ocpproxy.model.address import Adjustment, OverviewAddress, TileAddress
+from ocpproxy.model.dataset import CannotDisplay
 from ocpproxy.model.stack import Stack
 
 MOST_TILES = 16
@@ -27,31 +27,31 @@ _KEPT = 256
 """Pictures kept in memory; each is a few dozen kB."""
 
 
-class Retouching:
+class DerivedTiles:
     """Pictures made of tiles.
 
-    :param in_thread: runs the work on pixels.
+    :param run_in_thread: runs the work on pixels.
     """
 
-    def __init__(self, catalogue: Catalogue, cache: TileCache, in_thread: InThread) -> None:
+    def __init__(self, catalogue: Catalogue, cache: TileCache, run_in_thread: RunInThread) -> None:
         self._catalogue = catalogue
         self._cache = cache
-        self._in_thread = in_thread
+        self._in_thread = run_in_thread
         self._made: LRUCache[str, bytes] = LRUCache(_KEPT)
 
-    async def toned(self, address: TileAddress, tone: Tone, answer: Answer) -> Answer:
+    async def toned(self, address: TileAddress, tone: Adjustment, answer: TileAnswer) -> TileAnswer:
         """The tile with the contrast and colour of a tone.
 
-        :raises NotShown: it has none to be changed.
+        :raises CannotDisplay: it has none to be changed.
         """
         known = await self._catalogue.known(address.base.token)
         stack = known.stack(address.base)
         return await self._make([answer], f"{tone} of {stack.name}", retouch.toned, answer.ready.picture, stack, tone)
 
-    async def overview(self, address: OverviewAddress) -> Answer:
+    async def overview(self, address: OverviewAddress) -> TileAnswer:
         """The overview of a slice, which is numbered as at the finest level.
 
-        :raises NotShown: there is no such channel or plane, or no level that is small enough.
+        :raises CannotDisplay: there is no such channel or plane, or no level that is small enough.
         :raises UpstreamFailure: as `TileCache.tile`.
         """
         known = await self._catalogue.known(address.base.token)
@@ -61,9 +61,7 @@ class Retouching:
         columns, rows = stack.tiles(level)
         slice_ = stack.slice_at(level, address.slice)
         places = [(row, col) for row in range(rows) for col in range(columns)]
-        answers = await side_by_side(
-            [self._tile(TileAddress(address.base, slice_, row, col, number)) for row, col in places]
-        )
+        answers = await gather([self._tile(TileAddress(address.base, slice_, row, col, number)) for row, col in places])
         pictures = {
             place: answer.ready.picture
             for place, answer in zip(places, answers, strict=True)
@@ -73,10 +71,10 @@ class Retouching:
         how = f"overview of {stack.name}"
         return await self._make(answers, how, retouch.overview, pictures, (width, height), stack)
 
-    async def _tile(self, address: TileAddress) -> Answer:
+    async def _tile(self, address: TileAddress) -> TileAnswer:
         return await self._cache.tile(address)
 
-    async def _make(self, of: list[Answer], how: str, work: Callable[..., bytes], *arguments: object) -> Answer:
+    async def _make(self, of: list[TileAnswer], how: str, work: Callable[..., bytes], *arguments: object) -> TileAnswer:
         # What is outside has one ETag for all stacks, so the stack must be said too.
         said = "\n".join((how, *(answer.ready.etag for answer in of)))
         etag = f'"{blake2b(said.encode(), digest_size=16).hexdigest()}"'
@@ -84,9 +82,9 @@ class Retouching:
         if picture is None:
             made: bytes = await self._in_thread(work, *arguments)
             picture = self._made[etag] = made
-        ready = Ready(picture, etag, max(answer.ready.modified for answer in of))
+        ready = EncodedTile(picture, etag, max(answer.ready.modified for answer in of))
         until = min((answer.until for answer in of if answer.until is not None), default=None)
-        return Answer(ready, max((answer.result for answer in of), key=list(Result).index), until)
+        return TileAnswer(ready, max((answer.result for answer in of), key=list(Result).index), until)
 
 
 def _level(stack: Stack) -> int:
@@ -95,5 +93,5 @@ def _level(stack: Stack) -> int:
     number = max((n for n in levels if max(stack.extent(levels[n])[:2]) >= retouch.OVERVIEW), default=min(levels))
     columns, rows = stack.tiles(levels[number])
     if columns * rows > MOST_TILES:
-        raise NotShown(f"{stack.dataset.token} has no level that is small enough for an overview")
+        raise CannotDisplay(f"{stack.dataset.token} has no level that is small enough for an overview")
     return number

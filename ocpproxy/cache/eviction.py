@@ -1,6 +1,6 @@
 """Reclaiming: the cache stays within its size by forgetting what was used least recently.
 
-The policy is pure (`Limits`). The `Reclaimer` looks at the account every `interval`, and at once when something is
+The policy is pure (`CacheLimits`). The `Evictor` looks at the account every `interval`, and at once when something is
 about to be stored that would fill the cache: whoever stores asks for `room` first. Over ``reclaim_above`` of the
 size a turn goes down to ``reclaim_to`` in small slices, each a transaction and some unlinks in threads, so nothing
 waits long. One process at a time reclaims, by a lease; what is chosen and freed is computed in the transaction, so
@@ -21,8 +21,8 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ocpproxy.concurrency.single_flight import Lease
-from ocpproxy.index.database import DatabaseAway
+from ocpproxy.index.database import DatabaseUnavailable
+from ocpproxy.index.leases import Lease
 from ocpproxy.metrics import Metrics
 from ocpproxy.store.rows import Usage
 
@@ -37,7 +37,7 @@ _PAUSE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CacheLimits:
     """How much the cache may hold: `size` bytes, and `max_tiles` tiles when that is not 0."""
 
     size: int
@@ -69,19 +69,25 @@ class Account(Protocol):
         """What it holds now."""
 
     async def refresh(self) -> Usage:
-        """Look again what it holds."""
+        """DisplaySettings again what it holds."""
 
     async def shrink(self, keep: Usage, at_most: int) -> Usage:
         """Remove the least recently used until `keep` is left, `at_most` so many tiles; what was removed."""
 
 
-class Reclaimer(Service):
+class Evictor(Service):
     """Keeps one account within its limits."""
 
     _log = Logger()
 
     def __init__(
-        self, account: Account, lease: Lease, limits: Limits, interval: float, clock: IReactorTime, metrics: Metrics
+        self,
+        account: Account,
+        lease: Lease,
+        limits: CacheLimits,
+        interval: float,
+        clock: IReactorTime,
+        metrics: Metrics,
     ) -> None:
         self._account = account
         self._lease = lease
@@ -113,7 +119,7 @@ class Reclaimer(Service):
             await self._account.refresh()
             if self._limits.is_full(self._projected()):
                 await self.turn()
-        except DatabaseAway:
+        except DatabaseUnavailable:
             pass
         except CancelledError:
             raise
@@ -171,7 +177,7 @@ class Reclaimer(Service):
         turning.addBoth(self._turned)
 
     def _turn_failed(self, failure: Failure) -> bool:
-        if failure.check(DatabaseAway):
+        if failure.check(DatabaseUnavailable):
             self._index_away = True
         elif not failure.check(CancelledError):
             self._metrics.failed_turns.labels("reclaim").inc()
@@ -214,4 +220,4 @@ class Reclaimer(Service):
                     await deferLater(self._clock, _REST)
             return False
         finally:
-            await self._lease.give_back(LEASE)
+            await self._lease.release(LEASE)

@@ -1,4 +1,4 @@
-"""Hits: tiles that are here, in memory or on disk.
+"""TileLookup: tiles that are here, in memory or on disk.
 
 **At once or later.** What is in memory, or in a file that lies in the page cache, is answered without waiting for
 anything, so that the event loop is never held up by a disk (`ocpproxy.store.page_cache` says how it knows). What would
@@ -7,7 +7,7 @@ SQL, no render, and no database is needed. Its use is noted in memory.
 
 **By the request's target.** The grammar of addresses has many spellings of each tile, and reading one takes longer
 than everything else that a hit needs. So the first request for a target, which goes the whole way, teaches which tile
-it means (`Hits.teach`), and `Hits.by_target` then finds the tile by the bytes that the client sent. What a target means
+it means (`TileLookup.teach`), and `TileLookup.by_target` then finds the tile by the bytes that the client sent. What a target means
 may change only with what is known of its token: when that is replaced, or is due to be asked for again, everything that
 was taught under it is forgotten, and requests go the whole way once more. Targets are anybody's to make up, so there is
 room for a bounded number of them; the oldest go first.
@@ -25,11 +25,11 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
-from ocpproxy.cache.catalogue import Known
+from ocpproxy.cache.catalogue import CatalogueEntry
 from ocpproxy.cache.memory import Memory
 from ocpproxy.imagery import pictures
 from ocpproxy.model.stack import Tile
-from ocpproxy.store.files import OpenTile, Stored
+from ocpproxy.store.files import OpenTile, StoredTile
 
 _OVERHEAD = 1000
 """Bytes that a tile in memory takes beside its picture."""
@@ -52,7 +52,7 @@ class Result(Enum):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ready:
+class EncodedTile:
     """A tile that can be served."""
 
     picture: bytes | memoryview
@@ -65,10 +65,10 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class TileAnswer:
     """A tile, and how it came."""
 
-    ready: Ready
+    ready: EncodedTile
     result: Result
     until: float | None = None
     """When it is to be made anew, if ever; seconds since 1970."""
@@ -78,23 +78,23 @@ class Answer:
         return most if self.until is None else max(0, min(most, int(self.until - now)))
 
 
-class Store(Protocol):
+class TileReader(Protocol):
     """Tiles on disk."""
 
     def open_now(self, tile: Tile) -> OpenTile | None:
         """The tile, or None; raises BlockingIOError when that cannot be told without waiting."""
 
-    async def read(self, tile: Tile) -> Stored | None:
+    async def read(self, tile: Tile) -> StoredTile | None:
         """The tile, or None."""
 
     def used(self, tile: Tile) -> None:
         """The tile was served."""
 
 
-def ready(tile: Tile, picture: bytes | memoryview, modified: float, file: OpenTile | None = None) -> Ready:
+def ready(tile: Tile, picture: bytes | memoryview, modified: float, file: OpenTile | None = None) -> EncodedTile:
     """The tile as it is served."""
     # The identity is in its tag too: equal pictures of different tiles are still different things to a shared cache.
-    return Ready(picture, f'"{pictures.fingerprint(picture)}-{_identity(tile)}"', modified, file)
+    return EncodedTile(picture, f'"{pictures.fingerprint(picture)}-{_identity(tile)}"', modified, file)
 
 
 @lru_cache(maxsize=10_000)
@@ -102,19 +102,19 @@ def _identity(tile: Tile) -> str:
     return blake2b("/".join(map(str, tile)).encode(), digest_size=8).hexdigest()
 
 
-class Hits:
+class TileLookup:
     """The tiles that are here.
 
     :param memory: bytes of tiles kept in memory.
     """
 
-    def __init__(self, store: Store, clock: IReactorTime, memory: int) -> None:
+    def __init__(self, store: TileReader, clock: IReactorTime, memory: int) -> None:
         self._store = store
         self._clock = clock
-        self._memory: Memory[Tile, Ready] = Memory(memory)
-        self._targets: OrderedDict[bytes, tuple[Tile, Known, float | None]] = OrderedDict()
+        self._memory: Memory[Tile, EncodedTile] = Memory(memory)
+        self._targets: OrderedDict[bytes, tuple[Tile, CatalogueEntry, float | None]] = OrderedDict()
 
-    def at_once(self, tile: Tile, *, lend: bool = False) -> Answer | None:
+    def at_once(self, tile: Tile, *, lend: bool = False) -> TileAnswer | None:
         """The tile, or None when it is not here.
 
         :param lend: give it as an open file, where nothing is kept in memory.
@@ -123,17 +123,17 @@ class Hits:
         kept = self._memory.get(tile)
         if kept is not None:
             self._store.used(tile)
-            return Answer(kept, Result.HIT_MEMORY)
+            return TileAnswer(kept, Result.HIT_MEMORY)
         file = self._store.open_now(tile)
         if file is None:
             return None
         if lend and not self._memory.size:
             self._store.used(tile)
-            return Answer(ready(tile, file.picture, file.modified, file), Result.HIT_DISK)
+            return TileAnswer(ready(tile, file.picture, file.modified, file), Result.HIT_DISK)
         with closing(file):
             return self._from_disk(tile, bytes(file.picture), file.modified)
 
-    async def find(self, tile: Tile) -> Answer | None:
+    async def find(self, tile: Tile) -> TileAnswer | None:
         """The tile, or None when it is not here."""
         try:
             return self.at_once(tile)
@@ -141,19 +141,19 @@ class Hits:
             stored = await self._store.read(tile)
         return None if stored is None else self._from_disk(tile, stored.picture, stored.modified)
 
-    def _from_disk(self, tile: Tile, picture: bytes, modified: float) -> Answer:
+    def _from_disk(self, tile: Tile, picture: bytes, modified: float) -> TileAnswer:
         self._store.used(tile)
         found = ready(tile, picture, modified)
         self.remember(tile, found)
-        return Answer(found, Result.HIT_DISK)
+        return TileAnswer(found, Result.HIT_DISK)
 
-    def remember(self, tile: Tile, found: Ready) -> None:
+    def remember(self, tile: Tile, found: EncodedTile) -> None:
         """Keep the tile in memory, as far as there is room."""
         self._memory.add(tile, found, len(found.picture) + _OVERHEAD)
 
     # -- by the request's target
 
-    def teach(self, target: bytes, tile: Tile, known: Known, until: float | None = None) -> None:
+    def teach(self, target: bytes, tile: Tile, known: CatalogueEntry, until: float | None = None) -> None:
         """The target means this tile, as long as this is what is known of its token.
 
         :param until: when the tile is to be made anew.
@@ -163,7 +163,7 @@ class Hits:
             if len(self._targets) > _TARGETS:
                 self._targets.popitem(last=False)
 
-    def by_target(self, target: bytes) -> Answer | None:
+    def by_target(self, target: bytes) -> TileAnswer | None:
         """The tile of a target, or None when it goes the whole way: nothing has been taught, or nothing is here.
 
         Where nothing is kept in memory it is given as an open file.

@@ -4,7 +4,7 @@ The awaited tiles are rendered in a lane of their own, each as soon as somebody 
 The others are begun when those have been answered, and a few at a time: sending answers needs the processor too.
 
 A cuboid with all its pictures takes ten megabytes, so nothing of it may be left to the garbage collector, which comes
-when it likes: a `Filling` is in a cycle with its flight for the time of its ``with`` block only.
+when it likes: a `CuboidRenderer` is in a cycle with its flight for the time of its ``with`` block only.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredQueue
 
-from ocpproxy.cache.lookup import Answer, Result, ready
+from ocpproxy.cache.lookup import Result, TileAnswer, ready
 from ocpproxy.concurrency.single_flight import Flight
-from ocpproxy.concurrency.threads import InThread
+from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.imagery.drawing import draw
 from ocpproxy.model.stack import Cuboid, Tile
 from ocpproxy.model.voxels import Voxels
@@ -34,7 +34,7 @@ def _draw(cuboid: Cuboid, voxels: Sequence[Voxels | None], left: dict[Tile, None
     return [(tile, draw(cuboid, voxels, tile)) for tile in some if left.pop(tile, _GONE) is not _GONE]
 
 
-class Filling:
+class CuboidRenderer:
     """The making of all tiles of one cuboid, within an ``async with`` block.
 
     :param voxels: of each channel that is shown, axes (z, y, x).
@@ -45,10 +45,10 @@ class Filling:
 
     def __init__(
         self,
-        flight: Flight[Cuboid, Tile, Answer],
+        flight: Flight[Cuboid, Tile, TileAnswer],
         voxels: Sequence[Voxels | None],
-        render: InThread,
-        ahead: InThread,
+        render: RunInThread,
+        ahead: RunInThread,
         seconds: Callable[[], float],
     ) -> None:
         self._flight = flight
@@ -63,12 +63,12 @@ class Filling:
 
     async def __aenter__(self) -> None:
         """Begin."""
-        self._flight.tell_asked(self._asked)
+        self._flight.on_item_wanted(self._asked)
         self._go_on()
 
     async def __aexit__(self, *_: object) -> None:
         """End, whether or not all is made."""
-        self._flight.tell_asked(None)
+        self._flight.on_item_wanted(None)
         self._left.clear()
         for one in list(self._work):
             one.cancel()
@@ -91,14 +91,14 @@ class Filling:
         if self._left and not self._work:
             self._begin(self._ahead, list(islice(self._left, _AHEAD_AT_ONCE)))
 
-    def _begin(self, lane: InThread, some: list[Tile]) -> None:
+    def _begin(self, lane: RunInThread, some: list[Tile]) -> None:
         making: Deferred[Any] = lane(_draw, self._flight.key, self._voxels, self._left, some)
         self._work.add(making)
         making.addCallback(self._deliver).addErrback(self._made.put).addCallback(self._ended, making)
 
     def _deliver(self, pictures: Pictures) -> None:
         for tile, picture in pictures:
-            self._flight.deliver(tile, Answer(ready(tile, picture, self._seconds()), Result.MISS))
+            self._flight.deliver(tile, TileAnswer(ready(tile, picture, self._seconds()), Result.MISS))
         self._made.put(pictures)
 
     def _ended(self, _: object, making: Deferred[Any]) -> None:

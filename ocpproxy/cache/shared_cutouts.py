@@ -12,15 +12,15 @@ lease belongs to a cuboid of one stack, so two processes may fetch the same voxe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cachetools import TTLCache
 from twisted.internet.interfaces import IReactorTime
 
-from ocpproxy.concurrency.gather import side_by_side
-from ocpproxy.concurrency.single_flight import Flight, OneFetch
+from ocpproxy.concurrency.gather import gather
+from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.model.dataset import Box, Channel, Cutout, Level
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import Upstream
@@ -58,7 +58,7 @@ class _Wanted:
         return voxels[z0 - z : z1 - z, y0 - y : y1 - y, x0 - x : x1 - x]
 
 
-class Cutouts:
+class SharedCutouts:
     """Fetches voxels.
 
     :param memory: bytes of voxels kept for stacks that want the same.
@@ -68,19 +68,16 @@ class Cutouts:
         self._recent: TTLCache[_Wanted, Voxels] = TTLCache(
             memory, _KEPT_FOR, clock.seconds, getsizeof=lambda voxels: voxels.nbytes
         )
-        self._fetches: OneFetch[_Wanted, None, Voxels] = OneFetch(self._fly, clock)
+        self._fetches: SingleFlight[_Wanted, None, Voxels] = SingleFlight(self._fly, clock)
 
-    async def fetch(
-        self, upstream: Upstream, cutouts: Sequence[Cutout | None], arriving: Callable[[], None]
-    ) -> list[Voxels | None]:
+    async def fetch(self, upstream: Upstream, cutouts: Sequence[Cutout | None]) -> list[Voxels | None]:
         """The voxels of each cutout, side by side, axes (z, y, x); None for None.
 
-        :param arriving: called when something begins to arrive.
         :raises UpstreamFailure: the first there is; the other cutouts are given up.
         """
-        return await side_by_side([self._one(upstream, cutout, arriving) for cutout in cutouts])
+        return await gather([self._one(upstream, cutout) for cutout in cutouts])
 
-    async def _one(self, upstream: Upstream, cutout: Cutout | None, arriving: Callable[[], None]) -> Voxels | None:
+    async def _one(self, upstream: Upstream, cutout: Cutout | None) -> Voxels | None:
         if cutout is None:
             return None
         level = cutout.dataset.levels[cutout.level]
@@ -91,15 +88,14 @@ class Cutouts:
         for recent in list(self._recent):
             voxels = self._recent.get(recent) if recent.holds(wanted) else None
             if voxels is not None:
-                arriving()
                 return recent.part(voxels, cutout.box)
-        flying = next((flight for flight in self._fetches.in_flight() if flight.holds(wanted)), wanted)
-        return flying.part(await self._fetches.join(flying, None, arriving), cutout.box)
+        flying = next((flight for flight in self._fetches.flying_keys() if flight.holds(wanted)), wanted)
+        return flying.part(await self._fetches.join(flying, None), cutout.box)
 
     async def _fly(self, flight: Flight[_Wanted, None, Voxels]) -> None:
         wanted = flight.key
-        voxels = await wanted.upstream.cutout(wanted.cutout, flight.mark_arriving)
-        flight.mark_arriving()
+        voxels = await wanted.upstream.cutout(wanted.cutout)
+        flight.progress.report()
         if voxels.nbytes <= self._recent.maxsize:
             self._recent[wanted] = voxels
         flight.deliver(None, voxels)

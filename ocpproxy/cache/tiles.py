@@ -26,14 +26,15 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from ocpproxy.cache.catalogue import Catalogue, Known, Source
-from ocpproxy.cache.lookup import Answer, Hits, Ready, Result, ready
-from ocpproxy.cache.rendering import Filling
-from ocpproxy.cache.shared_cutouts import Cutouts
-from ocpproxy.concurrency.single_flight import Flight, Lease, OneFetch
-from ocpproxy.concurrency.threads import InThread
+from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry, DatasetSource
+from ocpproxy.cache.lookup import EncodedTile, Result, TileAnswer, TileLookup, ready
+from ocpproxy.cache.rendering import CuboidRenderer
+from ocpproxy.cache.shared_cutouts import SharedCutouts
+from ocpproxy.concurrency.single_flight import Flight, SingleFlight
+from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.imagery import png
-from ocpproxy.index.database import DatabaseAway
+from ocpproxy.index.database import DatabaseUnavailable
+from ocpproxy.index.leases import Lease
 from ocpproxy.model.address import TileAddress
 from ocpproxy.model.dataset import Cutout
 from ocpproxy.model.stack import Cuboid, Stack, Tile
@@ -53,11 +54,11 @@ _LOOK_EVERY = (0.01, 0.05)
 _ASK_LEASE_EVERY = 0.25
 
 
-class Store(Protocol):
+class TileWriter(Protocol):
     """Where tiles are kept."""
 
     async def write(self, pictures: list[tuple[Tile, bytes]]) -> int:
-        """Store tiles; how many were new."""
+        """TileWriter tiles; how many were new."""
 
     async def mark(self, tile: Tile, said: Mapping[str, str]) -> None:
         """Keep with a tile what its upstream said of its version."""
@@ -66,8 +67,8 @@ class Store(Protocol):
         """A tile with what was kept with it; None when it is not here, or nothing was."""
 
 
-class Room(Protocol):
-    """Room for storing."""
+class Capacity(Protocol):
+    """Capacity for storing."""
 
     def room(self, wanted: Usage) -> AbstractAsyncContextManager[int]:
         """Keeps so many bytes free for the time of a block."""
@@ -85,13 +86,13 @@ class TileCache(Service):
     def __init__(
         self,
         catalogue: Catalogue,
-        hits: Hits,
-        store: Store,
+        hits: TileLookup,
+        store: TileWriter,
         leases: Lease,
-        room: Room,
-        cutouts: Cutouts,
-        render: InThread,
-        render_ahead: InThread,
+        room: Capacity,
+        cutouts: SharedCutouts,
+        render: RunInThread,
+        render_ahead: RunInThread,
         clock: IReactorTime,
     ) -> None:
         self._catalogue = catalogue
@@ -103,8 +104,8 @@ class TileCache(Service):
         self._render_ahead = render_ahead
         self._clock = clock
         self._cutouts = cutouts
-        self._turns: dict[Source, DeferredSemaphore] = {}
-        self.fetches: OneFetch[Cuboid, Tile, Answer] = OneFetch(self._fly, clock)
+        self._turns: dict[DatasetSource, DeferredSemaphore] = {}
+        self.fetches: SingleFlight[Cuboid, Tile, TileAnswer] = SingleFlight(self._fly, clock)
 
     def stopService(self) -> Deferred[None]:
         """Call off what can be called off, and finish the rest."""
@@ -118,13 +119,13 @@ class TileCache(Service):
 
     # -- a request
 
-    async def tile(self, address: TileAddress, target: bytes | None = None) -> Answer:
+    async def tile(self, address: TileAddress, target: bytes | None = None) -> TileAnswer:
         """The tile.
 
         :param target: the request's target, where it says the tile and nothing else: the next request for it is a
-            matter of `Hits.by_target`.
-        :raises NotShown: there is no such channel or plane.
-        :raises DoesNotFit: the address is beyond what the index can hold.
+            matter of `TileLookup.by_target`.
+        :raises CannotDisplay: there is no such channel or plane.
+        :raises NotIndexable: the address is beyond what the index can hold.
         :raises UpstreamFailure: it is not here, and the upstream did not give it.
         """
         token = address.base.token
@@ -146,15 +147,15 @@ class TileCache(Service):
             hit = await self._missed(stack, tile, sure=sure)
         return hit if until is None or hit.until is not None else replace(hit, until=until)
 
-    async def _missed(self, stack: Stack, tile: Tile, *, sure: bool) -> Answer:
+    async def _missed(self, stack: Stack, tile: Tile, *, sure: bool) -> TileAnswer:
         """A tile that is not here, or of which that is not sure."""
         cuboid = stack.cuboid(tile)
-        shared = self.fetches.in_the_air(cuboid)
+        shared = self.fetches.is_flying(cuboid)
         if not (sure or shared):  # a flight in the air brings it anyway
             hit = await self._hits.find(tile)
             if hit is not None:
                 return hit
-            shared = self.fetches.in_the_air(cuboid)
+            shared = self.fetches.is_flying(cuboid)
         try:
             answer = await self.fetches.join(cuboid, tile)
         except (UnknownToken, UpstreamRefused, OutOfRange):
@@ -166,9 +167,9 @@ class TileCache(Service):
             self._log.warn("{tile} is served as it was before: {reason}", tile=tile, reason=str(failure))
             return old
         self._hits.remember(tile, answer.ready)
-        return Answer(answer.ready, Result.COLLAPSED) if shared else answer
+        return TileAnswer(answer.ready, Result.COLLAPSED) if shared else answer
 
-    async def _before(self, stack: Stack, tile: Tile) -> Answer | None:
+    async def _before(self, stack: Stack, tile: Tile) -> TileAnswer | None:
         """The tile of an epoch before, which is better than none, and not to be kept by anybody."""
         for before in stack.before():
             old = await self._hits.find(tile._replace(stack=before.name))
@@ -176,11 +177,11 @@ class TileCache(Service):
                 return replace(old, until=self._clock.seconds())
         return None
 
-    async def at_hand(self, address: TileAddress) -> Answer | None:
+    async def at_hand(self, address: TileAddress) -> TileAnswer | None:
         """The tile if it is here, and None if it would have to be fetched. Never asks for more than a description.
 
-        :raises NotShown:
-        :raises DoesNotFit:
+        :raises CannotDisplay:
+        :raises NotIndexable:
         :raises UpstreamFailure: nothing is known of the token.
         """
         known = await self._catalogue.known(address.base.token)
@@ -192,12 +193,12 @@ class TileCache(Service):
 
     # -- a flight
 
-    async def _fly(self, flight: Flight[Cuboid, Tile, Answer]) -> None:
+    async def _fly(self, flight: Flight[Cuboid, Tile, TileAnswer]) -> None:
         source = self._catalogue.source(flight.key.stack.dataset.token)
         try:
             async with self._leased(flight, source.patience), self._turn(source):
                 await self._look(flight)
-                if flight.awaited():
+                if flight.waiting_items():
                     await self._fetch(flight, source.upstream)
         except UpstreamFailure as failure:
             self._log.warn(
@@ -205,23 +206,23 @@ class TileCache(Service):
             )
             raise
 
-    async def _fetch(self, flight: Flight[Cuboid, Tile, Answer], upstream: Upstream) -> None:
+    async def _fetch(self, flight: Flight[Cuboid, Tile, TileAnswer], upstream: Upstream) -> None:
         cuboid = flight.key
         drawn = cuboid.drawn()
         if drawn is not None and await self._drawn(flight, upstream, drawn):
             return
         try:
-            voxels = await self._cutouts.fetch(upstream, cuboid.cutouts(), flight.mark_arriving)
+            voxels = await self._cutouts.fetch(upstream, cuboid.cutouts())
         except (OutOfRange, UnknownToken):
             self._catalogue.refresh(cuboid.stack.dataset.token)  # what is known of it is out of date
             raise
-        flight.mark_arriving()
-        filling = Filling(flight, voxels, self._render, self._render_ahead, self._clock.seconds)
+        flight.progress.report()
+        filling = CuboidRenderer(flight, voxels, self._render, self._render_ahead, self._clock.seconds)
         async with filling:
             async for made in filling.pictures():
                 await self._keep(made)
 
-    async def _drawn(self, flight: Flight[Cuboid, Tile, Answer], upstream: Upstream, cutout: Cutout) -> bool:
+    async def _drawn(self, flight: Flight[Cuboid, Tile, TileAnswer], upstream: Upstream, cutout: Cutout) -> bool:
         """Whether the cuboid's one tile is drawn by the upstream; then it is delivered and stored."""
         (tile,) = flight.key.tiles()
         known = None
@@ -230,17 +231,17 @@ class TileCache(Service):
             if old is not None:
                 known = Picture(*old)
                 break
-        picture = await upstream.picture(cutout, known, flight.mark_arriving)
+        picture = await upstream.picture(cutout, known)
         if picture is None:
             return False
-        flight.mark_arriving()
-        flight.deliver(tile, Answer(ready(tile, picture.body, self._clock.seconds()), Result.MISS))
+        flight.progress.report()
+        flight.deliver(tile, TileAnswer(ready(tile, picture.body, self._clock.seconds()), Result.MISS))
         if await self._keep([(tile, picture.body)]) and picture.validators:
             await self._store.mark(tile, picture.validators)
         return True
 
     @asynccontextmanager
-    async def _turn(self, source: Source) -> AsyncIterator[None]:
+    async def _turn(self, source: DatasetSource) -> AsyncIterator[None]:
         """One of the places that an upstream has, so that not all of memory is voxels."""
         places = self._turns.setdefault(source, DeferredSemaphore(source.flights))
         await places.acquire().addTimeout(source.patience, self._clock, _too_busy)
@@ -250,7 +251,7 @@ class TileCache(Service):
             places.release()
 
     @asynccontextmanager
-    async def _leased(self, flight: Flight[Cuboid, Tile, Answer], patience: float) -> AsyncIterator[None]:
+    async def _leased(self, flight: Flight[Cuboid, Tile, TileAnswer], patience: float) -> AsyncIterator[None]:
         """The cuboid's lease; or none, when the index is away or another process has delivered meanwhile."""
         name = flight.key.name
         ours = await self._take_or_wait(name, flight, patience)
@@ -258,35 +259,35 @@ class TileCache(Service):
             yield
         finally:
             if ours:
-                await self._leases.give_back(name)
+                await self._leases.release(name)
 
-    async def _take_or_wait(self, name: str, flight: Flight[Cuboid, Tile, Answer], patience: float) -> bool:
+    async def _take_or_wait(self, name: str, flight: Flight[Cuboid, Tile, TileAnswer], patience: float) -> bool:
         pause, longest = _LOOK_EVERY
         began = asked = self._clock.seconds()
         try:
             if await self._leases.take(name):
                 return True
-            while flight.awaited() and self._clock.seconds() - began < patience:
+            while flight.waiting_items() and self._clock.seconds() - began < patience:
                 await deferLater(self._clock, pause)
                 pause = min(pause * 1.5, longest)
                 await self._look(flight, Result.COLLAPSED)
-                if flight.awaited() and self._clock.seconds() - asked >= _ASK_LEASE_EVERY:
+                if flight.waiting_items() and self._clock.seconds() - asked >= _ASK_LEASE_EVERY:
                     asked = self._clock.seconds()
                     if await self._leases.take(name):
                         return True
-        except DatabaseAway:
+        except DatabaseUnavailable:
             pass
         return False
 
-    async def _look(self, flight: Flight[Cuboid, Tile, Answer], result: Result = Result.HIT_DISK) -> None:
+    async def _look(self, flight: Flight[Cuboid, Tile, TileAnswer], result: Result = Result.HIT_DISK) -> None:
         """Deliver what is on disk by now."""
-        for tile in flight.awaited():
+        for tile in flight.waiting_items():
             found = await self._hits.find(tile)
             if found is not None:
-                flight.deliver(tile, Answer(found.ready, result))
+                flight.deliver(tile, TileAnswer(found.ready, result))
 
     async def _keep(self, made: list[tuple[Tile, bytes]]) -> int:
-        """Store what there is room for; how many are new."""
+        """TileWriter what there is room for; how many are new."""
         wanted = Usage(len(made), sum(len(picture) for _, picture in made))
         async with self._room.room(wanted) as granted:
             kept = []
@@ -304,15 +305,15 @@ class TileCache(Service):
         return new
 
 
-def _find(known: Known, address: TileAddress) -> tuple[Stack, Tile | None]:
+def _find(known: CatalogueEntry, address: TileAddress) -> tuple[Stack, Tile | None]:
     """The stack of an address, and its tile where that lies within the volume."""
     stack = known.stack(address.base)
     return stack, stack.tile(address.time, address.level, address.slice, address.row, address.col)
 
 
-def _blank(known: Known, stack: Stack) -> Answer:
+def _blank(known: CatalogueEntry, stack: Stack) -> TileAnswer:
     picture = png.blank(clear=stack.overlay)
-    return Answer(Ready(picture, f'"{png.fingerprint(picture)}"', known.read_at), Result.BLANK)
+    return TileAnswer(EncodedTile(picture, f'"{png.fingerprint(picture)}"', known.read_at), Result.BLANK)
 
 
 def _too_busy(_: object, patience: float) -> None:

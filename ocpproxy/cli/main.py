@@ -13,11 +13,11 @@ from twisted.internet.task import react
 
 from ocpproxy import __version__
 from ocpproxy.config import BadConfiguration, Settings
-from ocpproxy.daemon.gateway import keeping
-from ocpproxy.daemon.services import InTurn
+from ocpproxy.daemon.gateway import open_storage
+from ocpproxy.daemon.services import OrderedServices
 from ocpproxy.daemon.tap import load
 from ocpproxy.index import leases
-from ocpproxy.index.database import DatabaseAway
+from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.metrics import Metrics
 
 _INDEX_WITHIN = 15.0
@@ -60,8 +60,8 @@ async def _fsck(reactor: Any, settings: Settings) -> None:
         mended += 1
         print(f"mended: {what}: {where}", flush=True)
 
-    kept = keeping(settings, reactor, Metrics(), report)
-    parts = InTurn()
+    kept = open_storage(settings, reactor, Metrics(), report)
+    parts = OrderedServices()
     for service in kept.services():
         service.setServiceParent(parts)
     try:
@@ -77,7 +77,7 @@ async def _fsck(reactor: Any, settings: Settings) -> None:
             report("expired lease", name)
         usage = kept.store.usage
         print(f"{usage.tiles} tiles, {usage.bytes} bytes; {mended or 'nothing'} mended")
-    except (DatabaseAway, DeferredTimeout):
+    except (DatabaseUnavailable, DeferredTimeout):
         print(f"the index database is away: {kept.database.reason}", file=sys.stderr)
         raise SystemExit(2) from None
     finally:

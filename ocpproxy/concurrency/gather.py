@@ -10,16 +10,16 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 T = TypeVar("T")
 
 
-async def side_by_side(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all the work, done side by side.
+async def gather(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run the coroutines side by side and return their results, in order.
 
-    :raises: what the first that fails fails with; the others are given up.
+    :raises: whatever the first one to fail raises; the others are cancelled.
     """
-    waiting = [Deferred.fromCoroutine(one) for one in work]
+    running = [Deferred.fromCoroutine(coroutine) for coroutine in coroutines]
     try:
-        found: list[T] = await gatherResults(waiting, consumeErrors=True)
+        results: list[T] = await gatherResults(running, consumeErrors=True)
     except FirstError as first:
-        for one in waiting:
-            one.cancel()
+        for deferred in running:
+            deferred.cancel()
         first.subFailure.raiseException()
-    return found
+    return results

@@ -1,129 +1,104 @@
-"""One fetch at a time: among those who wait, however many they are.
+"""One fetch at a time for all who want the same, within one process.
 
-A *flight* brings what belongs to one key (a cuboid, a token) for all who wait for items of it (its tiles). Everyone who
-joins gets a Deferred of his own: one who leaves disturbs nobody, and a failure reaches each. A flight delivers item by
-item, what is awaited first, and what it has delivered stays in hand until it ends, for those who join late.
+A *flight* fetches what belongs to one key (a cuboid, a token) for all who wait for items of it (its tiles). Everyone
+who joins gets a Deferred of their own, so one who cancels disturbs nobody, and a failure reaches each. A flight
+delivers item by item; what it has delivered stays at hand until it ends, for those who join late.
 
-When the last one leaves, the flight is called off, unless it is *arriving*: then most of the price is paid, and it is
-finished into the cache.
+When the last waiter leaves, the flight is cancelled, unless its answer is already arriving (`progress`): then it is
+finished into the cache. A failure is remembered for a moment, so that a broken upstream is not asked again by everyone
+who comes.
 
-A failure is remembered for a moment, so that a broken upstream is not asked again by everyone who comes.
-
-Among processes the same is done by leases (`Lease`, kept in the index); `ocpproxy.cache` joins the two.
+Between processes, leases do the same (`ocpproxy.index.leases`); `ocpproxy.cache.fetches` joins the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from cachetools import TTLCache
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+from ocpproxy.concurrency import progress
+from ocpproxy.concurrency.progress import Progress
 
 K = TypeVar("K", bound=Hashable)
 I = TypeVar("I", bound=Hashable)  # noqa: E741 - an item
 R = TypeVar("R")
-T = TypeVar("T")
 
-NOT_AGAIN_FOR = 1.0
-"""Seconds that a failure is remembered when nothing else is said."""
-
-
+REMEMBER_FAILURE = 1.0
+"""Seconds that a failure is remembered by default."""
+_FAILURES = 10_000
+"""Failures remembered at most; each is good for `REMEMBER_FAILURE` seconds."""
 _FINISH_WITHIN = 3.0
-"""Seconds that what is arriving has to be finished when everything stops."""
+"""Seconds that flights whose answers are arriving have to finish when everything stops."""
 _ROUNDS = 3
-"""Somebody may board while a flight is ending, and want what it has not brought: then it flies again."""
+"""Somebody may join while a flight is ending, and want what it has not delivered: then it fetches again."""
 
 
 class NotDelivered(Exception):
-    """A flight ended without an item that it was to bring."""
-
-
-class Lease(Protocol):
-    """One process at a time."""
-
-    async def take(self, name: str) -> bool:
-        """Whether it is ours now; then `give_back` must follow.
-
-        :raises DatabaseAway: nobody can tell.
-        """
-
-    async def give_back(self, name: str) -> None:
-        """Let go."""
+    """A flight ended without an item that somebody waited for."""
 
 
 class Flight(Generic[K, I, R]):
-    """One fetch in the air."""
+    """One fetch in progress."""
 
     def __init__(self, key: K) -> None:
         self.key = key
-        self.arriving = False
+        self.progress = Progress()
         self._waiting: dict[I, list[Deferred[R]]] = {}
         self._delivered: dict[I, R] = {}
-        self._heralds: list[Callable[[], None]] = []
-        self._asked: Callable[[I], None] | None = None
-        self.course: Deferred[None] | None = None
+        self._on_item_wanted: Callable[[I], None] | None = None
+        self.running: Deferred[None] | None = None
 
-    def awaited(self) -> list[I]:
-        """The items somebody waits for now, first come first."""
+    def waiting_items(self) -> list[I]:
+        """Return the items that somebody waits for now, first come first."""
         return list(self._waiting)
 
-    def mark_arriving(self) -> None:
-        """From here on the flight is finished, whoever leaves."""
-        self.arriving = True
-        heralds, self._heralds = self._heralds, []
-        for herald in heralds:
-            herald()
+    def on_item_wanted(self, callback: Callable[[I], None] | None) -> None:
+        """Call `callback` for each item as soon as the first one waits for it, those waiting now included.
 
-    def tell_asked(self, asked: Callable[[I], None] | None) -> None:
-        """Call it for each item that somebody waits for, now or from now on, when the first one does; None ends it."""
-        self._asked = asked
-        for item in self.awaited():
-            if asked is not None:
-                asked(item)
-
-    def tell(self, herald: Callable[[], None]) -> None:
-        """Call it when the flight is arriving, or now if it is."""
-        if self.arriving:
-            herald()
-        else:
-            self._heralds.append(herald)
+        None ends it.
+        """
+        self._on_item_wanted = callback
+        if callback is not None:
+            for item in self.waiting_items():
+                callback(item)
 
     def deliver(self, item: I, result: R) -> None:
-        """Hand the item to all who wait for it, and to those who come before the flight ends."""
+        """Give the item to all who wait for it, and to those who join before the flight ends."""
         self._delivered[item] = result
-        for waiting in self._waiting.pop(item, ()):
-            waiting.callback(result)
+        for waiter in self._waiting.pop(item, ()):
+            waiter.callback(result)
 
-    def _board(self, item: I, left: Callable[[], None]) -> Deferred[R]:
+    def wait(self, item: I, on_leave: Callable[[], None]) -> Deferred[R]:
+        """Return a Deferred of the item; `on_leave` is called when it is cancelled."""
         if item in self._delivered:
-            ready: Deferred[R] = Deferred()
-            ready.callback(self._delivered[item])
-            return ready
+            return succeed(self._delivered[item])
 
-        def leave(waiting: Deferred[R]) -> None:
-            crowd = self._waiting.get(item, [])
-            if waiting in crowd:
-                crowd.remove(waiting)
-                if not crowd:
+        def leave(waiter: Deferred[R]) -> None:
+            waiters = self._waiting.get(item, [])
+            if waiter in waiters:
+                waiters.remove(waiter)
+                if not waiters:
                     del self._waiting[item]
-            left()
+            on_leave()
 
-        waiting: Deferred[R] = Deferred(leave)
-        crowd = self._waiting.setdefault(item, [])
-        crowd.append(waiting)
-        if len(crowd) == 1 and self._asked is not None:
-            self._asked(item)
-        return waiting
+        waiter: Deferred[R] = Deferred(leave)
+        waiters = self._waiting.setdefault(item, [])
+        waiters.append(waiter)
+        if len(waiters) == 1 and self._on_item_wanted is not None:
+            self._on_item_wanted(item)
+        return waiter
 
-    def _fail(self, failure: BaseException) -> None:
-        stranded = [waiting for crowd in self._waiting.values() for waiting in crowd]
+    def fail(self, error: BaseException) -> None:
+        """Fail everyone who still waits."""
+        stranded = [waiter for waiters in self._waiting.values() for waiter in waiters]
         self._waiting.clear()
-        for waiting in stranded:
-            waiting.errback(Failure(failure.with_traceback(None)))
+        for waiter in stranded:
+            waiter.errback(Failure(error.with_traceback(None)))
 
     @property
     def waiters(self) -> int:
@@ -131,69 +106,68 @@ class Flight(Generic[K, I, R]):
         return sum(map(len, self._waiting.values()))
 
 
-class OneFetch(Generic[K, I, R]):
-    """The flights in the air, one a key at the most.
+class SingleFlight(Generic[K, I, R]):
+    """The flights of one kind, at most one for each key.
 
-    :param fly: makes one flight: it is to deliver every awaited item, or to raise what all who still wait shall get.
-    :param not_again_for: seconds that a failure is remembered.
-    :param finishes: what is arriving is finished though everybody has left.
+    :param fetch: makes one flight. It must deliver every item that is waited for, or raise; then the waiters receive
+        the exception.
+    :param remember_failure: seconds that a failure is remembered.
+    :param finish: finish a flight whose answer is arriving though everybody has left.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
-        fly: Callable[[Flight[K, I, R]], Awaitable[None]],
+        fetch: Callable[[Flight[K, I, R]], Awaitable[None]],
         clock: IReactorTime,
-        not_again_for: float = NOT_AGAIN_FOR,
         *,
-        finishes: bool = True,
+        remember_failure: float = REMEMBER_FAILURE,
+        finish: bool = True,
     ) -> None:
-        self._fly = fly
-        self._finishes = finishes
+        self._fetch = fetch
         self._clock = clock
+        self._finish = finish
         self._flights: dict[K, Flight[K, I, R]] = {}
-        self._failures: TTLCache[K, Exception] = TTLCache(10_000, not_again_for, clock.seconds)
+        self._failures: TTLCache[K, Exception] = TTLCache(_FAILURES, remember_failure, clock.seconds)
         self._stopped = False
 
-    def in_the_air(self, key: K) -> bool:
-        """Whether somebody who joins now shares a fetch."""
+    def is_flying(self, key: K) -> bool:
+        """Return whether somebody who joins now shares a fetch."""
         return key in self._flights
 
-    def in_flight(self) -> list[K]:
-        """The keys of all that is in the air."""
+    def flying_keys(self) -> list[K]:
+        """Return the keys of all flights."""
         return list(self._flights)
 
-    def join(self, key: K, item: I, arriving: Callable[[], None] | None = None) -> Deferred[R]:
-        """The item, by the flight in the air or by a new one. Cancel it to leave.
+    def join(self, key: K, item: I) -> Deferred[R]:
+        """Return the item, by the flight of this key or by a new one. Cancel the Deferred to leave.
 
-        Fails with whatever the fetch fails with.
+        The first byte that the flight receives is reported to the caller's own flight too, if there is one.
 
-        :param arriving: called once the flight is arriving.
+        :raises: whatever the fetch raises, or raised a moment ago; CancelledError once everything stops.
         """
         failed = self._failures.get(key)
         if failed is not None:
-            return _failed(failed.with_traceback(None))
+            return fail(failed.with_traceback(None))
         if self._stopped:
-            return _failed(CancelledError())
+            return fail(CancelledError())
         flight = self._flights.get(key)
         new = flight is None
         if flight is None:
             flight = self._flights[key] = Flight(key)
-        if arriving is not None:
-            flight.tell(arriving)
-        boarded = flight._board(item, lambda: self._left(flight))
+        flight.progress.on_first_byte(progress.current().report)
+        waiter = flight.wait(item, lambda: self._left(flight))
         if new:
-            flight.course = Deferred.fromCoroutine(self._run(flight))
-            if flight.course.called:
-                flight.course = None
-        return boarded
+            with flight.progress.as_current():  # of which the coroutine's context is a copy
+                flight.running = Deferred.fromCoroutine(self._run(flight))
+            if flight.running.called:
+                flight.running = None
+        return waiter
 
     async def _run(self, flight: Flight[K, I, R]) -> None:
         error: Exception = NotDelivered(str(flight.key))
         try:
             for _ in range(_ROUNDS):
-                await self._fly(flight)
+                await self._fetch(flight)
                 if not flight.waiters:
                     break
         except CancelledError as cancelled:
@@ -202,17 +176,20 @@ class OneFetch(Generic[K, I, R]):
             error = failure
             self._failures[flight.key] = failure
         finally:
-            # The way is free for the next flight before anyone is told: whoever is told may ask again at once.
-            if self._flights.get(flight.key) is flight:
-                del self._flights[flight.key]
-        flight._fail(error)
+            # Before anyone is told: whoever is told may join again at once, and that must be a new flight.
+            self._end(flight)
+        flight.fail(error)
+
+    def _end(self, flight: Flight[K, I, R]) -> bool:
+        current = self._flights.get(flight.key) is flight
+        if current:
+            del self._flights[flight.key]
+        return current
 
     def _left(self, flight: Flight[K, I, R]) -> None:
-        finished = flight.arriving and self._finishes
-        if not flight.waiters and not finished and self._flights.get(flight.key) is flight:
-            del self._flights[flight.key]  # who comes now begins anew
-            if flight.course is not None:
-                flight.course.cancel()
+        finished_anyway = flight.progress.receiving and self._finish
+        if not flight.waiters and not finished_anyway and self._end(flight) and flight.running is not None:
+            flight.running.cancel()
 
     @property
     def waiters(self) -> int:
@@ -223,28 +200,22 @@ class OneFetch(Generic[K, I, R]):
         return len(self._flights)
 
     async def stop(self) -> None:
-        """Call off what is not arriving, and wait for the rest, but not for long."""
+        """Cancel the flights that have received nothing, and wait for the others, but not for long."""
         self._stopped = True
-        courses = {flight.course: flight.arriving for flight in self._flights.values() if flight.course is not None}
+        running = {flight.running: flight.progress for flight in self._flights.values() if flight.running is not None}
         ended: list[Deferred[None]] = []
-        for course, arriving in courses.items():
+        for deferred, its_progress in running.items():
             end: Deferred[None] = Deferred()
-            course.addBoth(end.callback)
+            deferred.addBoth(end.callback)
             ended.append(end)
-            if not arriving:
-                course.cancel()
-        late = self._clock.callLater(_FINISH_WITHIN, _cancel_all, list(courses))
+            if not its_progress.receiving:
+                deferred.cancel()
+        late = self._clock.callLater(_FINISH_WITHIN, _cancel_all, list(running))
         await gatherResults(ended)
         if late.active():
             late.cancel()
 
 
-def _cancel_all(courses: list[Deferred[None]]) -> None:
-    for course in courses:
-        course.cancel()
-
-
-def _failed(error: Exception) -> Deferred[R]:
-    failed: Deferred[R] = Deferred()
-    failed.errback(Failure(error))
-    return failed
+def _cancel_all(deferreds: list[Deferred[None]]) -> None:
+    for deferred in deferreds:
+        deferred.cancel()

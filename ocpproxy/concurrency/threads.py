@@ -44,7 +44,7 @@ class _Piece:
     done: Deferred[Any]
 
 
-class Pool(Service):
+class LanedThreadPool(Service):
     """At most `size` threads, started with the service (not before: twistd forks)."""
 
     def __init__(self, reactor: Any, size: int, name: str) -> None:
@@ -73,7 +73,7 @@ class Pool(Service):
         """
         return self._queue(Lane.ARRIVED, partial(work, *args, **kwargs))
 
-    def lane(self, lane: Lane) -> InThread:
+    def lane(self, lane: Lane) -> RunInThread:
         """`run` in a lane."""
 
         def run(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
@@ -116,5 +116,5 @@ class Pool(Service):
         return sum(map(len, self._lanes)) + max(0, self._in_hand - self.size)
 
 
-InThread = Callable[Concatenate[Callable[..., Any], ...], Deferred[Any]]
-"""`Pool.run`, or for tests something that does the work at once."""
+RunInThread = Callable[Concatenate[Callable[..., Any], ...], Deferred[Any]]
+"""`LanedThreadPool.run`, or for tests something that does the work at once."""

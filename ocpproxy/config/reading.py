@@ -19,14 +19,14 @@ from typing import Any
 from ocpproxy.config import values
 from ocpproxy.config.settings import (
     CacheSettings,
+    ConfigSource,
     DatasetSettings,
     IndexSettings,
     ServerSettings,
     Settings,
-    Source,
     UpstreamSettings,
 )
-from ocpproxy.model.stack import Look
+from ocpproxy.model.stack import DisplaySettings
 
 UPSTREAM_KINDS = ("ocp", "demo", "precomputed", "boss", "dvid", "catmaid", "volume", "n5", "zarr")
 """What ``type`` may say; `ocpproxy.upstream.registry` has an upstream for each."""
@@ -233,7 +233,7 @@ def parse(text: str, here: Path, environ: Mapping[str, str]) -> Settings:
         raise BadConfiguration(faults)
 
     def dataset(said: dict[str, Any]) -> DatasetSettings:
-        look = Look(
+        look = DisplaySettings(
             channel=said["channel"],
             full_slices=said["slice_coordinate"] == "full",
             native=said["aspect"] == "native",
@@ -252,7 +252,7 @@ def parse(text: str, here: Path, environ: Mapping[str, str]) -> Settings:
         UpstreamSettings(**read_["upstream"]),
         {token: dataset(said) for token, said in datasets.items()},
         parser.has_section("upstream") or not datasets,
-        Source(text, here),
+        ConfigSource(text, here),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-from ocpproxy.model.stack import Look
+from ocpproxy.model.stack import DisplaySettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +99,11 @@ class DatasetSettings:
 
     upstream: UpstreamSettings
     token: str | None
-    look: Look
+    look: DisplaySettings
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ConfigSource:
     """What settings were read from: its text, and the directory that relative paths are relative to."""
 
     text: str
@@ -121,4 +121,4 @@ class Settings:
     datasets: Mapping[str, DatasetSettings]
     others: bool
     """Whether `upstream` is asked for tokens that have no section: not where sections are all that the file says."""
-    source: Source = field(compare=False)
+    source: ConfigSource = field(compare=False)

@@ -22,38 +22,45 @@ from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromSt
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.web.client import Agent, HTTPConnectionPool
 
-from ocpproxy.cache.catalogue import Catalogue, Shelf, Source
-from ocpproxy.cache.derived import Retouching
-from ocpproxy.cache.eviction import Limits, Reclaimer
-from ocpproxy.cache.lookup import Hits
-from ocpproxy.cache.shared_cutouts import Cutouts
+from ocpproxy.cache.catalogue import Catalogue, DatasetSource, DescriptionStore
+from ocpproxy.cache.derived import DerivedTiles
+from ocpproxy.cache.eviction import CacheLimits, Evictor
+from ocpproxy.cache.lookup import TileLookup
+from ocpproxy.cache.shared_cutouts import SharedCutouts
 from ocpproxy.cache.tiles import TileCache
-from ocpproxy.concurrency.threads import InThread, Lane, Pool
+from ocpproxy.concurrency.threads import Lane, LanedThreadPool, RunInThread
 from ocpproxy.config import Settings, UpstreamSettings
-from ocpproxy.daemon.services import Background, Connections, InTurn, LagProbe, Listening, QuickTurns
+from ocpproxy.daemon.services import (
+    BackgroundTask,
+    IdleConnections,
+    LagProbe,
+    ListeningPorts,
+    OrderedServices,
+    ShortSwitchInterval,
+)
 from ocpproxy.index import leases
 from ocpproxy.index.database import Database, open_database
 from ocpproxy.index.descriptions import Descriptions
 from ocpproxy.index.leases import Leases
 from ocpproxy.metrics import Metrics
-from ocpproxy.model.stack import PLAIN, Look
-from ocpproxy.store.fsck import Mender, Report, keep_mended
+from ocpproxy.model.stack import PLAIN, DisplaySettings
+from ocpproxy.store.fsck import Fsck, Report, keep_mended
 from ocpproxy.store.tile_store import TileStore
-from ocpproxy.upstream.base import Measured
+from ocpproxy.upstream.base import InstrumentedUpstream
 from ocpproxy.upstream.demo import TOKEN
-from ocpproxy.upstream.http import Http
-from ocpproxy.upstream.registry import Doors, make_upstream
-from ocpproxy.upstream.tensorstore.reader import Readers
+from ocpproxy.upstream.http import HttpClient, make_treq
+from ocpproxy.upstream.registry import UpstreamContext, make_upstream
+from ocpproxy.upstream.tensorstore.reader import TensorStoreReaders
 from ocpproxy.web.hot_path import HotPath
-from ocpproxy.web.pages import Pages, Root, State
-from ocpproxy.web.site import GatewaySite, OpenAnswers
+from ocpproxy.web.pages import GatewayState, Pages, Root
+from ocpproxy.web.site import GatewaySite, OpenRequests
 from ocpproxy.web.tiles import TokenResource
 
 _FILE_THREADS = 4
 
 
 @dataclass(frozen=True)
-class Post:
+class WorkerSlot:
     """The place of a process among those that serve the same sockets."""
 
     number: int = 0
@@ -64,42 +71,42 @@ class Post:
     """The metrics of all of them."""
 
 
-ALONE = Post()
+SINGLE = WorkerSlot()
 _ANY_TOKEN = ("ocp",)
 """Those that tell themselves which tokens there are."""
 
 
 @dataclass(frozen=True)
-class Keeping:
+class Storage:
     """The half of the gateway that keeps tiles: what the daemon and ``ocpproxy fsck`` have in common."""
 
-    files: Pool
+    files: LanedThreadPool
     database: Database
     leases: Leases
     store: TileStore
-    mender: Mender
+    mender: Fsck
 
     def services(self) -> list[IService]:
         """From the bottom to the top."""
         return [self.files, self.database, self.leases, self.store]
 
 
-def keeping(settings: Settings, reactor: Any, metrics: Metrics, report: Report | None = None) -> Keeping:
+def open_storage(settings: Settings, reactor: Any, metrics: Metrics, report: Report | None = None) -> Storage:
     """The store of these settings and what it stands on."""
     owner = f"{socket.gethostname()[:40]}-{uuid.uuid4().hex[:16]}"
-    files = Pool(reactor, _FILE_THREADS, "files")
+    files = LanedThreadPool(reactor, _FILE_THREADS, "files")
     database = open_database(settings.index.url, reactor, lambda up: metrics.index_up.set(up))
     store = TileStore(settings.cache.directory, database, reactor, files.run, owner, metrics)
 
     async def forget(dead: str) -> None:
         await database.run(leases.forget, dead)
 
-    return Keeping(
+    return Storage(
         files,
         database,
         Leases(database, owner, settings.index.lease, reactor),
         store,
-        Mender(store, database, files.run, forget, metrics, report),
+        Fsck(store, database, files.run, forget, metrics, report),
     )
 
 
@@ -127,35 +134,35 @@ def _endpoints(settings: Settings, reactor: Any, sockets: Sequence[int]) -> list
     return found or [serverFromString(reactor, line) for line in settings.server.listen]
 
 
-def make_gateway(settings: Settings, reactor: Any, metrics: Metrics, post: Post = ALONE) -> InTurn:
+def make_gateway(settings: Settings, reactor: Any, metrics: Metrics, post: WorkerSlot = SINGLE) -> OrderedServices:
     """A whole gateway, not started."""
     settings = _share(settings, post.of)
     cores = os.cpu_count() or 1
-    renders = Pool(reactor, cores, "renders")
-    kept = keeping(settings, reactor, metrics)
+    renders = LanedThreadPool(reactor, cores, "renders")
+    kept = open_storage(settings, reactor, metrics)
 
     connections = HTTPConnectionPool(reactor)
     connections.maxPersistentPerHost = max(
         said.connections for said in (settings.upstream, *(d.upstream for d in settings.datasets.values()))
     )
     connections.retryAutomatically = False
-    http = Http(Agent(reactor, connectTimeout=10, pool=connections), reactor, SystemRandom())
-    readers = Readers(reactor)
-    doors = Doors(http, renders.run, reactor, readers)
+    http = HttpClient(make_treq(Agent(reactor, connectTimeout=10, pool=connections)), reactor, SystemRandom())
+    readers = TensorStoreReaders(reactor)
+    doors = UpstreamContext(http, renders.run, reactor, readers)
     catalogue = make_catalogue(settings, doors, Descriptions(kept.database, reactor), metrics)
 
-    limits = Limits(
+    limits = CacheLimits(
         settings.cache.size, settings.cache.max_tiles, settings.cache.reclaim_above, settings.cache.reclaim_to
     )
-    reclaimer = Reclaimer(kept.store, kept.leases, limits, settings.cache.reclaim_interval, reactor, metrics)
-    hits = Hits(kept.store, reactor, settings.cache.memory)
+    reclaimer = Evictor(kept.store, kept.leases, limits, settings.cache.reclaim_interval, reactor, metrics)
+    hits = TileLookup(kept.store, reactor, settings.cache.memory)
     cache = TileCache(
         catalogue,
         hits,
         kept.store,
         kept.leases,
         reclaimer,
-        Cutouts(reactor, settings.cache.voxels),
+        SharedCutouts(reactor, settings.cache.voxels),
         renders.lane(Lane.AWAITED),
         renders.lane(Lane.AHEAD),
         reactor,
@@ -164,35 +171,39 @@ def make_gateway(settings: Settings, reactor: Any, metrics: Metrics, post: Post 
     metrics.flights.set_function(lambda: len(cache.fetches))
     metrics.renders_queued.set_function(renders.queued)
 
-    open_answers = OpenAnswers(reactor, settings.server.patience)
+    open_requests = OpenRequests(reactor, settings.server.patience)
     hot_path = HotPath(hits, reactor, metrics, settings.server.max_age)
-    root = make_root(settings, reactor, kept, catalogue, cache, renders.lane(Lane.AWAITED), metrics, open_answers, post)
-    site = GatewaySite(root, hot_path, open_answers, reactor, access_log=settings.server.access_log)
-    gateway = InTurn()
+    root = make_root(
+        settings, reactor, kept, catalogue, cache, renders.lane(Lane.AWAITED), metrics, open_requests, post
+    )
+    site = GatewaySite(root, hot_path, open_requests, reactor, access_log=settings.server.access_log)
+    gateway = OrderedServices()
     for part in (
-        QuickTurns(),
+        ShortSwitchInterval(),
         renders,
         *kept.services(),
         LagProbe(reactor, metrics),
-        Background(lambda: keep_mended(kept.mender, kept.store, kept.database, reactor, sweeps=post.number == 0)),
-        Connections(connections, reactor),
+        BackgroundTask(lambda: keep_mended(kept.mender, kept.store, kept.database, reactor, sweeps=post.number == 0)),
+        IdleConnections(connections, reactor),
         readers,
         reclaimer,
         cache,
-        open_answers,
-        Listening(_endpoints(settings, reactor, post.sockets), site),
+        open_requests,
+        ListeningPorts(_endpoints(settings, reactor, post.sockets), site),
     ):
         part.setServiceParent(gateway)
     return gateway
 
 
-def make_catalogue(settings: Settings, doors: Doors, shelf: Shelf, metrics: Metrics) -> Catalogue:
+def make_catalogue(settings: Settings, doors: UpstreamContext, shelf: DescriptionStore, metrics: Metrics) -> Catalogue:
     """Every token's source."""
 
-    def source(said: UpstreamSettings, called: str | None = None, look: Look = PLAIN) -> Source:
-        upstream = Measured(make_upstream(said, doors), metrics)
+    def source(said: UpstreamSettings, called: str | None = None, look: DisplaySettings = PLAIN) -> DatasetSource:
+        upstream = InstrumentedUpstream(make_upstream(said, doors), metrics)
         flights = 2 * said.connections
-        return Source(upstream, said.info_max_age, flights, said.timeout, called, look, said.max_cutout, said.max_age)
+        return DatasetSource(
+            upstream, said.info_max_age, flights, said.timeout, called, look, said.max_cutout, said.max_age
+        )
 
     named = {token: source(said.upstream, said.token, said.look) for token, said in settings.datasets.items()}
     rest = settings.upstream
@@ -205,20 +216,20 @@ def make_catalogue(settings: Settings, doors: Doors, shelf: Shelf, metrics: Metr
 def make_root(
     settings: Settings,
     reactor: Any,
-    kept: Keeping,
+    kept: Storage,
     catalogue: Catalogue,
     cache: TileCache,
-    in_thread: InThread,
+    run_in_thread: RunInThread,
     metrics: Metrics,
-    open_answers: OpenAnswers,
-    post: Post,
+    open_requests: OpenRequests,
+    post: WorkerSlot,
 ) -> Root:
     """The tree of resources."""
 
     async def told() -> bytes:
         return metrics.text() if post.told is None else await post.told()
 
-    state = State(
+    state = GatewayState(
         usage=lambda: (kept.store.usage.tiles, kept.store.usage.bytes),
         size=settings.cache.size,
         index_up=lambda: kept.database.up,
@@ -227,11 +238,11 @@ def make_root(
     )
     tokens = TokenResource(
         cache,
-        Retouching(catalogue, cache, in_thread),
+        DerivedTiles(catalogue, cache, run_in_thread),
         catalogue,
         metrics,
         reactor,
         max_age=settings.server.max_age,
         error_text=settings.server.error_body == "text",
     )
-    return Root(Pages(catalogue, state, open_answers, reactor), tokens)
+    return Root(Pages(catalogue, state, open_requests, reactor), tokens)

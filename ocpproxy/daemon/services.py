@@ -22,7 +22,7 @@ _LAG_EVERY = 0.1
 _CLOSE_WITHIN = 1.0
 
 
-class InTurn(MultiService):
+class OrderedServices(MultiService):
     """Services that start from the first to the last, and stop from the last to the first, each waited for."""
 
     _log = Logger()
@@ -40,7 +40,7 @@ class InTurn(MultiService):
                 self._log.failure("while stopping {service}", service=service)
 
 
-class Listening(Service):
+class ListeningPorts(Service):
     """The sockets."""
 
     _log = Logger()
@@ -82,7 +82,7 @@ def address(port: IListeningPort) -> str:
     return f"http://{host.host}:{host.port}/" if isinstance(host, (IPv4Address, IPv6Address)) else str(host)
 
 
-class Background(Service):
+class BackgroundTask(Service):
     """A coroutine that runs as long as the service does."""
 
     _log = Logger()
@@ -127,7 +127,7 @@ class CleanExit(Service):
             self._reactor.callFromThread(self._reactor.stop)
 
 
-class QuickTurns(Service):
+class ShortSwitchInterval(Service):
     """Lets the event loop have the interpreter back soon.
 
     A thread that wants the interpreter's lock waits 5 ms before it asks for it, each time: with threads busy on
@@ -175,7 +175,7 @@ class LagProbe(Service):
         self._timer = self._reactor.callLater(_LAG_EVERY, self._sample)
 
 
-class Connections(Service):
+class IdleConnections(Service):
     """The idle connections to upstreams."""
 
     def __init__(self, pool: HTTPConnectionPool, reactor: Any) -> None:

@@ -16,8 +16,8 @@ from twisted.python import usage
 from ocpproxy import config
 from ocpproxy.config import BadConfiguration, Fault, Settings
 from ocpproxy.daemon.gateway import make_gateway
-from ocpproxy.daemon.services import CleanExit, InTurn
-from ocpproxy.daemon.workers import Crew
+from ocpproxy.daemon.services import CleanExit, OrderedServices
+from ocpproxy.daemon.workers import WorkerPool
 from ocpproxy.metrics import Metrics
 from ocpproxy.upstream import registry
 
@@ -71,7 +71,7 @@ def makeService(options: Options) -> IService:
     if settings.server.workers == 1:
         parts: MultiService = make_gateway(settings, reactor, Metrics())
     else:
-        parts = InTurn()
-        Crew(settings, reactor).setServiceParent(parts)
+        parts = OrderedServices()
+        WorkerPool(settings, reactor).setServiceParent(parts)
     CleanExit(reactor).setServiceParent(parts)
     return parts

@@ -1,6 +1,6 @@
 """Several processes on the same sockets (``[server] workers``).
 
-The **parent** (`Crew`) opens the sockets, or takes them from systemd, and serves nobody. It spawns the workers, hands
+The **parent** (`WorkerPool`) opens the sockets, or takes them from systemd, and serves nobody. It spawns the workers, hands
 them the sockets, starts those anew that die, with pauses that grow, passes TERM on, and waits until all have drained.
 A **worker** (``python -m ocpproxy.daemon.workers``) is a whole gateway for its share of the memory; what the
 processes have in common, they have in the cache directory and in the index, as
@@ -37,10 +37,10 @@ from twisted.python.failure import Failure
 
 from ocpproxy import config
 from ocpproxy.config import Settings
-from ocpproxy.daemon.gateway import Post, make_gateway
+from ocpproxy.daemon.gateway import WorkerSlot, make_gateway
 from ocpproxy.daemon.services import CleanExit, address
 from ocpproxy.metrics import Metrics, merged, retired
-from ocpproxy.store.files import Files
+from ocpproxy.store.files import TileFiles
 
 _LINK, _FIRST_SOCKET = 3, 4
 """Descriptors of a worker."""
@@ -55,7 +55,7 @@ _DRAIN = 45.0
 """Seconds beyond ``[server] patience`` that a worker has to stop; more than all that it may wait for."""
 
 
-class _Text(amp.Argument):
+class CompressedText(amp.Argument):
     """A text of any length that shrinks to 64 KiB, which is as much as AMP takes."""
 
     def toString(self, inObject: bytes) -> bytes:
@@ -67,56 +67,56 @@ class _Text(amp.Argument):
         return zlib.decompress(inString)
 
 
-class Tell(amp.Command):
+class GetMetrics(amp.Command):
     """The parent asks a worker for its metrics."""
 
-    response = [(b"text", _Text())]  # noqa: RUF012
+    response = [(b"text", CompressedText())]  # noqa: RUF012
 
 
-class TellAll(amp.Command):
+class GetAllMetrics(amp.Command):
     """A worker asks its parent for everybody's."""
 
-    response = [(b"text", _Text())]  # noqa: RUF012
+    response = [(b"text", CompressedText())]  # noqa: RUF012
 
 
-class Ready(amp.Command):
+class WorkerReady(amp.Command):
     """A worker takes requests."""
 
 
 # -- the parent
 
 
-class _Link(amp.AMP):
+class _WorkerConnection(amp.AMP):
     """The parent's end of the link to a worker."""
 
-    def __init__(self, crew: Crew, number: int) -> None:
+    def __init__(self, crew: WorkerPool, number: int) -> None:
         super().__init__()
         self._crew = crew
         self._number = number
 
-    @Ready.responder
+    @WorkerReady.responder
     def ready(self) -> dict[str, Any]:
         """It takes requests."""
         self._crew.ready(self._number)
         return {}
 
-    @TellAll.responder
+    @GetAllMetrics.responder
     def tell_all(self) -> Deferred[dict[str, bytes]]:
         """It asks for everybody's metrics."""
         return Deferred.fromCoroutine(self._crew.told()).addCallback(lambda text: {"text": text})
 
 
-class _Worker(ProcessProtocol):
+class _WorkerProcess(ProcessProtocol):
     """One worker, as its parent sees it."""
 
     transport: Any
 
-    def __init__(self, crew: Crew, number: int, began: float) -> None:
+    def __init__(self, crew: WorkerPool, number: int, began: float) -> None:
         self.number = number
         self.began = began
         self.said = b""
         """Its metrics, as they were last heard."""
-        self.link = _Link(crew, number)
+        self.link = _WorkerConnection(crew, number)
         self.ended: Deferred[None] = Deferred()
         self._crew = crew
 
@@ -131,7 +131,7 @@ class _Worker(ProcessProtocol):
         self.ended.callback(None)
 
 
-class Crew(Service):
+class WorkerPool(Service):
     """The workers of one daemon."""
 
     _log = Logger()
@@ -140,7 +140,7 @@ class Crew(Service):
         self._settings = settings
         self._reactor = reactor
         self._ports: list[Any] = []
-        self._living: dict[int, _Worker] = {}
+        self._living: dict[int, _WorkerProcess] = {}
         self._pauses: dict[int, float] = {}
         self._coming: dict[int, Any] = {}
         self._dead = b""
@@ -170,7 +170,7 @@ class Crew(Service):
         :raises OSError: the cache directory cannot be written to.
         """
         super().startService()
-        Files(self._settings.cache.directory / "tiles", f"parent-{os.getpid()}").writable()
+        TileFiles(self._settings.cache.directory / "tiles", f"parent-{os.getpid()}").writable()
         for number in range(self._settings.server.workers):
             self._start(number)
         self._listening.start(_LISTEN_EVERY, now=False)
@@ -180,7 +180,7 @@ class Crew(Service):
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setblocking(False)
-        worker = _Worker(self, number, self._reactor.seconds())
+        worker = _WorkerProcess(self, number, self._reactor.seconds())
         sockets = {_FIRST_SOCKET + n: port.fileno() for n, port in enumerate(self._ports)}
         said = "r" if _is_null(1) else None
         childs = {0: "w", 1: said or 1, 2: said or 2, _LINK: theirs.fileno(), **sockets}
@@ -214,7 +214,7 @@ class Crew(Service):
         """Log what a worker has said."""
         self._log.info("worker {number}: {line}", number=number, line=line)
 
-    def ended(self, worker: _Worker, reason: Failure) -> None:
+    def ended(self, worker: _WorkerProcess, reason: Failure) -> None:
         """A worker is gone: start the next one, soon."""
         del self._living[worker.number]
         self._dead = retired(self._dead, worker.said)
@@ -236,9 +236,9 @@ class Crew(Service):
         asked = [self._ask(worker) for worker in self._living.values()]
         await DeferredList([Deferred.fromCoroutine(one) for one in asked], consumeErrors=True)
 
-    async def _ask(self, worker: _Worker) -> None:
+    async def _ask(self, worker: _WorkerProcess) -> None:
         if worker.link.transport is not None:
-            answer = await worker.link.callRemote(Tell).addTimeout(_TELL_WITHIN, self._reactor)
+            answer = await worker.link.callRemote(GetMetrics).addTimeout(_TELL_WITHIN, self._reactor)
             worker.said = answer["text"]
 
     async def told(self) -> bytes:
@@ -273,7 +273,7 @@ def _is_null(descriptor: int) -> bool:
 # -- a worker
 
 
-class _ParentLink(amp.AMP):
+class _ParentConnection(amp.AMP):
     """A worker's end of the link to its parent."""
 
     def __init__(self, metrics: Metrics, reactor: Any) -> None:
@@ -281,7 +281,7 @@ class _ParentLink(amp.AMP):
         self._metrics = metrics
         self._reactor = reactor
 
-    @Tell.responder
+    @GetMetrics.responder
     def tell(self) -> dict[str, bytes]:
         """The parent asks for our metrics."""
         return {"text": self._metrics.text()}
@@ -295,7 +295,7 @@ class _ParentLink(amp.AMP):
     async def told(self) -> bytes:
         """Everybody's metrics; our own where the parent does not answer."""
         try:
-            answer = await self.callRemote(TellAll).addTimeout(2 * _TELL_WITHIN, self._reactor)
+            answer = await self.callRemote(GetAllMetrics).addTimeout(2 * _TELL_WITHIN, self._reactor)
         except CancelledError:
             raise
         except Exception as error:  # whatever AMP makes of a link that is lost
@@ -317,9 +317,9 @@ def main() -> None:
     said = json.load(sys.stdin)
     settings = config.parse(said["text"], Path(said["here"]), os.environ)
     metrics = Metrics()
-    link = _ParentLink(metrics, reactor)
+    link = _ParentConnection(metrics, reactor)
     sockets = range(_FIRST_SOCKET, _FIRST_SOCKET + said["sockets"])
-    post = Post(said["number"], settings.server.workers, tuple(sockets), link.told)
+    post = WorkerSlot(said["number"], settings.server.workers, tuple(sockets), link.told)
     gateway = make_gateway(settings, reactor, metrics, post)
     CleanExit(reactor).setServiceParent(gateway)
 
@@ -329,7 +329,7 @@ def main() -> None:
         gateway.privilegedStartService()
         gateway.startService()
         reactor.addSystemEventTrigger("before", "shutdown", gateway.stopService)
-        link.callRemote(Ready)
+        link.callRemote(WorkerReady)
 
     failed: list[Failure] = []
 

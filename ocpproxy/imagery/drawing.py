@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ocpproxy.imagery import palette, pixels, png
 from ocpproxy.model.dataset import Z
-from ocpproxy.model.stack import Cuboid, Manner, Tile
+from ocpproxy.model.stack import Cuboid, DrawMode, Tile
 from ocpproxy.model.voxels import Voxels
 
 _REDS = bytes(part for red in range(256) for part in (red, 0, 0))
@@ -24,7 +24,7 @@ def draw(cuboid: Cuboid, voxels: Sequence[Voxels | None], tile: Tile) -> bytes:
     """
     stack = cuboid.stack
     faces = [None if each is None else _face(cuboid, each, tile.slice) for each in voxels]
-    if stack.manner is Manner.COLOURS:
+    if stack.manner is DrawMode.COLOURS:
         lights = [
             (pixels.grey(face, shown), shown.colour or "C")
             for face, shown in zip(faces, stack.shown, strict=True)
@@ -35,11 +35,11 @@ def draw(cuboid: Cuboid, voxels: Sequence[Voxels | None], tile: Tile) -> bytes:
         return png.rgba(pixels.false_colour(lights, (shape[0], shape[1]), look.gain, opaque=look.opaque))
     (face,), (shown,) = faces, stack.shown
     assert face is not None  # noqa: S101 - a tile is within its only channel's times (Stack.tile)
-    if stack.manner is Manner.LABELS:
+    if stack.manner is DrawMode.LABELS:
         return png.indexed(palette.indices(face), palette.COLOURS, clear=True)
-    if stack.manner is Manner.RGBA:
+    if stack.manner is DrawMode.RGBA:
         return png.rgba(pixels.rgba(face))
-    if stack.manner is Manner.HEAT:
+    if stack.manner is DrawMode.HEAT:
         return png.indexed(pixels.grey(face, shown), _REDS, clear=False)
     return png.grey(pixels.grey(face, shown))
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from ocpproxy.imagery.png import Pixels
 from ocpproxy.model.dataset import TILE
-from ocpproxy.model.stack import Shown, Window
+from ocpproxy.model.stack import ShownChannel, Window
 
 Face = npt.NDArray[Any]
 """The voxels of one slice, laid out as the tile's pixels: axes (row, column)."""
@@ -34,7 +34,7 @@ LIGHT = {"C": "GB", "M": "RB", "Y": "RG", "R": "R", "G": "G", "B": "B"}
 """Which components a colour adds to."""
 
 
-def grey(face: Face, shown: Shown) -> Pixels:
+def grey(face: Face, shown: ShownChannel) -> Pixels:
     """0 to 255 for each voxel of a channel that is shown in grey, or in one colour among others."""
     if shown.channel.kind == "bitmask":
         return np.where(face != 0, np.uint8(255), np.uint8(0))

@@ -11,24 +11,26 @@ from PIL import Image
 
 from ocpproxy.imagery import png
 from ocpproxy.imagery.png import Pixels
-from ocpproxy.model.address import Tone
-from ocpproxy.model.dataset import TILE, NotShown
-from ocpproxy.model.stack import Manner, Shown, Stack
+from ocpproxy.model.address import Adjustment
+from ocpproxy.model.dataset import TILE, CannotDisplay
+from ocpproxy.model.stack import DrawMode, ShownChannel, Stack
 
 OVERVIEW = 192
 """Pixels along the longer side of an overview: CATMAID draws it unscaled on a canvas of that size."""
 
 
-def toned(picture: bytes, stack: Stack, tone: Tone) -> bytes:
+def toned(picture: bytes, stack: Stack, tone: Adjustment) -> bytes:
     """A grey tile with another contrast, gamma or colour.
 
-    `Tone.low` and `Tone.high` are in the channel's own values, whatever its window. A grey pixel v becomes
+    `Adjustment.low` and `Adjustment.high` are in the channel's own values, whatever its window. A grey pixel v becomes
     ``floor(255 * ((v - low) / (high - low)) ** gamma)``, clipped, and a colour takes its share of that.
 
-    :raises NotShown: when the stack is not grey.
+    :raises CannotDisplay: when the stack is not grey.
     """
-    if stack.manner is not Manner.GREY:
-        raise NotShown(f"{stack.dataset.token} in {stack.manner.value} has no contrast to be changed, only grey has")
+    if stack.manner is not DrawMode.GREY:
+        raise CannotDisplay(
+            f"{stack.dataset.token} in {stack.manner.value} has no contrast to be changed, only grey has"
+        )
     (shown,) = stack.shown
     curve = _curve(_in_grey(tone.low, 0, shown), _in_grey(tone.high, 255, shown), tone.gamma)
     image = Image.open(BytesIO(picture))
@@ -39,7 +41,7 @@ def toned(picture: bytes, stack: Stack, tone: Tone) -> bytes:
     return png.indexed(pixels, colours.astype(np.uint8).tobytes(), clear=False)
 
 
-def _in_grey(value: float | None, otherwise: float, shown: Shown) -> Fraction:
+def _in_grey(value: float | None, otherwise: float, shown: ShownChannel) -> Fraction:
     """Where a value of the channel lies among its grey pixels."""
     if value is None:
         return Fraction(otherwise)
@@ -55,7 +57,7 @@ def _in_grey(value: float | None, otherwise: float, shown: Shown) -> Fraction:
 def _curve(low: Fraction, high: Fraction, gamma: float) -> Pixels:
     """The new grey of each old one."""
     if high <= low:
-        raise NotShown("expected min below max")
+        raise CannotDisplay("expected min below max")
     shares = [min(max((v - low) / (high - low), Fraction(0)), Fraction(1)) for v in range(256)]
     if gamma == 1:
         return np.array([int(255 * share) for share in shares], np.uint8)
@@ -68,7 +70,7 @@ def overview(pictures: Mapping[tuple[int, int], bytes], extent: tuple[int, int],
     :param pictures: the tiles of one level by (row, column); what is not there is blank.
     :param extent: columns and rows of that level in pixels.
     """
-    smooth = stack.manner is Manner.GREY
+    smooth = stack.manner is DrawMode.GREY
     size = _small(extent)
     whole = Image.new("L" if smooth else "RGBA", extent)
     for (row, col), picture in pictures.items():

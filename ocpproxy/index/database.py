@@ -4,7 +4,7 @@ MySQL (or MariaDB) through PyMySQL, or SQLite, behind one `Database`; what diffe
 SQL is written once, with ``?`` for every value.
 
 **Up or away.** The gateway lives without its index: hits need none, and a miss can be fetched and stored and be
-accounted for later. So the database is at every moment *up* or *away*, and `Database.run` raises `DatabaseAway` at once
+accounted for later. So the database is at every moment *up* or *away*, and `Database.run` raises `DatabaseUnavailable` at once
 while it is away. It goes away when it refuses, or when an interaction outlasts the caller's patience (a frozen server
 neither answers nor refuses); a probe finds it when it is back and tells those who asked (`when_up`). At the start it is
 away until the schema has been looked at.
@@ -52,11 +52,11 @@ _STUCK = 10
 _REFUSALS = (pymysql.OperationalError, pymysql.InterfaceError, sqlite3.OperationalError)
 
 
-class DatabaseAway(Exception):
+class DatabaseUnavailable(Exception):
     """The database does not answer, or not in time. Nothing is wrong with what was asked."""
 
 
-class Abandoned(DatabaseAway):
+class OutcomeUnknown(DatabaseUnavailable):
     """The work was begun, and may still be carried out: its end is told to `late`."""
 
 
@@ -175,7 +175,7 @@ class Database(Service):
             if self.dialect is MYSQL:
                 cursor.execute("SELECT GET_LOCK('ocpproxy schema', 1)")
                 if cursor.fetchone() != (1,):
-                    raise DatabaseAway("another process is making the schema")
+                    raise DatabaseUnavailable("another process is making the schema")
             elif self.dialect.begin:
                 cursor.execute(self.dialect.begin)
             taken = upgrade(cursor, self.dialect.name, self.dialect.errors)
@@ -184,18 +184,18 @@ class Database(Service):
         finally:
             connection.close()
 
-    def _gone(self, reason: str) -> DatabaseAway:
+    def _gone(self, reason: str) -> DatabaseUnavailable:
         if self.up:
             self.up, self.reason = False, reason
             self._told(False)
             self._log.warn("the index database is away: {reason}", reason=reason)
-        return DatabaseAway(reason)
+        return DatabaseUnavailable(reason)
 
-    def _too_slow(self, patience: float) -> Abandoned:
+    def _too_slow(self, patience: float) -> OutcomeUnknown:
         reason = f"no answer within {patience:g} s"
         if patience == PATIENCE:  # a caller in a hurry says nothing of the database
             self._gone(reason)
-        return Abandoned(reason)
+        return OutcomeUnknown(reason)
 
     # -- work
 
@@ -215,7 +215,7 @@ class Database(Service):
     ) -> T:
         """Run the interaction in a transaction, with the patience of background work.
 
-        :raises DatabaseAway: when the database is not there, or does not answer in time.
+        :raises DatabaseUnavailable: when the database is not there, or does not answer in time.
         """
         return await self._run(self._writing, PATIENCE, None, interaction, args, kwargs)
 
@@ -227,7 +227,7 @@ class Database(Service):
     ) -> T:
         """The same for an interaction that only reads: each of its statements sees a snapshot, and it blocks nobody.
 
-        :raises DatabaseAway: when the database is not there, or does not answer in time.
+        :raises DatabaseUnavailable: when the database is not there, or does not answer in time.
         """
         return await self._run(self._reading, PATIENCE, None, interaction, args, kwargs)
 
@@ -245,7 +245,7 @@ class Database(Service):
         ran out, or the caller was cancelled). Its result then goes to `late`, or None when it came to nothing. That
         a short patience ran out does not yet mean that the database is away.
 
-        :raises DatabaseAway: when the database is not there; `Abandoned` when it does not answer in time.
+        :raises DatabaseUnavailable: when the database is not there; `OutcomeUnknown` when it does not answer in time.
         """
         return await self._run(self._writing, patience, late, interaction, args, kwargs)
 
@@ -261,13 +261,13 @@ class Database(Service):
         failed: Exception | None = None
         for _ in range(_ATTEMPTS):
             if not self.up or self._pool is None:
-                raise DatabaseAway(self.reason)
+                raise DatabaseUnavailable(self.reason)
             wanted: list[bool] = [True]
 
             def if_wanted(cursor: Any, wanted: list[bool] = wanted) -> T:
                 # Work that has been given up while it waited for a thread is not begun.
                 if not wanted:
-                    raise DatabaseAway("nobody waits for it any more")
+                    raise DatabaseUnavailable("nobody waits for it any more")
                 return within(cursor, interaction, args, kwargs)
 
             work: Deferred[T] = self._pool.runInteraction(if_wanted)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 
-from ocpproxy.index.database import Database, DatabaseAway
+from ocpproxy.index.database import Database, DatabaseUnavailable
 from ocpproxy.index.dialect import Transaction
 from ocpproxy.model.dataset import Dataset, Plane
 
@@ -68,7 +68,7 @@ class Descriptions:
             if not self._database.up:  # it is looked for just now: at the start that takes a moment
                 await self._database.wait_up().addTimeout(PATIENCE, self._clock)
             return await self._database.run_within(PATIENCE, None, load, token, origin)
-        except (DatabaseAway, DeferredTimeout):
+        except (DatabaseUnavailable, DeferredTimeout):
             return None
 
     async def save(self, dataset: Dataset, origin: str, description: Description) -> None:
@@ -81,5 +81,5 @@ class Descriptions:
             finest.end[2] - 1,
             float(finest.z_scale(Plane.XZ)),
         )
-        with contextlib.suppress(DatabaseAway):
+        with contextlib.suppress(DatabaseUnavailable):
             await self._database.run(save, dataset.token, origin, description, historical)

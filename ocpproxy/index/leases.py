@@ -14,28 +14,41 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from ocpproxy.index.database import Database, DatabaseAway
+from ocpproxy.index.database import Database, DatabaseUnavailable
 from ocpproxy.index.dialect import Transaction
 
 PATIENCE = 0.5
 """Seconds that a miss waits for the database before it goes on without a lease."""
 
 
-class Held(Enum):
+class Lease(Protocol):
+    """A way to have something done by one process at a time."""
+
+    async def take(self, name: str) -> bool:
+        """Return whether the lease is ours now; then `release` must follow.
+
+        :raises DatabaseUnavailable: nobody can tell.
+        """
+
+    async def release(self, name: str) -> None:
+        """Let go."""
+
+
+class LeaseOutcome(Enum):
     """What a look at a lease tells."""
 
     OURS = "ours"
     ANOTHERS = "another's"
 
 
-def take(tx: Transaction, name: str, owner: str, term: int) -> Held:
+def take(tx: Transaction, name: str, owner: str, term: int) -> LeaseOutcome:
     """Insert the row, or take it over when it has expired. `term` is in microseconds."""
     now = tx.dialect.now
     row = tx.maybe(f"SELECT owner, expires <= {now} FROM fetching WHERE url = ?" + tx.dialect.for_update, name)
@@ -43,15 +56,15 @@ def take(tx: Transaction, name: str, owner: str, term: int) -> Held:
         if tx.run(
             f"{tx.dialect.insert_new} fetching (url, owner, expires) VALUES (?, ?, {now} + ?)", name, owner, term
         ):
-            return Held.OURS
-        return Held.ANOTHERS  # somebody was faster by a moment
+            return LeaseOutcome.OURS
+        return LeaseOutcome.ANOTHERS  # somebody was faster by a moment
     if row[0] != owner and not row[1]:
-        return Held.ANOTHERS
+        return LeaseOutcome.ANOTHERS
     tx.run(f"UPDATE fetching SET owner = ?, expires = {now} + ? WHERE url = ?", owner, term, name)
-    return Held.OURS
+    return LeaseOutcome.OURS
 
 
-def give_back(tx: Transaction, name: str, owner: str) -> None:
+def release(tx: Transaction, name: str, owner: str) -> None:
     """Delete the row, if it is still the owner's."""
     tx.run("DELETE FROM fetching WHERE url = ? AND owner = ?", name, owner)
 
@@ -113,13 +126,13 @@ class Leases(Service):
 
     async def _give_back_all(self) -> None:
         for name in list(self._held):
-            await self.give_back(name)
+            await self.release(name)
 
     async def _renew(self) -> None:
         try:
             if self._held:
                 await self.database.run(renew, dict(self._held), self._microseconds)
-        except DatabaseAway:
+        except DatabaseUnavailable:
             pass
         except CancelledError:
             raise
@@ -127,25 +140,25 @@ class Leases(Service):
             self._log.failure("leases could not be renewed")
 
     async def take(self, name: str) -> bool:
-        """Whether the lease is ours now; if it is, `give_back` must follow.
+        """Whether the lease is ours now; if it is, `release` must follow.
 
-        :raises DatabaseAway: when the database does not answer at once.
+        :raises DatabaseUnavailable: when the database does not answer at once.
         """
         owner = f"{self.owner}#{next(self._numbers)}"
 
-        def too_late(held: Held | None) -> None:
+        def too_late(held: LeaseOutcome | None) -> None:
             """The database answered when nobody waited any more."""
-            if held is Held.OURS:
+            if held is LeaseOutcome.OURS:
                 Deferred.fromCoroutine(self._give_back(name, owner)).addErrback(
                     lambda failure: self._log.failure("giving back {name}", failure, name=name)
                 )
 
         held = await self.database.run_within(PATIENCE, too_late, take, name, owner, self._microseconds)
-        if held is Held.OURS:
+        if held is LeaseOutcome.OURS:
             self._held[name] = owner
-        return held is Held.OURS
+        return held is LeaseOutcome.OURS
 
-    async def give_back(self, name: str) -> None:
+    async def release(self, name: str) -> None:
         """Let go of what is held. When the database is away the lease expires by itself."""
         owner = self._held.pop(name, None)
         if owner is not None:
@@ -153,6 +166,6 @@ class Leases(Service):
 
     async def _give_back(self, name: str, owner: str) -> None:
         try:
-            await self.database.run(give_back, name, owner)
-        except DatabaseAway:
+            await self.database.run(release, name, owner)
+        except DatabaseUnavailable:
             self._log.debug("{name} could not be given back; it expires", name=name)

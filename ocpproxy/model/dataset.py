@@ -47,7 +47,7 @@ class Plane(Enum):
         return self is not Plane.XY
 
 
-class NotShown(LookupError):
+class CannotDisplay(LookupError):
     """The dataset cannot be shown as asked: unknown channel, plane or kind of pixels. One sentence for anyone."""
 
 
@@ -170,7 +170,7 @@ class Dataset:
     def channel(self, name: str | None) -> Channel:
         """The channel called so, or the default one.
 
-        :raises NotShown: when there is none, naming those there are.
+        :raises CannotDisplay: when there is none, naming those there are.
         """
         wanted = self.default_channel if name is None else name
         for channel in self.channels:
@@ -178,4 +178,4 @@ class Dataset:
                 return channel
         known = ", ".join(channel.name for channel in self.channels[:20]) or "none"
         missing = "is shown by naming its channels" if wanted is None else f"has no channel {wanted}"
-        raise NotShown(f"{self.token} {missing}; they are: {known}")
+        raise CannotDisplay(f"{self.token} {missing}; they are: {known}")

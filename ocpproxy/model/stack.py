@@ -36,7 +36,7 @@ from math import ceil
 from typing import NamedTuple
 
 from ocpproxy.model.address import COLOURS, ChannelName, Colouring, ImageBase
-from ocpproxy.model.dataset import TILE, Box, Channel, Cutout, Dataset, Level, NotShown, Plane, Triple, Z
+from ocpproxy.model.dataset import TILE, Box, CannotDisplay, Channel, Cutout, Dataset, Level, Plane, Triple, Z
 
 MAX_CUTOUT = 16 * 2**20
 """Bytes of voxels that a cuboid may take when nothing else is said."""
@@ -49,7 +49,7 @@ Window = tuple[int, int]
 """Values shown as black and as white; none when the second is not larger."""
 
 
-class Manner(Enum):
+class DrawMode(Enum):
     """What pixels are made of voxels."""
 
     GREY = "grey"
@@ -64,7 +64,7 @@ class Manner(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class DisplaySettings:
     """How a dataset is shown, as its operator has said (``[dataset]`` of the configuration)."""
 
     channel: str | None = None
@@ -93,11 +93,11 @@ class Look:
         return (low, high) if high > low and by_value else None
 
 
-PLAIN = Look()
+PLAIN = DisplaySettings()
 """As it is."""
 
 
-class Shown(NamedTuple):
+class ShownChannel(NamedTuple):
     """A channel of a stack."""
 
     channel: Channel
@@ -124,9 +124,9 @@ class Stack:
 
     dataset: Dataset
     plane: Plane
-    shown: tuple[Shown, ...]
-    manner: Manner
-    look: Look = PLAIN
+    shown: tuple[ShownChannel, ...]
+    manner: DrawMode
+    look: DisplaySettings = PLAIN
     max_cutout: int = MAX_CUTOUT
     epoch: int = 0
     """Which of the spans of time this is after each of which its tiles are made anew; 0 when they never are."""
@@ -136,14 +136,14 @@ class Stack:
         cls,
         dataset: Dataset,
         base: ImageBase,
-        look: Look = PLAIN,
+        look: DisplaySettings = PLAIN,
         max_cutout: int = MAX_CUTOUT,
         epoch: Callable[[Sequence[Channel]], int] | None = None,
     ) -> Stack:
         """The stack of an image base.
 
         :param epoch: tells the epoch of tiles that show these channels.
-        :raises NotShown: unknown channel, or one that cannot be shown so.
+        :raises CannotDisplay: unknown channel, or one that cannot be shown so.
         """
         if base.colouring is Colouring.PLAIN or (
             base.colouring is Colouring.BY_POSITION
@@ -153,11 +153,11 @@ class Stack:
         ):
             name = base.channels[0].name if base.channels else look.channel
             channel = dataset.channel(name)
-            shown = [Shown(channel, look.window(channel))]
+            shown = [ShownChannel(channel, look.window(channel))]
             manner = _manner(dataset, channel, look)
         else:
             shown = _coloured(dataset, base.channels, look)
-            manner = Manner.COLOURS
+            manner = DrawMode.COLOURS
         now = epoch([item.channel for item in shown]) if epoch else 0
         return cls(dataset, base.plane, tuple(shown), manner, look, max_cutout, now)
 
@@ -175,7 +175,9 @@ class Stack:
     @property
     def overlay(self) -> bool:
         """Whether nothing is shown as transparent, for being laid over another stack."""
-        return self.manner in (Manner.LABELS, Manner.RGBA) or (self.manner is Manner.COLOURS and not self.look.opaque)
+        return self.manner in (DrawMode.LABELS, DrawMode.RGBA) or (
+            self.manner is DrawMode.COLOURS and not self.look.opaque
+        )
 
     @cached_property
     def version(self) -> str:
@@ -192,7 +194,7 @@ class Stack:
             ],
             self.manner.value,
             self.plane.shows_z and self.look.native,
-            (self.look.gain, self.look.opaque) if self.manner is Manner.COLOURS else None,
+            (self.look.gain, self.look.opaque) if self.manner is DrawMode.COLOURS else None,
             *([self.epoch] if self.epoch else []),
         ]
         return _digest(said, 8)
@@ -204,7 +206,7 @@ class Stack:
         Where colours are said, the channel is ``~`` and a digest of the list: no channel can be called so.
         """
         shown = self.shown[0].channel.name
-        if self.manner is Manner.COLOURS:
+        if self.manner is DrawMode.COLOURS:
             shown = "~" + _digest([[item.channel.name, item.colour] for item in self.shown], 16)
         return f"{self.dataset.token}/{self.plane.value}/{shown}/{self.version}"
 
@@ -259,7 +261,7 @@ class Stack:
     def cuboid(self, tile: Tile) -> Cuboid:
         """The cuboid that holds one of its tiles.
 
-        :raises NotShown: when even a single slice needs more voxels than a cuboid may have.
+        :raises CannotDisplay: when even a single slice needs more voxels than a cuboid may have.
         """
         shape = self.dataset.levels[tile.level]
         columns, rows, through = self.plane.axes
@@ -299,7 +301,7 @@ class Stack:
         needed = width * sum(item.channel.itemsize for item in self.shown)
         most, cube = self.max_cutout // needed, level.cube[self.plane.axes[2]]
         if not most:
-            raise NotShown(
+            raise CannotDisplay(
                 f"a single {self.plane.value} tile of this level of {self.dataset.token} needs "
                 f"{needed / 2**20:.0f} MiB of voxels, and a cutout may have {self.max_cutout / 2**20:.0f}"
             )
@@ -349,7 +351,7 @@ class Cuboid:
     def drawn(self) -> Cutout | None:
         """The cutout whose voxels are the pixels of its one tile, as they are; None where pixels are made of them."""
         (shown, *others), stack, (first, end) = self.stack.shown, self.stack, self._slices
-        plain = not others and stack.plane is Plane.XY and stack.manner is Manner.GREY and shown.window is None
+        plain = not others and stack.plane is Plane.XY and stack.manner is DrawMode.GREY and shown.window is None
         as_is = plain and shown.channel.dtype == "uint8" and shown.channel.kind != "bitmask"
         return self.cutouts()[0] if as_is and end - first == 1 else None
 
@@ -359,39 +361,39 @@ class Cuboid:
         return (self.box[2 * through], self.box[2 * through + 1])
 
 
-def _manner(dataset: Dataset, channel: Channel, look: Look) -> Manner:
+def _manner(dataset: Dataset, channel: Channel, look: DisplaySettings) -> DrawMode:
     """How one channel is shown by itself."""
     kind, dtype = channel.kind, channel.dtype
     whole = dtype.startswith("uint")
     if kind == "annotation" and whole:
-        return Manner.LABELS
+        return DrawMode.LABELS
     if kind in ("bitmask", "grey") and whole:
-        return Manner.GREY
+        return DrawMode.GREY
     if kind in ("image", "timeseries", "channels", "probability", "grey"):
         if dtype in ("uint8", "uint16"):
-            return Manner.GREY
+            return DrawMode.GREY
         if dtype == "float32":
-            return Manner.HEAT if look.heat else Manner.GREY
+            return DrawMode.HEAT if look.heat else DrawMode.GREY
     if kind in ("image", "timeseries", "rgba") and dtype in ("uint32", "uint64"):
-        return Manner.RGBA
-    raise NotShown(f"channel {channel.name} of {dataset.token} is {kind} {dtype}, which has no picture")
+        return DrawMode.RGBA
+    raise CannotDisplay(f"channel {channel.name} of {dataset.token} is {kind} {dtype}, which has no picture")
 
 
-def _coloured(dataset: Dataset, names: tuple[ChannelName, ...], look: Look) -> list[Shown]:
+def _coloured(dataset: Dataset, names: tuple[ChannelName, ...], look: DisplaySettings) -> list[ShownChannel]:
     """The channels of a list, each in the colour it names or in that of its place."""
     shown = []
     for place, (name, colour) in zip(COLOURS, ((item.name, item.colour) for item in names), strict=False):
         if name == PLACEHOLDER:
             continue
         channel = dataset.channel(name)
-        if _manner(dataset, channel, PLAIN) is not Manner.GREY:
-            raise NotShown(
+        if _manner(dataset, channel, PLAIN) is not DrawMode.GREY:
+            raise CannotDisplay(
                 f"channel {channel.name} of {dataset.token} is {channel.kind} {channel.dtype}: it has colours of its "
                 "own, and cannot be one of a false colour"
             )
-        shown.append(Shown(channel, look.window(channel), colour or place))
+        shown.append(ShownChannel(channel, look.window(channel), colour or place))
     if not shown:
-        raise NotShown(f"the channel list names nothing of {dataset.token} but places that are kept free")
+        raise CannotDisplay(f"the channel list names nothing of {dataset.token} but places that are kept free")
     return shown
 
 

@@ -5,7 +5,7 @@ already: so a file, once there, never changes until it is removed, and whoever c
 it. Tiles of one single value, of which sparse volumes have millions, have no file of their own: their names are links
 to one that they share, kept beside the directory of tiles.
 
-Everything here blocks and is called in a thread, but for `Files.open_now`, which the event loop calls itself.
+Everything here blocks and is called in a thread, but for `TileFiles.open_now`, which the event loop calls itself.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredTile:
     """A tile as it lies on disk."""
 
     picture: bytes
@@ -65,7 +65,7 @@ class OpenTile:
         os.close(self.fd)
 
 
-class BrokenTile(Exception):
+class TornTile(Exception):
     """The file is there but is no whole tile."""
 
 
@@ -73,10 +73,10 @@ def _content(fd: int, read: Callable[[int, int], B]) -> tuple[B, float]:
     """The whole content of a tile's file, and the time of its making."""
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
-        raise BrokenTile
+        raise TornTile
     picture = read(fd, found.st_size)
     if not is_whole(picture):
-        raise BrokenTile
+        raise TornTile
     return picture, _made(found)
 
 
@@ -85,7 +85,7 @@ def _made(found: os.stat_result) -> float:
     return found.st_mtime if found.st_nlink == 1 else found.st_ctime
 
 
-class Files:
+class TileFiles:
     """The directory of tiles.
 
     :param owner: a name of this process, part of its temporary files' names.
@@ -101,10 +101,10 @@ class Files:
     def _at(self, tile: Tile) -> str:
         return os.path.join(self.directory, keys.path(tile))
 
-    def read(self, tile: Tile) -> Stored | None:
+    def read(self, tile: Tile) -> StoredTile | None:
         """The tile, or None when there is no file: one ``open``.
 
-        :raises BrokenTile: when the file is torn or not a tile.
+        :raises TornTile: when the file is torn or not a tile.
         """
         try:
             fd = os.open(self._at(tile), _READING)
@@ -112,13 +112,13 @@ class Files:
             return None
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise BrokenTile from None
+                raise TornTile from None
             raise
         try:
             picture, modified = _content(fd, lambda fd, size: os.pread(fd, size, 0))
         finally:
             os.close(fd)
-        return Stored(picture, modified)
+        return StoredTile(picture, modified)
 
     def open_now(self, tile: Tile) -> OpenTile | None:
         """The tile, or None when there is no file, without waiting for the disk. For one thread.
@@ -133,7 +133,7 @@ class Files:
             raise BlockingIOError from None
         try:
             return OpenTile(fd, *_content(fd, self._page_cache.read))
-        except (BrokenTile, OSError):
+        except (TornTile, OSError):
             os.close(fd)
             raise BlockingIOError from None
 

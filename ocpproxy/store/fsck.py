@@ -2,7 +2,7 @@
 
 Three looks, each in slices that leave room for everybody else:
 
-* the journals of processes that died: a short list of tiles to look at again (`Mender.recover`);
+* the journals of processes that died: a short list of tiles to look at again (`Fsck.recover`);
 * every file: has it a row? (disk to index) and every row: has it a file? (index to disk);
 * the totals: ``numtiles`` and ``bytes`` against the rows.
 
@@ -22,12 +22,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from ocpproxy.concurrency.threads import InThread
-from ocpproxy.index.database import Abandoned, Database, DatabaseAway
+from ocpproxy.concurrency.threads import RunInThread
+from ocpproxy.index.database import Database, DatabaseUnavailable, OutcomeUnknown
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import keys, rows
-from ocpproxy.store.files import BrokenTile
+from ocpproxy.store.files import TornTile
 from ocpproxy.store.journal import DeadJournal
 from ocpproxy.store.keys import Key
 from ocpproxy.store.tile_store import TileStore
@@ -58,7 +58,7 @@ def _look_at(files: Iterator[tuple[str, int]]) -> tuple[dict[Tile, int], list[st
     return sizes, strays
 
 
-class Mender:
+class Fsck:
     """Mends one store.
 
     :param forget_owner: gives back the leases of a process that died.
@@ -70,14 +70,14 @@ class Mender:
         self,
         store: TileStore,
         database: Database,
-        in_thread: InThread,
+        run_in_thread: RunInThread,
         forget_owner: Callable[[str], Awaitable[None]],
         metrics: Metrics,
         report: Report | None = None,
     ) -> None:
         self._store = store
         self._database = database
-        self._in_thread = in_thread
+        self._in_thread = run_in_thread
         self._forget_owner = forget_owner
         self._metrics = metrics
         self._told = report
@@ -96,7 +96,7 @@ class Mender:
     async def recover(self) -> None:
         """Settle what dead processes left in doubt, and give back their leases.
 
-        :raises DatabaseAway: nothing is lost; call again.
+        :raises DatabaseUnavailable: nothing is lost; call again.
         """
         dead: list[DeadJournal] = await self._in_thread(self._store.journal.dead)
         try:
@@ -135,7 +135,7 @@ class Mender:
 
         :param read_all: open every file to see whether it is whole.
         :param rest: called between two pieces of work; the next one waits for it.
-        :raises DatabaseAway: what was found until then is mended.
+        :raises DatabaseUnavailable: what was found until then is mended.
         """
         overflowed, self._store.overflowed = self._store.overflowed, False
         try:
@@ -148,7 +148,7 @@ class Mender:
             raise
         try:
             await self._totals()
-        except Abandoned:
+        except OutcomeUnknown:
             self._log.warn("the rows could not be counted in time; their totals are taken as they stand")
         await self._store.refresh()
 
@@ -185,7 +185,7 @@ class Mender:
     async def _torn(self, tile: Tile) -> bool:
         try:
             await self._in_thread(self._store.files.read, tile)
-        except BrokenTile:
+        except TornTile:
             await self._store.discard([tile])
             await self._store.settled()
             self._report("torn tile", keys.path(tile))
@@ -209,9 +209,7 @@ class Mender:
             await rest(None)
 
 
-async def keep_mended(
-    mender: Mender, store: TileStore, database: Database, clock: IReactorTime, *, sweeps: bool
-) -> None:
+async def keep_mended(mender: Fsck, store: TileStore, database: Database, clock: IReactorTime, *, sweeps: bool) -> None:
     """All of it once the index is there; then what other processes leave when they die, and what overflowed.
 
     :param sweeps: whether it is for this process to sweep at the start: among workers it is for one.
@@ -224,7 +222,7 @@ async def keep_mended(
             if not swept or store.overflowed:
                 await mender.sweep(rest=lambda _: deferLater(clock, _REST))
                 swept = True
-        except DatabaseAway:
+        except DatabaseUnavailable:
             await deferLater(clock, _AGAIN_AFTER)
             continue
         except CancelledError:

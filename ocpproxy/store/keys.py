@@ -28,7 +28,7 @@ _PATH = re.compile(
 )
 
 
-class DoesNotFit(ValueError):
+class NotIndexable(ValueError):
     """The tile's numbers are larger than the key of ``contents`` can hold. One sentence for anyone."""
 
 
@@ -41,13 +41,13 @@ def _check(tile: Tile) -> None:
         ("column", tile.col, _COL),
     ):
         if not 0 <= value < 1 << bits:
-            raise DoesNotFit(f"{name} {value} is beyond the index: expected 0 to {(1 << bits) - 1}")
+            raise NotIndexable(f"{name} {value} is beyond the index: expected 0 to {(1 << bits) - 1}")
 
 
 def path(tile: Tile) -> str:
     """The path of the tile's file, relative to the directory of tiles.
 
-    :raises DoesNotFit: when the tile could not be indexed.
+    :raises NotIndexable: when the tile could not be indexed.
     """
     _check(tile)
     return f"{tile.stack}/{tile.time}/{tile.level}/{tile.row}_{tile.col}/{tile.slice}.png"
@@ -61,18 +61,18 @@ def tile_at(path_: str) -> Tile | None:
     tile = Tile(found["stack"], *(int(found[name]) for name in Tile._fields[1:]))
     try:
         return tile if path(tile) == path_ else None
-    except DoesNotFit:
+    except NotIndexable:
         return None
 
 
 def pack(tile: Tile, datasetid: int) -> Key:
     """(highkey, lowkey) of the tile whose stack has this id.
 
-    :raises DoesNotFit: never a wrapped key.
+    :raises NotIndexable: never a wrapped key.
     """
     _check(tile)
     if not 0 < datasetid < 1 << _ID:
-        raise DoesNotFit(f"dataset id {datasetid} is beyond the index: expected 1 to {(1 << _ID) - 1}")
+        raise NotIndexable(f"dataset id {datasetid} is beyond the index: expected 1 to {(1 << _ID) - 1}")
     high = tile.time << (_ID + _LEVEL) | datasetid << _LEVEL | tile.level
     low = tile.slice << (_ROW + _COL) | tile.row << _COL | tile.col
     return high, low
@@ -96,5 +96,5 @@ def unpack(key: Key, stack: str) -> Tile | None:
     )
     try:
         return tile if tile_at(path(tile)) == tile else None
-    except DoesNotFit:
+    except NotIndexable:
         return None

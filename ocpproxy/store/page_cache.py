@@ -1,4 +1,4 @@
-"""Files that are in the kernel's memory already: opened and read without ever waiting for a disk.
+"""TileFiles that are in the kernel's memory already: opened and read without ever waiting for a disk.
 
 An event loop that opens and reads a file itself saves the way through a thread, which takes several times as long. But
 a disk that is slow, or a file server that has gone away, would then hold up everybody. Linux can be asked to do only

@@ -24,7 +24,7 @@ from ocpproxy.store.keys import Key
 _AT_ONCE = 400
 """Keys in one statement."""
 
-Look = Callable[[Tile], tuple[int, float] | None]
+DisplaySettings = Callable[[Tile], tuple[int, float] | None]
 """(bytes, time of its making in seconds since 1970) of a tile's file, or None."""
 
 
@@ -37,7 +37,7 @@ class Usage:
 
 
 @dataclass(slots=True)
-class Settled:
+class Reconciled:
     """What `settle` did."""
 
     usage: Usage
@@ -47,8 +47,8 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
-class Forgotten:
-    """What `forget_oldest` did: rows that are gone; `tiles` are those whose files are to go now."""
+class Evicted:
+    """What `delete_least_recent` did: rows that are gone; `tiles` are those whose files are to go now."""
 
     usage: Usage
     rows: int
@@ -128,9 +128,9 @@ def _delete(tx: Transaction, wanted: Iterable[Key]) -> int:
     )
 
 
-def settle(tx: Transaction, tiles: Iterable[Tile], look: Look) -> Settled:
+def settle(tx: Transaction, tiles: Iterable[Tile], look: DisplaySettings) -> Reconciled:
     """Make rows and totals agree with the files of these tiles."""
-    done = Settled(_lock(tx))
+    done = Reconciled(_lock(tx))
     facts = {tile: look(tile) for tile in tiles}
     # A stack that is new gets its id only when there is a file to account for.
     ids = _stack_ids(tx, {tile.stack for tile, fact in facts.items() if fact}, make=True)
@@ -162,7 +162,7 @@ def settle(tx: Transaction, tiles: Iterable[Tile], look: Look) -> Settled:
     return done
 
 
-def note_uses(tx: Transaction, uses: Mapping[Tile, float]) -> None:
+def record_uses(tx: Transaction, uses: Mapping[Tile, float]) -> None:
     """Put down when tiles were used last (seconds since 1970); a later time that is there already stays."""
     groups = _by_highkey(uses, _stack_ids(tx, {tile.stack for tile in uses}, make=False))
     for high, lows in groups.items():
@@ -178,7 +178,7 @@ def note_uses(tx: Transaction, uses: Mapping[Tile, float]) -> None:
             )
 
 
-def forget_oldest(tx: Transaction, at_most: int, keep: Usage, intend: Callable[[list[Tile]], None]) -> Forgotten:
+def delete_least_recent(tx: Transaction, at_most: int, keep: Usage, intend: Callable[[list[Tile]], None]) -> Evicted:
     """Delete the rows that were used least recently, `at_most` so many, until no more than `keep` is left.
 
     :param intend: told of the tiles before anything is changed.
@@ -194,7 +194,7 @@ def forget_oldest(tx: Transaction, at_most: int, keep: Usage, intend: Callable[[
     named = _named(tx, [key for key, _ in rows])
     intend(list(named.values()))
     _delete(tx, [key for key, _ in rows])
-    return Forgotten(_add(tx, before, -len(rows), -freed), len(rows), freed, list(named.values()))
+    return Evicted(_add(tx, before, -len(rows), -freed), len(rows), freed, list(named.values()))
 
 
 def _named(tx: Transaction, found: list[Key]) -> dict[Key, Tile]:

@@ -27,17 +27,17 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from ocpproxy.concurrency.threads import InThread
-from ocpproxy.index.database import PATIENCE, Abandoned, Database, DatabaseAway
+from ocpproxy.concurrency.threads import RunInThread
+from ocpproxy.index.database import PATIENCE, Database, DatabaseUnavailable, OutcomeUnknown
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import rows
-from ocpproxy.store.files import BrokenTile, Files, OpenTile, Stored
+from ocpproxy.store.files import OpenTile, StoredTile, TileFiles, TornTile
 from ocpproxy.store.journal import Journal
-from ocpproxy.store.keys import DoesNotFit
+from ocpproxy.store.keys import NotIndexable
 from ocpproxy.store.rows import Usage
 
-__all__ = ["DoesNotFit", "OpenTile", "Stored", "TileStore", "Usage"]
+__all__ = ["NotIndexable", "OpenTile", "StoredTile", "TileStore", "Usage"]
 
 _SETTLE_AT_ONCE = 512
 _USES_EVERY = 2.0
@@ -51,20 +51,26 @@ class TileStore(Service):
     """The store of one cache directory.
 
     :param directory: of the cache; tiles are in ``tiles/``, the journals of the processes in ``journal/``.
-    :param in_thread: runs blocking work on files.
+    :param run_in_thread: runs blocking work on files.
     :param owner: a name of this process that no other has.
     """
 
     _log = Logger()
 
     def __init__(
-        self, directory: Path, database: Database, reactor: Any, in_thread: InThread, owner: str, metrics: Metrics
+        self,
+        directory: Path,
+        database: Database,
+        reactor: Any,
+        run_in_thread: RunInThread,
+        owner: str,
+        metrics: Metrics,
     ) -> None:
-        self.files = Files(directory / "tiles", owner)
+        self.files = TileFiles(directory / "tiles", owner)
         self.journal = Journal(directory / "journal", owner)
         self._database = database
         self._reactor = reactor
-        self._in_thread = in_thread
+        self._in_thread = run_in_thread
         self._metrics = metrics
         self._said = Usage()
         self._sayings = 0
@@ -111,7 +117,7 @@ class TileStore(Service):
     def _up(self) -> None:
         self._settle_soon()
         Deferred.fromCoroutine(self.refresh()).addErrback(
-            lambda failure: failure.trap(DatabaseAway) and None,
+            lambda failure: failure.trap(DatabaseUnavailable) and None,
         )
 
     # -- tiles
@@ -120,18 +126,18 @@ class TileStore(Service):
         """The tile's file, if that needs no waiting for the disk, or None when there is none.
 
         :raises BlockingIOError: that cannot be told at once: `read` can.
-        :raises DoesNotFit: when there can be no such tile.
+        :raises NotIndexable: when there can be no such tile.
         """
         return self.files.open_now(tile)
 
-    async def read(self, tile: Tile) -> Stored | None:
+    async def read(self, tile: Tile) -> StoredTile | None:
         """The tile from disk, or None. A torn file is removed, and is None.
 
-        :raises DoesNotFit: when there can be no such tile.
+        :raises NotIndexable: when there can be no such tile.
         """
         try:
-            found: Stored | None = await self._in_thread(self.files.read, tile)
-        except BrokenTile:
+            found: StoredTile | None = await self._in_thread(self.files.read, tile)
+        except TornTile:
             self._log.warn("{tile} is torn: removed", tile=tile)
             self._metrics.mended.labels("torn tile").inc()
             await self.discard([tile])
@@ -230,9 +236,9 @@ class TileStore(Service):
         return len(self._doubts)
 
     async def refresh(self) -> Usage:
-        """Look what the account says now: other processes change it too.
+        """DisplaySettings what the account says now: other processes change it too.
 
-        :raises DatabaseAway:
+        :raises DatabaseUnavailable:
         """
         said = self._sayings
         usage = await self._database.read(rows.usage)
@@ -281,7 +287,7 @@ class TileStore(Service):
             batch = {tile: self._doubts[tile] for tile, _ in zip(self._doubts, range(_SETTLE_AT_ONCE), strict=False)}
             try:
                 done = await self._database.run(rows.settle, list(batch), self.files.look)
-            except DatabaseAway:
+            except DatabaseUnavailable:
                 return
             except CancelledError:
                 raise
@@ -313,8 +319,8 @@ class TileStore(Service):
         while self._uses and self._database.up:
             some = {tile: self._uses[tile] for tile, _ in zip(self._uses, range(_USES_AT_ONCE), strict=False)}
             try:
-                await self._database.run(rows.note_uses, some)
-            except DatabaseAway:
+                await self._database.run(rows.record_uses, some)
+            except DatabaseUnavailable:
                 return
             except CancelledError:
                 raise
@@ -334,7 +340,7 @@ class TileStore(Service):
         becomes of the transaction, when it has ended, perhaps long after patience has, the tiles that it meant are
         settled.
 
-        :raises DatabaseAway:
+        :raises DatabaseUnavailable:
         """
         await self.settled()  # what is chosen is chosen from the rows: all that is on disk must have one
         await self._write_uses()
@@ -344,15 +350,15 @@ class TileStore(Service):
             self.journal.note(tiles)
             meant.update(dict.fromkeys(tiles, 0))
 
-        def late(done: rows.Forgotten | None) -> None:
+        def late(done: rows.Evicted | None) -> None:
             removing = self._in_hand(self._remove, done.tiles if done else [], then=lambda: meant)
             removing.addErrback(lambda failure: self._log.failure("removing what was forgotten late", failure))
             self._changing -= 1
 
         self._changing += 1
         try:
-            done = await self._database.run_within(PATIENCE, late, rows.forget_oldest, at_most, keep, intend)
-        except (Abandoned, CancelledError):
+            done = await self._database.run_within(PATIENCE, late, rows.delete_least_recent, at_most, keep, intend)
+        except (OutcomeUnknown, CancelledError):
             raise  # `late` will be told
         except BaseException:
             self._changed(meant)

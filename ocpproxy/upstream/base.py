@@ -8,7 +8,7 @@ the rest of the gateway knows of what can go wrong outside.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -106,16 +106,15 @@ class Upstream(Protocol):
         :raises UpstreamBroken: when it makes no sense.
         """
 
-    async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
+    async def cutout(self, cutout: Cutout) -> Voxels:
         """The voxels, an array of axes (z, y, x) and just the shape and type that were asked for.
 
         Cancelling stops the work as far as it can be stopped.
 
-        :param arriving: called when the answer begins to arrive: from then on it is worth waiting for.
         :raises UpstreamFailure: anything else is a fault in our code.
         """
 
-    async def picture(self, cutout: Cutout, known: Picture | None, arriving: Callable[[], None]) -> Picture | None:
+    async def picture(self, cutout: Cutout, known: Picture | None) -> Picture | None:
         """The tile whose pixels are the voxels of this cutout, one xy slice, as the upstream draws it.
 
         None when it does not draw such tiles: then `cutout` is asked for.
@@ -128,12 +127,12 @@ class Upstream(Protocol):
 class VoxelsOnly:
     """An upstream that draws no tiles."""
 
-    async def picture(self, cutout: Cutout, known: Picture | None, arriving: Callable[[], None]) -> Picture | None:
+    async def picture(self, cutout: Cutout, known: Picture | None) -> Picture | None:
         """As `Upstream.picture`: there is none."""
         return None
 
 
-class Measured:
+class InstrumentedUpstream:
     """An upstream whose requests are counted and timed."""
 
     def __init__(self, upstream: Upstream, metrics: Metrics) -> None:
@@ -149,13 +148,13 @@ class Measured:
         """As `Upstream.dataset`."""
         return self._upstream.dataset(token, description)
 
-    async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
+    async def cutout(self, cutout: Cutout) -> Voxels:
         """As `Upstream.cutout`."""
-        return await self._measure("cutout", self._upstream.cutout(cutout, arriving))
+        return await self._measure("cutout", self._upstream.cutout(cutout))
 
-    async def picture(self, cutout: Cutout, known: Picture | None, arriving: Callable[[], None]) -> Picture | None:
+    async def picture(self, cutout: Cutout, known: Picture | None) -> Picture | None:
         """As `Upstream.picture`."""
-        return await self._measure("picture", self._upstream.picture(cutout, known, arriving))
+        return await self._measure("picture", self._upstream.picture(cutout, known))
 
     async def _measure(self, kind: str, work: Awaitable[T]) -> T:
         outcome, began = "fault", time.perf_counter()

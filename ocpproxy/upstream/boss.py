@@ -29,8 +29,8 @@ from typing import Any, Protocol
 import numpy as np
 from twisted.internet.interfaces import IReactorTime
 
-from ocpproxy.concurrency.gather import side_by_side
-from ocpproxy.concurrency.threads import InThread
+from ocpproxy.concurrency.gather import gather
+from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.model.dataset import Box, Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream import precomputed
@@ -40,8 +40,8 @@ from ocpproxy.upstream.codecs import blosc_container, content_encoding, npz
 from ocpproxy.upstream.documents import checks, pyramids
 from ocpproxy.upstream.documents.checks import NAME, items, mapping, ratio, ratios, triple, unexpected, whole, word
 from ocpproxy.upstream.documents.pyramids import Part, Volume, Voxel, assembled
-from ocpproxy.upstream.http import Answer, failure
-from ocpproxy.upstream.locations import Site
+from ocpproxy.upstream.http import HttpResponse, status_failure
+from ocpproxy.upstream.locations import Location
 
 PUBLIC = "Token public"
 """The authorization that reads public channels."""
@@ -64,7 +64,7 @@ class QuotaSpent(UpstreamBusy):
 
 
 @dataclass(frozen=True, slots=True)
-class Resolution:
+class BossResolution:
     """One level of a channel that is read by cutouts."""
 
     channel: str
@@ -77,13 +77,13 @@ class Resolution:
     timed: bool
 
 
-class Buckets(Protocol):
+class BucketReader(Protocol):
     """Precomputed volumes in buckets, as `precomputed.Precomputed`."""
 
     async def info(self, token: str, name: str | None) -> str:
         """The info document of the volume, whose name is its address."""
 
-    async def scale(self, token: str, scale: precomputed.Scale, box: Box, arriving: Callable[[], None]) -> Voxels:
+    async def scale(self, token: str, scale: precomputed.PrecomputedScale, box: Box) -> Voxels:
         """The voxels of a box."""
 
 
@@ -97,17 +97,17 @@ class Boss(VoxelsOnly):
 
     def __init__(
         self,
-        site: Site,
+        site: Location,
         channels: Sequence[tuple[str, str]],
-        bucket: Callable[[str], Buckets],
-        in_thread: InThread,
+        bucket: Callable[[str], BucketReader],
+        run_in_thread: RunInThread,
         clock: IReactorTime,
     ) -> None:
         self._site = site
         self._channels = channels
         self._bucket = bucket
-        self._buckets: dict[str, Buckets] = {}
-        self._in_thread = in_thread
+        self._buckets: dict[str, BucketReader] = {}
+        self._in_thread = run_in_thread
         self._clock = clock
         self._spent_until = 0.0
         chosen = ",".join(f"{here}:{there}" for here, there in channels)
@@ -115,26 +115,24 @@ class Boss(VoxelsOnly):
 
     # -- HTTP
 
-    async def _get(
-        self, path: str, limit: int, accept: str, arriving: Callable[[], None], absent: type[UpstreamFailure]
-    ) -> Answer:
+    async def _get(self, path: str, limit: int, accept: str, absent: type[UpstreamFailure]) -> HttpResponse:
         left = self._spent_until - self._clock.seconds()
         if left > 0:
             raise QuotaSpent("the quota is used up", left)
 
-        def judged(answer: Answer) -> UpstreamFailure | None:
+        def judged(answer: HttpResponse) -> UpstreamFailure | None:
             if answer.status == 429:
                 pause = answer.retry_after or _QUOTA_PAUSE
                 self._spent_until = self._clock.seconds() + pause
-                return QuotaSpent(answer.said, pause)
+                return QuotaSpent(answer.summary, pause)
             if answer.status == 400 and absent is OutOfRange:
-                return OutOfRange(answer.said)
-            return failure(answer, absent)
+                return OutOfRange(answer.summary)
+            return status_failure(answer, absent)
 
-        return await self._site.fetcher.get(path, limit, judged, arriving, {"Accept": accept})
+        return await self._site.fetcher.get(path, limit, judged, {"Accept": accept})
 
     async def _document(self, path: str, absent: type[UpstreamFailure] = UpstreamBroken) -> str:
-        answer = await self._get(path, _LONGEST, "application/json", lambda: None, absent)
+        answer = await self._get(path, _LONGEST, "application/json", absent)
         with checks.reading(path):
             return checks.text(content_encoding.restored(answer.body, answer.encoding, _LONGEST))
 
@@ -176,10 +174,10 @@ class Boss(VoxelsOnly):
             return found
 
         where = await self._document(f"{api}/coord/{frame}/")
-        found = await side_by_side([channel(name) for name in wanted])
+        found = await gather([channel(name) for name in wanted])
         return json.dumps({"experiment": said, "frame": where, "channels": dict(zip(wanted, found, strict=True))})
 
-    def _at(self, address: str) -> Buckets:
+    def _at(self, address: str) -> BucketReader:
         if address not in self._buckets:
             self._buckets[address] = self._bucket(address)
         return self._buckets[address]
@@ -208,24 +206,21 @@ class Boss(VoxelsOnly):
 
     # -- voxels
 
-    async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
+    async def cutout(self, cutout: Cutout) -> Voxels:
         """As `Upstream.cutout`."""
         number, scales = cutout.dataset.theirs[cutout.channel.name]
-        scale: Resolution | precomputed.Scale | None = scales[cutout.level]
+        scale: BossResolution | precomputed.PrecomputedScale | None = scales[cutout.level]
         token = cutout.dataset.there
-        if isinstance(scale, precomputed.Scale):
-            voxels = await self._at(scale.place or "").scale(token, scale, cutout.box, arriving)
+        if isinstance(scale, precomputed.PrecomputedScale):
+            voxels = await self._at(scale.place or "").scale(token, scale, cutout.box)
             return voxels if voxels.ndim == 3 else np.ascontiguousarray(voxels[..., number])
         inner = None if scale is None else clipped(cutout.box, scale.readable)
         if scale is None or inner is None:
-            arriving()
             return np.zeros(cutout.box.shape, cutout.channel.dtype)
-        voxels = await self._read(token, scale, cutout, inner, arriving)
+        voxels = await self._read(token, scale, cutout, inner)
         return voxels if inner == cutout.box else pasted(cutout.box, [(inner, voxels)], cutout.channel.dtype)
 
-    async def _read(
-        self, token: str, scale: Resolution, cutout: Cutout, box: Box, arriving: Callable[[], None]
-    ) -> Voxels:
+    async def _read(self, token: str, scale: BossResolution, cutout: Cutout, box: Box) -> Voxels:
         api, collection, experiment = self._place(token)
         dtype = cutout.channel.dtype
         shape = (1, *box.shape) if scale.timed else box.shape
@@ -237,7 +232,7 @@ class Boss(VoxelsOnly):
             f"{api}/cutout/{collection}/{experiment}/{scale.channel}/{scale.number}/"
             f"{box.x0}:{box.x1}/{box.y0}:{box.y1}/{box.z0}:{box.z1}/{time}"
         )
-        answer = await self._get(path, limit, form, arriving, OutOfRange)
+        answer = await self._get(path, limit, form, OutOfRange)
 
         def decoded() -> Voxels:
             body = content_encoding.restored(answer.body, answer.encoding, limit)
@@ -268,7 +263,7 @@ def _volume(
     channel: Mapping[str, Any],
     downsample: object,
     where: str,
-) -> Volume[Resolution]:
+) -> Volume[BossResolution]:
     """A channel that is read by cutouts."""
     kind = word("type", channel.get("type"), "image", "annotation")
     unit = _UNITS[word("voxel_unit", frame.get("voxel_unit"), *_UNITS)]
@@ -286,7 +281,7 @@ def _volume(
     text = "{}" if downsample is None else word("downsample", downsample, most=_LONGEST)
     tells = mapping("downsample", checks.parsed(text))
     extents, sizes = (mapping(name, tells.get(name, {})) for name in ("extent", "voxel_size"))
-    scales: list[tuple[Voxel, Resolution]] = []
+    scales: list[tuple[Voxel, BossResolution]] = []
     for n in numbers:
         # The rule of the hierarchy, where the server does not tell what has come of it.
         steps: list[Fraction] = [Fraction(2**n), Fraction(2**n), Fraction(2**n if deep else 1)]
@@ -300,7 +295,7 @@ def _volume(
         if x0 >= x1 or y0 >= y1 or z0 >= z1:
             raise unexpected("an extent that is not empty", (n, x1, y1, z1))
         grid = Grid((x0, y0, z0), (x1, y1, z1), _CUBOID)
-        scales.append(((a, b, c), Resolution(name, n, grid, readable, kind == "annotation", times > 1)))
+        scales.append(((a, b, c), BossResolution(name, n, grid, readable, kind == "annotation", times > 1)))
     told = [where, {name: channel.get(name) for name in ("type", "datatype", "base_resolution", "storage_type")}]
     dtype = word("datatype", channel.get("datatype"))
     labels = kind == "annotation"

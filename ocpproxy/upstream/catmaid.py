@@ -21,14 +21,14 @@ planes, are made of its pixels.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 from twisted.internet.interfaces import IReactorTime
 
-from ocpproxy.concurrency.threads import InThread
+from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.imagery import pictures, png
 from ocpproxy.model.dataset import TILE, Box, Channel, Cutout, Dataset, Level, Triple
 from ocpproxy.model.voxels import Voxels
@@ -36,8 +36,8 @@ from ocpproxy.upstream.base import Picture, UpstreamBroken, UpstreamFailure
 from ocpproxy.upstream.chunks import Chunks, Grid
 from ocpproxy.upstream.codecs import content_encoding, images
 from ocpproxy.upstream.documents import pyramids
-from ocpproxy.upstream.http import Answer, failure
-from ocpproxy.upstream.locations import Site
+from ocpproxy.upstream.http import HttpResponse, status_failure
+from ocpproxy.upstream.locations import Location
 
 _SLACK = 2**16
 """Bytes that a file may have beside its pixels."""
@@ -92,9 +92,9 @@ class Catmaid:
 
     def __init__(
         self,
-        site: Site,
+        site: Location,
         tiling: Tiling,
-        in_thread: InThread,
+        run_in_thread: RunInThread,
         clock: IReactorTime,
         missing: Collection[int],
         *,
@@ -102,7 +102,7 @@ class Catmaid:
     ) -> None:
         self._site = site
         self._tiling = tiling
-        self._in_thread = in_thread
+        self._in_thread = run_in_thread
         self._missing = frozenset(missing)
         self._black = black
         self._chunks: Chunks[tuple[str, int]] = Chunks(self._chunk, clock)
@@ -120,19 +120,19 @@ class Catmaid:
         channel = Channel("image", "image", "uint8", version=pyramids.version([*said, *policy]))
         return Dataset(token, levels, (channel,), "image")
 
-    async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
+    async def cutout(self, cutout: Cutout) -> Voxels:
         """As `Upstream.cutout`."""
         level = self._tiling.level(cutout.level)
         grid = Grid(level.offset, level.end, level.cube)
-        return await self._chunks.box((cutout.dataset.there, cutout.level), cutout.box, grid, "uint8", arriving)
+        return await self._chunks.box((cutout.dataset.there, cutout.level), cutout.box, grid, "uint8")
 
-    async def picture(self, cutout: Cutout, known: Picture | None, arriving: Callable[[], None]) -> Picture | None:
+    async def picture(self, cutout: Cutout, known: Picture | None) -> Picture | None:
         """As `Upstream.picture`: where tiles there are as large as ours."""
         box = cutout.box
         if self._tiling.size != (TILE, TILE) or box.x0 % TILE or box.y0 % TILE:
             return None
         asked = {name: known.validators[name] for name in _CONDITIONS if known and known.validators.get(name)}
-        answer = await self._get(cutout.dataset.there, cutout.level, box, arriving, asked)
+        answer = await self._get(cutout.dataset.there, cutout.level, box, asked)
         if answer.status == 304 and known is not None:
             return known
         if answer.status != 200:
@@ -148,9 +148,9 @@ class Catmaid:
         found: Picture = await self._in_thread(made)
         return found
 
-    async def _chunk(self, place: tuple[str, int], box: Box, arriving: Callable[[], None]) -> Voxels | None:
+    async def _chunk(self, place: tuple[str, int], box: Box) -> Voxels | None:
         token, level = place
-        answer = await self._get(token, level, box, arriving, {})
+        answer = await self._get(token, level, box, {})
         if answer.status != 200:
             return None
 
@@ -165,23 +165,21 @@ class Catmaid:
         width, height = self._tiling.size
         return 4 * width * height + _SLACK
 
-    async def _get(
-        self, token: str, level: int, box: Box, arriving: Callable[[], None], asked: dict[str, str]
-    ) -> Answer:
+    async def _get(self, token: str, level: int, box: Box, asked: dict[str, str]) -> HttpResponse:
         width, height = self._tiling.size
         behind = self._tiling.path(level, box.z0, box.y0 // height, box.x0 // width)
         path = self._site.path(token, "" if self._tiling.type == 2 else behind)
         if self._tiling.type == 2:
             path += ("/" if self._site.slash and path else "") + behind
 
-        def judged(answer: Answer) -> UpstreamFailure | None:
+        def judged(answer: HttpResponse) -> UpstreamFailure | None:
             if answer.status in self._missing:
-                return None if self._black else UpstreamBroken(f"a tile is missing: {answer.said}")
+                return None if self._black else UpstreamBroken(f"a tile is missing: {answer.summary}")
             if answer.status == 304 and asked:
                 return None
-            return failure(answer, UpstreamBroken)
+            return status_failure(answer, UpstreamBroken)
 
-        return await self._site.fetcher.get(path, self._longest(), judged, arriving, asked)
+        return await self._site.fetcher.get(path, self._longest(), judged, asked)
 
 
 def _pixels(body: bytes, size: tuple[int, int], box: Box) -> Voxels:

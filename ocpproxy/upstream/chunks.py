@@ -17,8 +17,8 @@ import numpy as np
 from cachetools import TTLCache
 from twisted.internet.interfaces import IReactorTime
 
-from ocpproxy.concurrency.gather import side_by_side
-from ocpproxy.concurrency.single_flight import Flight, OneFetch
+from ocpproxy.concurrency.gather import gather
+from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.model.dataset import Box, Triple
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import OutOfRange
@@ -65,53 +65,50 @@ class Chunks(Generic[P]):
         that is all background; calls its third argument when the answer begins to arrive.
     """
 
-    def __init__(
-        self, fetch: Callable[[P, Box, Callable[[], None]], Awaitable[Voxels | None]], clock: IReactorTime
-    ) -> None:
+    def __init__(self, fetch: Callable[[P, Box], Awaitable[Voxels | None]], clock: IReactorTime) -> None:
         self._fetch = fetch
-        self._flights: OneFetch[tuple[P, Box], None, Voxels | None] = OneFetch(
-            self._fly, clock, not_again_for=0, finishes=False
+        self._flights: SingleFlight[tuple[P, Box], None, Voxels | None] = SingleFlight(
+            self._fly, clock, remember_failure=0, finish=False
         )
         self._shared: TTLCache[tuple[P, Box], Voxels] = TTLCache(
             MEMORY, _KEPT_FOR, clock.seconds, getsizeof=lambda voxels: voxels.nbytes
         )
 
-    async def box(self, place: P, box: Box, grid: Grid, dtype: str, arriving: Callable[[], None]) -> Voxels:
+    async def box(self, place: P, box: Box, grid: Grid, dtype: str) -> Voxels:
         """The voxels of a box, axes (z, y, x), and a fourth where chunks have one; what has no chunk is 0.
 
         :raises UpstreamFailure: the first there is; the other chunks are given up.
         """
         pieces = grid.boxes(box)
         if pieces == [box]:
-            found = await self._one(place, box, box, arriving)
+            found = await self._one(place, box, box)
             return np.zeros(box.shape, dtype) if found is None else found
         whole: list[Voxels] = []
 
         async def paste(piece: Box) -> None:
             # At once, so that as many are held as are being fetched, and not as many as there are.
-            voxels = await self._one(place, piece, box, arriving)
+            voxels = await self._one(place, piece, box)
             if voxels is not None:
                 if not whole:
                     whole.append(np.zeros((*box.shape, *voxels.shape[3:]), dtype))
                 _paste(whole[0], box, piece, voxels)
 
-        await side_by_side([paste(piece) for piece in pieces])
+        await gather([paste(piece) for piece in pieces])
         return whole[0] if whole else np.zeros(box.shape, dtype)
 
-    async def _one(self, place: P, piece: Box, box: Box, arriving: Callable[[], None]) -> Voxels | None:
+    async def _one(self, place: P, piece: Box, box: Box) -> Voxels | None:
         kept = self._shared.get((place, piece))
         if kept is not None:
-            arriving()
             return kept
-        voxels = await self._flights.join((place, piece), None, arriving)
+        voxels = await self._flights.join((place, piece), None)
         if voxels is not None and _common(box, piece) != piece and voxels.nbytes <= MEMORY // 4:
             self._shared[place, piece] = voxels
         return voxels
 
     async def _fly(self, flight: Flight[tuple[P, Box], None, Voxels | None]) -> None:
         place, piece = flight.key
-        voxels = await self._fetch(place, piece, flight.mark_arriving)
-        flight.mark_arriving()
+        voxels = await self._fetch(place, piece)
+        flight.progress.report()
         flight.deliver(None, voxels)
 
 

@@ -11,13 +11,12 @@ slowly, so they are computed on every other voxel (every eighth slice) and inter
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
-from ocpproxy.concurrency.threads import InThread
+from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.model.dataset import Box, Channel, Cutout, Dataset, Level
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import VoxelsOnly
@@ -38,8 +37,8 @@ class DemoTissue(VoxelsOnly):
 
     origin = "demo 1"
 
-    def __init__(self, in_thread: InThread) -> None:
-        self._in_thread = in_thread
+    def __init__(self, run_in_thread: RunInThread) -> None:
+        self._in_thread = run_in_thread
 
     async def describe(self, token: str) -> str:
         """As `Upstream.describe`: there is nothing to say, it is in this file."""
@@ -59,9 +58,8 @@ class DemoTissue(VoxelsOnly):
         }
         return Dataset(token, levels, (Channel("image", "image", "uint8"),), "image")
 
-    async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
+    async def cutout(self, cutout: Cutout) -> Voxels:
         """As `Upstream.cutout`."""
-        arriving()
         voxels: Voxels = await self._in_thread(tissue, cutout.box, cutout.level)
         return voxels
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import log2
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ocpproxy.concurrency.threads import InThread
+from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.model.dataset import Box, Cutout, Dataset, Triple
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import UnknownToken, UpstreamBroken, UpstreamFailure, VoxelsOnly
@@ -34,8 +34,8 @@ from ocpproxy.upstream.codecs import content_encoding
 from ocpproxy.upstream.documents import checks, pyramids
 from ocpproxy.upstream.documents.checks import items, mapping, ratios, triple, unexpected, whole, word
 from ocpproxy.upstream.documents.pyramids import Part, Volume, assembled
-from ocpproxy.upstream.http import Answer, failure
-from ocpproxy.upstream.locations import Site, of_each
+from ocpproxy.upstream.http import HttpResponse, status_failure
+from ocpproxy.upstream.locations import Location, of_each
 
 _LONGEST = 2 * 2**20
 _LEVELS = 16
@@ -50,7 +50,7 @@ class RawRefused(UpstreamBroken):
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class DvidScale:
     """One level of an instance."""
 
     place: str | None
@@ -70,9 +70,9 @@ class Dvid(VoxelsOnly):
     :param sites: the address of each channel.
     """
 
-    def __init__(self, sites: Mapping[str | None, Site], in_thread: InThread) -> None:
+    def __init__(self, sites: Mapping[str | None, Location], run_in_thread: RunInThread) -> None:
         self._sites = sites
-        self._in_thread = in_thread
+        self._in_thread = run_in_thread
         self._refuse_raw: set[tuple[str | None, str]] = set()
         self.origin = "dvid " + " ".join(f"{name or ''}:{site.address}" for name, site in sites.items())
 
@@ -84,7 +84,7 @@ class Dvid(VoxelsOnly):
             for n in range(_LEVELS):
                 try:
                     path = site.path(token, f"../{_last(site, token)}{f'_{n}' if n else ''}/info")
-                    answer = await site.fetcher.get(path, _LONGEST, _told, lambda: None)
+                    answer = await site.fetcher.get(path, _LONGEST, _told)
                 except UnknownToken:
                     if not n:
                         raise
@@ -114,38 +114,37 @@ class Dvid(VoxelsOnly):
                 volumes[name] = _volume(name, infos, site.at(token))
             return assembled(token, volumes)
 
-    async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
+    async def cutout(self, cutout: Cutout) -> Voxels:
         """As `Upstream.cutout`."""
         _, scales = cutout.dataset.theirs[cutout.channel.name]
-        scale: Scale | None = scales[cutout.level]
+        scale: DvidScale | None = scales[cutout.level]
         inner = None if scale is None else clipped(cutout.box, scale.grid)
         if scale is None or inner is None:
-            arriving()
             return np.zeros(cutout.box.shape, cutout.channel.dtype)
         token, dtype = cutout.dataset.there, cutout.channel.dtype
         if scale.blocks or (scale.place, scale.suffix) in self._refuse_raw:
-            return await self._by_blocks(token, scale, cutout.box, inner, arriving)
+            return await self._by_blocks(token, scale, cutout.box, inner)
         try:
-            voxels = await self._raw(token, scale, inner, dtype, arriving)
+            voxels = await self._raw(token, scale, inner, dtype)
         except RawRefused:
             if scale.labels:
                 raise
             self._refuse_raw.add((scale.place, scale.suffix))
-            return await self._by_blocks(token, scale, cutout.box, inner, arriving)
+            return await self._by_blocks(token, scale, cutout.box, inner)
         return voxels if inner == cutout.box else pasted(cutout.box, [(inner, voxels)], dtype)
 
-    def _path(self, token: str, scale: Scale, how: str, box: Box) -> str:
+    def _path(self, token: str, scale: DvidScale, how: str, box: Box) -> str:
         site = self._sites[scale.place]
         z, y, x = box.shape
         return site.path(token, f"../{_last(site, token)}{scale.suffix}/{how}/{x}_{y}_{z}/{box.x0}_{box.y0}_{box.z0}")
 
-    async def _raw(self, token: str, scale: Scale, box: Box, dtype: str, arriving: Callable[[], None]) -> Voxels:
+    async def _raw(self, token: str, scale: DvidScale, box: Box, dtype: str) -> Voxels:
         path = self._path(token, scale, "raw/0_1_2", box)
         nbytes = int(np.prod(box.shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         if scale.labels:
             path += f"?scale={scale.number}&compression=gzip"
         limit = content_encoding.longest(nbytes)
-        answer = await self._sites[scale.place].fetcher.get(path, limit, _judged, arriving)
+        answer = await self._sites[scale.place].fetcher.get(path, limit, _judged)
 
         def decoded() -> Voxels:
             body = content_encoding.restored(answer.body, answer.encoding, limit)
@@ -158,7 +157,7 @@ class Dvid(VoxelsOnly):
         voxels: Voxels = await self._in_thread(decoded)
         return voxels
 
-    async def _by_blocks(self, token: str, scale: Scale, box: Box, inner: Box, arriving: Callable[[], None]) -> Voxels:
+    async def _by_blocks(self, token: str, scale: DvidScale, box: Box, inner: Box) -> Voxels:
         block = scale.grid.chunk
         spans = [(inner[2 * a] // block[a] * block[a], -(-inner[2 * a + 1] // block[a]) * block[a]) for a in range(3)]
         whole_ = Box(*spans[0], *spans[1], *spans[2])
@@ -167,7 +166,7 @@ class Dvid(VoxelsOnly):
             raise UpstreamBroken(f"blocks of {block} make {nbytes} bytes of a cutout, expected at most {_MOST_BYTES}")
         limit = content_encoding.longest(nbytes + _BLOCK.size * (nbytes // int(np.prod(block, dtype=np.int64))))
         path = self._path(token, scale, "subvolblocks", whole_) + "?compression=uncompressed"
-        answer = await self._sites[scale.place].fetcher.get(path, limit, _judged, arriving)
+        answer = await self._sites[scale.place].fetcher.get(path, limit, _judged)
 
         def decoded() -> Voxels:
             return pasted(
@@ -200,21 +199,21 @@ def _blocks(body: bytes, block: Triple, within: Box, inner: Box) -> list[tuple[B
     return found
 
 
-def _told(answer: Answer) -> UpstreamFailure | None:
+def _told(answer: HttpResponse) -> UpstreamFailure | None:
     """What an answer to a question for info means: DVID says 400 where there is no such node or instance."""
-    return UnknownToken(answer.said) if answer.status == 400 else failure(answer)
+    return UnknownToken(answer.summary) if answer.status == 400 else status_failure(answer)
 
 
-def _judged(answer: Answer) -> UpstreamFailure | None:
-    return RawRefused(answer.said) if answer.status == 400 else failure(answer, UpstreamBroken)
+def _judged(answer: HttpResponse) -> UpstreamFailure | None:
+    return RawRefused(answer.summary) if answer.status == 400 else status_failure(answer, UpstreamBroken)
 
 
-def _last(site: Site, token: str) -> str:
+def _last(site: Location, token: str) -> str:
     """The instance that an address names."""
     return site.path(token, "").rpartition("/")[2]
 
 
-def _volume(place: str | None, infos: list[Mapping[str, Any]], where: str) -> Volume[Scale]:
+def _volume(place: str | None, infos: list[Mapping[str, Any]], where: str) -> Volume[DvidScale]:
     """One instance, and those that are its coarser levels."""
     if not infos:
         raise unexpected("an instance", infos)
@@ -231,7 +230,7 @@ def _volume(place: str | None, infos: list[Mapping[str, Any]], where: str) -> Vo
             end = ((last[0] >> n) + 1, (last[1] >> n) + 1, (last[2] >> n) + 1)
             grid = Grid(low, end, _block(extended))
             a, b, c = (edge * 2**n for edge in ratios("VoxelSize", extended.get("VoxelSize")))
-            scales.append(((a, b, c), Scale(place, "", n, True, False, grid)))
+            scales.append(((a, b, c), DvidScale(place, "", n, True, False, grid)))
     else:
         finest: Triple | None = None
         for n, info in enumerate(infos):
@@ -245,7 +244,7 @@ def _volume(place: str | None, infos: list[Mapping[str, Any]], where: str) -> Vo
             edges = ratios("VoxelSize", mapping("Extended", infos[0].get("Extended")).get("VoxelSize"))
             a, b, c = (edge * step for edge, step in zip(edges, steps, strict=True))
             elsewhere = bool(word("GridStore", extended.get("GridStore") or "", most=1000))
-            scales.append(((a, b, c), Scale(place, f"_{n}" if n else "", n, False, elsewhere, grid)))
+            scales.append(((a, b, c), DvidScale(place, f"_{n}" if n else "", n, False, elsewhere, grid)))
     told = [where, base.get("DataUUID"), kind]
     return Volume(
         labels,

@@ -1,38 +1,45 @@
-"""Polite and suspicious HTTP.
+"""HTTP to upstreams: bounded, and considerate of the servers.
 
-Polite: one pool of connections for the whole process, at most so many to one host at a time, retries that are bounded
-and spread. Suspicious: one deadline that covers waiting, retries and the last byte of the body; a bound on the body
-while it is read; no redirect to another host.
+The client is treq over one `Agent` and one pool of connections. This module adds what neither has:
 
-What Twisted leaves open, and why this is not just ``treq.get``: ``Agent``'s and treq's timeouts end at the headers;
-``maxPersistentPerHost`` limits only the connections that are kept idle; treq's ``content()`` reads without bound. treq
-also inflates gzip on the event loop, and what it does about addresses and cookies was a third of the time of a cuboid
-of 64 chunks, under a profiler. So it is ``Agent``; bodies stay as they were sent, and whoever reads one
-undoes its encoding (`ocpproxy.upstream.codecs.content_encoding`) in a thread.
+* a cap on the requests to one host at a time (``maxPersistentPerHost`` limits idle connections only);
+* retries that are bounded and spread;
+* one deadline from the first wait to the last byte, retries included (treq's ``timeout`` ends at the headers);
+* a bound on the body while it is read (treq's ``content()`` has none);
+* no redirect to another host.
+
+A body stays as it was sent: whoever reads it undoes its encoding in a thread (`codecs.content_encoding`), with a bound
+on what comes out. treq would inflate gzip on the event loop, so `make_treq` hides ``Content-Encoding`` from it. Cookies
+are neither kept nor sent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http.cookiejar import DefaultCookiePolicy
 from random import Random
-from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+from treq.client import HTTPClient
+from treq.cookies import IndexableCookieJar
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IReactorTime, ITransport
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed, ResponseNeverReceived
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IResponse
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
 
-from ocpproxy import __version__
+from ocpproxy._version import __version__
+from ocpproxy.concurrency import progress
+from ocpproxy.concurrency.progress import Progress
 from ocpproxy.upstream.base import (
     UnknownToken,
     UpstreamBroken,
@@ -48,7 +55,7 @@ _ERROR_BODY = 4096
 _REDIRECTS = 3
 _PAUSE = 0.1
 """Seconds before the first retry; doubled for each, and spread by as much again."""
-_LOST = (
+_NO_ANSWER = (
     ConnectError,
     ConnectingCancelledError,
     ConnectionClosed,
@@ -57,68 +64,289 @@ _LOST = (
     ResponseFailed,
     ResponseNeverReceived,
 )
-
-
-_NAME = f"ocpproxy/{__version__}"
-_KEPT = ("content-encoding", "content-type", "etag", "last-modified", "retry-after")
-"""Headers of an answer that somebody looks at."""
+_USER_AGENT = f"ocpproxy/{__version__}"
+_STORED_ENCODING = "x-ocpproxy-stored-encoding"
+"""The name under which ``Content-Encoding`` passes treq."""
+_HEADERS = {
+    _STORED_ENCODING: "content-encoding",
+    **{name: name for name in ("content-type", "etag", "last-modified", "retry-after")},
+}
+"""Headers of an answer that somebody reads, and their names in `HttpResponse.headers`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """A complete answer."""
 
     status: int
     body: bytes
-    """As it was sent: see ``content-encoding``."""
+    """The bytes as they were sent, encoded as `encoding` says."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Those of `_KEPT` that there are."""
+    """Names in lower case; only those that somebody reads."""
 
     @property
     def encoding(self) -> str:
-        """How the body is encoded."""
+        """The value of ``Content-Encoding``, or an empty string."""
         return self.headers.get("content-encoding", "")
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds, when the upstream said so."""
-        said = self.headers.get("retry-after", "")
-        return float(said) if said.isascii() and said.isdigit() and len(said) < 6 else None
+        """Seconds from ``Retry-After``, where it is a number of seconds."""
+        value = self.headers.get("retry-after", "")
+        return float(value) if value.isascii() and value.isdigit() and len(value) < 6 else None
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """The status and the beginning of the body, for the log."""
         return f"{self.status}: {self.body.decode('utf-8', 'replace').strip()[:200]}"
 
 
-Judge = Callable[[Answer], UpstreamFailure | None]
-"""Says what an answer means: None when it is what was asked for."""
+ResponseCheck = Callable[[HttpResponse], UpstreamFailure | None]
+"""Returns what is wrong with an answer; None when it is what was asked for."""
 
 
-def failure(answer: Answer, absent: type[UpstreamFailure] = UnknownToken) -> UpstreamFailure | None:
-    """What an answer means by its status; `absent` is for a 404."""
-    if answer.status == 200:
+def status_failure(response: HttpResponse, not_found: type[UpstreamFailure] = UnknownToken) -> UpstreamFailure | None:
+    """Return the failure that a status means, None for 200; `not_found` is the one for 404."""
+    if response.status == 200:
         return None
-    if answer.status == 404:
-        return absent(answer.said)
-    if answer.status in (401, 403):
-        return UpstreamRefused(answer.said)
-    if answer.status in (429, 503):
-        return UpstreamBusy(answer.said, answer.retry_after)
-    if answer.status in (502, 504):
-        return UpstreamDown(answer.said)
-    return UpstreamBroken(answer.said)
+    if response.status == 404:
+        return not_found(response.summary)
+    if response.status in (401, 403):
+        return UpstreamRefused(response.summary)
+    if response.status in (429, 503):
+        return UpstreamBusy(response.summary, response.retry_after)
+    if response.status in (502, 504):
+        return UpstreamDown(response.summary)
+    return UpstreamBroken(response.summary)
+
+
+def make_treq(agent: IAgent) -> HTTPClient:
+    """Return a treq client over the agent that keeps no cookies and leaves bodies as they were sent."""
+    no_cookies = IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
+    return HTTPClient(_StoredBodies(agent), cookiejar=no_cookies)
+
+
+@implementer(IAgent)
+class _StoredBodies:
+    """An agent that asks for no encoding, and hides the encoding of what is stored encoded."""
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> Deferred[IResponse]:
+        """Send the request; see `IAgent.request`."""
+        if headers is not None:
+            headers.removeHeader("accept-encoding")  # treq has put its own there
+        response: Deferred[IResponse] = self._agent.request(method, uri, headers, bodyProducer)
+        return response.addCallback(_hide_encoding)
+
+
+def _hide_encoding(response: IResponse) -> IResponse:
+    encodings = response.headers.getRawHeaders("content-encoding")
+    if encodings is not None:
+        response.headers.removeHeader("content-encoding")
+        response.headers.setRawHeaders(_STORED_ENCODING, encodings)
+    return response
+
+
+class ShrinkingSemaphore(DeferredSemaphore):
+    """A semaphore whose limit can be lowered."""
+
+    _excess = 0
+    """Permits that are out and are retired when they come back."""
+
+    def lower(self, limit: int) -> None:
+        """Lower the limit. Excess permits that are out are retired on release."""
+        fewer = self.limit - limit
+        free = min(fewer, self.tokens)
+        self.tokens -= free
+        self._excess += fewer - free
+        self.limit = limit
+
+    def release(self) -> None:
+        """Give a permit back."""
+        if self._excess:
+            self._excess -= 1
+        else:
+            super().release()
+
+
+class HttpClient:
+    """The HTTP client of the whole process: one treq client, and a cap for each host."""
+
+    def __init__(self, treq: HTTPClient, clock: IReactorTime, random: Random) -> None:
+        self.treq = treq
+        self.clock = clock
+        self.random = random
+        self._caps: dict[tuple[str, str], ShrinkingSemaphore] = {}
+
+    def cap(self, url: str, connections: int) -> ShrinkingSemaphore:
+        """Return the cap of the URL's host. All who name one host share it; the smallest number asked for counts."""
+        parts = urlsplit(url)
+        host = (parts.scheme, parts.netloc.lower())
+        cap = self._caps.setdefault(host, ShrinkingSemaphore(connections))
+        if connections < cap.limit:
+            cap.lower(connections)
+        return cap
+
+
+@dataclass
+class HostClient:
+    """GET requests to one host.
+
+    :param url: scheme and host, or an address below which all paths are.
+    :param timeout: seconds for everything, from waiting for a permit to the last byte of the last attempt.
+    :param connections: requests to the host at a time.
+    :param retries: attempts after the first one.
+    :param headers: sent with each request. They may be secrets.
+    """
+
+    client: HttpClient
+    url: str
+    timeout: float
+    connections: int
+    retries: int
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.cap = self.client.cap(self.url, self.connections)
+
+    async def get(
+        self, path: str, limit: int, check: ResponseCheck, headers: Mapping[str, str] | None = None
+    ) -> HttpResponse:
+        """Return the answer to GET ``url/path``, or to GET ``url`` where the path is empty.
+
+        The first byte of a body with status 200 is reported to the current `progress`.
+
+        :param limit: bytes that the body may have, as it is sent.
+        :param check: decides whether an answer is what was asked for.
+        :raises UpstreamFailure: what `check` returns; `UpstreamSlow` after the deadline; `UpstreamDown` when there is
+            no connection; `UpstreamBroken` for a body over the limit or a redirect to another host.
+        """
+        url = f"{self.url}/{path}" if path else self.url
+        call = _Call(self, url, limit, check, {**self.headers, **(headers or {})})
+        try:
+            return await call.start().addTimeout(self.timeout, self.client.clock)
+        except DeferredTimeout:
+            raise UpstreamSlow(f"no complete answer within {self.timeout:g} s") from None
+
+
+class _Call:
+    """One GET with its retries.
+
+    Twisted reports a cancelled request by many exceptions, depending on how far it had come: a name look-up that is
+    cancelled fails with `DNSLookupError`, like one that finds nothing. So the call records that it was cancelled, by
+    its caller or by the deadline; whatever fails from then on is that, and nothing is retried.
+    """
+
+    def __init__(
+        self, host: HostClient, url: str, limit: int, check: ResponseCheck, headers: Mapping[str, str]
+    ) -> None:
+        self._host = host
+        self._url = url
+        self._limit = limit
+        self._check = check
+        self._headers = Headers({name: [value] for name, value in {"User-Agent": _USER_AGENT, **headers}.items()})
+        self._progress = progress.current()
+        self._cancelled = False
+
+    def start(self) -> Deferred[HttpResponse]:
+        """Return the answer. Cancelling the Deferred ends it at once, however long the request takes to end."""
+        work = Deferred.fromCoroutine(self._with_retries())
+
+        def cancel(_: object) -> None:
+            self._cancelled = True
+            work.cancel()
+
+        result: Deferred[HttpResponse] = Deferred(cancel)
+
+        def finished(outcome: HttpResponse | Failure) -> None:
+            if not result.called:
+                result.callback(outcome)  # a Failure becomes an errback
+
+        work.addBoth(finished)
+        return result
+
+    async def _with_retries(self) -> HttpResponse:
+        host, clock = self._host, self._host.client.clock
+        attempt = 0
+        while True:
+            try:
+                response = await self._attempt()
+                failure = self._check(response)
+                if failure is None:
+                    return response
+                raise failure
+            except UpstreamFailure as error:
+                if not error.transient or attempt >= host.retries:
+                    raise
+                pause = error.retry_after or _PAUSE * 2**attempt * (1 + host.client.random.random())
+                if pause > host.timeout / 2:
+                    raise
+            attempt += 1
+            await deferLater(clock, pause)
+
+    async def _attempt(self) -> HttpResponse:
+        await self._host.cap.acquire()
+        try:
+            return await self._follow_redirects()
+        except Exception as error:
+            if self._cancelled:
+                raise CancelledError from error
+            if isinstance(error, (CancelledError, UpstreamFailure)):
+                raise
+            if isinstance(error, _NO_ANSWER):
+                raise UpstreamDown(f"no answer: {_reasons(error)}") from error
+            raise UpstreamBroken(f"no HTTP: {error}") from error  # whatever becomes of a malformed answer
+        finally:
+            # In the next turn: only then the connection is back in the pool, or closed. Whoever gets the permit before
+            # would open another one beside it.
+            self._host.client.clock.callLater(0, self._host.cap.release)
+
+    async def _follow_redirects(self) -> HttpResponse:
+        url = self._url
+        for _ in range(_REDIRECTS + 1):
+            response: IResponse = await self._host.client.treq.get(
+                url, headers=self._headers.copy(), allow_redirects=False, unbuffered=True
+            )
+            body = await self._read(response)
+            target = _header(response, "location")
+            if response.code not in (301, 302, 303, 307, 308) or target is None:
+                return HttpResponse(response.code, body, _read_headers(response))
+            target = urljoin(url, target)
+            if urlsplit(target)[:2] != urlsplit(url)[:2]:
+                raise UpstreamBroken("it redirects to another host")
+            url = target
+        raise UpstreamBroken(f"it redirects more than {_REDIRECTS} times")
+
+    async def _read(self, response: IResponse) -> bytes:
+        """Return the body; of an answer other than 200 its beginning."""
+        if response.code != 200:
+            body = _Body(_ERROR_BODY, Progress(), cut=True)
+        elif isinstance(response.length, int) and response.length > self._limit:
+            response.deliverBody(_HangUp())
+            raise UpstreamBroken(f"the answer has {response.length} bytes, expected at most {self._limit}")
+        else:
+            body = _Body(self._limit, self._progress, cut=False)
+        response.deliverBody(body)
+        return await body.finished
 
 
 class _Body(Protocol):
-    """Collects a body of at most `limit` bytes; `cut` says whether a longer one is an error or just cut off."""
+    """Collects a body.
 
-    def __init__(self, limit: int, cut: bool, arriving: Callable[[], None]) -> None:
+    :param limit: bytes that it may have.
+    :param cut: a longer body is cut off, not an error.
+    """
+
+    def __init__(self, limit: int, its_progress: Progress, *, cut: bool) -> None:
         self.finished: Deferred[bytes] = Deferred(lambda _: self._hang_up())
         self._parts: list[bytes] = []
         self._left = limit
+        self._progress = its_progress
         self._cut = cut
-        self._arriving = arriving
 
     def _hang_up(self) -> None:
         if self.transport is not None:
@@ -129,7 +357,7 @@ class _Body(Protocol):
         if self.finished.called:
             return
         if not self._parts:
-            self._arriving()
+            self._progress.report()
         self._left -= len(data)
         self._parts.append(data)
         if self._left < 0:
@@ -140,7 +368,7 @@ class _Body(Protocol):
             self._hang_up()
 
     def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
-        """The end, or a loss."""
+        """Finish the body, or fail when it is incomplete."""
         if self.finished.called:
             return
         if reason.check(ResponseDone, PotentialDataLoss):  # the latter: no length was given; decoding will tell
@@ -149,160 +377,13 @@ class _Body(Protocol):
             self.finished.errback(UpstreamDown(f"the connection was lost in the middle: {reason.getErrorMessage()}"))
 
 
-class Places(DeferredSemaphore):
-    """So many places, of which there may be fewer later on."""
+class _HangUp(Protocol):
+    """Closes the connection instead of reading a body."""
 
-    _owed = 0
-
-    def lower(self, limit: int) -> None:
-        """There are only so many from now on; places that are taken and too many are not given to anybody else."""
-        fewer = self.limit - limit
-        free = min(fewer, self.tokens)
-        self.tokens -= free
-        self._owed += fewer - free
-        self.limit = limit
-
-    def release(self) -> None:
-        """A place comes back."""
-        if self._owed:
-            self._owed -= 1
-        else:
-            super().release()
-
-
-class Http:
-    """The HTTP of the whole process: an agent with its pool, and a cap for each host."""
-
-    def __init__(self, agent: IAgent, clock: IReactorTime, random: Random) -> None:
-        self.agent = agent
-        self.clock = clock
-        self.random = random
-        self._caps: dict[tuple[str, str], Places] = {}
-
-    def cap(self, url: str, connections: int) -> Places:
-        """The places of the host; those who name the same host share them, and the smallest number given counts."""
-        parts = urlsplit(url)
-        host = (parts.scheme, parts.netloc.lower())
-        cap = self._caps.setdefault(host, Places(connections))
-        if connections < cap.limit:
-            cap.lower(connections)
-        return cap
-
-
-@dataclass
-class Fetcher:
-    """GET from one host.
-
-    :param timeout: seconds for everything, from asking for a place to the last byte of the last attempt.
-    :param headers: sent with each request; they may be secrets.
-    """
-
-    http: Http
-    url: str
-    timeout: float
-    connections: int
-    retries: int
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        self._cap = self.http.cap(self.url, self.connections)
-
-    async def get(
-        self,
-        path: str,
-        limit: int,
-        judge: Judge,
-        arriving: Callable[[], None],
-        headers: Mapping[str, str] | None = None,
-    ) -> Answer:
-        """The answer to GET ``url/path``, or to GET ``url`` where the path is empty.
-
-        :param limit: bytes that the body may have, as it is sent.
-        :raises UpstreamFailure: what `judge` says, `UpstreamSlow` after the deadline, `UpstreamDown` when there is no
-            connection, `UpstreamBroken` for a body over the limit or a redirect to another host.
-        """
-        url = f"{self.url}/{path}" if path else self.url
-        work = Deferred.fromCoroutine(self._insist(url, limit, judge, arriving, {**self.headers, **(headers or {})}))
-        try:
-            return await work.addTimeout(self.timeout, self.http.clock)
-        except DeferredTimeout:
-            raise UpstreamSlow(f"no complete answer within {self.timeout:g} s") from None
-
-    async def _insist(
-        self, url: str, limit: int, judge: Judge, arriving: Callable[[], None], headers: Mapping[str, str]
-    ) -> Answer:
-        attempt = 0
-        while True:
-            try:
-                answer = await self._ask(url, limit, arriving, headers)
-                wrong = judge(answer)
-                if wrong is None:
-                    return answer
-                raise wrong
-            except UpstreamFailure as error:
-                if not error.transient or attempt >= self.retries:
-                    raise
-                pause = error.retry_after or _PAUSE * 2**attempt * (1 + self.http.random.random())
-                if pause > self.timeout / 2:
-                    raise
-            attempt += 1
-            await deferLater(self.http.clock, pause)
-
-    async def _ask(self, url: str, limit: int, arriving: Callable[[], None], headers: Mapping[str, str]) -> Answer:
-        await self._cap.acquire()
-        try:
-            return await self._ask_now(url, limit, arriving, headers)
-        except CancelledError:
-            raise
-        except UpstreamFailure:
-            raise
-        except _LOST as error:
-            if _was_cancelled(error):
-                raise CancelledError from None
-            raise UpstreamDown(f"no answer: {_reasons(error)}") from error
-        except Exception as error:  # what else becomes of a malformed answer
-            raise UpstreamBroken(f"no HTTP: {error}") from error
-        finally:
-            # Not now: the connection goes back to the pool (or is closed) only after its answer's end was told to us,
-            # and whoever has the place next must not open another one beside it.
-            self.http.clock.callLater(0, self._cap.release)
-
-    async def _ask_now(self, url: str, limit: int, arriving: Callable[[], None], headers: Mapping[str, str]) -> Answer:
-        told = Headers({"User-Agent": [_NAME], **{name: [value] for name, value in headers.items()}})
-        for _ in range(_REDIRECTS + 1):
-            response: IResponse = await self.http.agent.request(b"GET", url.encode("ascii"), told.copy())
-            fine = response.code == 200
-            if fine and isinstance(response.length, int) and response.length > limit:
-                _Refused().refuse(response)
-                raise UpstreamBroken(f"the answer has {response.length} bytes, expected at most {limit}")
-            body = _Body(limit if fine else _ERROR_BODY, not fine, arriving if fine else _nothing)
-            response.deliverBody(body)
-            content = await body.finished
-            target = _header(response, "location")
-            if response.code not in (301, 302, 303, 307, 308) or target is None:
-                return Answer(response.code, content, _headers(response))
-            there = urljoin(url, target)
-            if urlsplit(there)[:2] != urlsplit(url)[:2]:
-                raise UpstreamBroken("it redirects to another host")
-            url = there
-        raise UpstreamBroken(f"it redirects more than {_REDIRECTS} times")
-
-
-class _Refused(Protocol):
-    """Reads nothing of a body."""
-
-    def refuse(self, response: IResponse) -> None:
-        """Hang up."""
-        response.deliverBody(self)
-
-    def makeConnection(self, transport: Any) -> None:
-        """The body would begin here."""
+    def makeConnection(self, transport: ITransport) -> None:
+        """Close it."""
         super().makeConnection(transport)
         transport.loseConnection()
-
-
-def _nothing() -> None:
-    pass
 
 
 def _header(response: IResponse, name: str) -> str | None:
@@ -310,16 +391,8 @@ def _header(response: IResponse, name: str) -> str | None:
     return values[0].decode("latin-1") if values else None
 
 
-def _headers(response: IResponse) -> dict[str, str]:
-    return {name: value for name in _KEPT if (value := _header(response, name)) is not None}
-
-
-def _was_cancelled(error: BaseException) -> bool:
-    """Twisted tells a cancel in its own words, depending on how far the request had come."""
-    reasons = getattr(error, "reasons", None) or ()
-    return isinstance(error, ConnectingCancelledError) or any(
-        reason.check(CancelledError, ConnectingCancelledError) for reason in reasons
-    )
+def _read_headers(response: IResponse) -> dict[str, str]:
+    return {name: value for sent, name in _HEADERS.items() if (value := _header(response, sent)) is not None}
 
 
 def _reasons(error: BaseException) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from ocpproxy.concurrency.gather import side_by_side
-from ocpproxy.upstream.http import Fetcher
+from ocpproxy.concurrency.gather import gather
+from ocpproxy.upstream.http import HostClient
 
 Addresses = Sequence[tuple[str | None, str]]
 """(channel, address): None for the only one, whose name is that of what it holds."""
@@ -43,13 +43,13 @@ def public(address: str) -> str:
     return address
 
 
-class Site:
+class Location:
     """One address over HTTP.
 
     :param fetcher: makes the fetcher of a host.
     """
 
-    def __init__(self, address: str, fetcher: Callable[[str], Fetcher]) -> None:
+    def __init__(self, address: str, fetcher: Callable[[str], HostClient]) -> None:
         parts = urlsplit(address)
         self.address = address.rstrip("/")
         self.slash = address.endswith("/")
@@ -77,5 +77,5 @@ async def of_each(names: Iterable[str | None], ask: Callable[[str | None], Corou
     :raises UpstreamFailure: the first there is.
     """
     names = list(names)
-    found = await side_by_side([ask(name) for name in names])
+    found = await gather([ask(name) for name in names])
     return {name or "": text for name, text in zip(names, found, strict=True)}

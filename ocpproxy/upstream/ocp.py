@@ -19,15 +19,14 @@ when its database is down. Only the first means that there is nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
-from ocpproxy.concurrency.threads import InThread
+from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.model.dataset import Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import OutOfRange, UnknownToken, UpstreamDown, UpstreamFailure, VoxelsOnly
 from ocpproxy.upstream.codecs import blosc_array, content_encoding, npz
 from ocpproxy.upstream.documents import checks, ocp_info
-from ocpproxy.upstream.http import Answer, Fetcher, failure
+from ocpproxy.upstream.http import HostClient, HttpResponse, status_failure
 
 _LONGEST_INFO = 2 * 2**20
 _OUTAGE = re.compile(r"['\"]*\(\d{4}, ")
@@ -35,35 +34,35 @@ _ABSENT = re.compile(r"does not exist|not found|did not find", re.IGNORECASE)
 _OUTSIDE = re.compile(r"illegal range|check cube|scaling level|illegal arguments", re.IGNORECASE)
 
 
-def _failure(answer: Answer, otherwise: type[UpstreamFailure]) -> UpstreamFailure | None:
+def _failure(answer: HttpResponse, otherwise: type[UpstreamFailure]) -> UpstreamFailure | None:
     """What an answer means; `otherwise` is for a 404 that does not say why."""
     if answer.status == 404:
         text = answer.body.decode("utf-8", "replace").strip()
         if _OUTAGE.match(text):
-            return UpstreamDown(answer.said)
+            return UpstreamDown(answer.summary)
         if _OUTSIDE.search(text):
-            return OutOfRange(answer.said)
-        return (UnknownToken if _ABSENT.search(text) else otherwise)(answer.said)
-    return failure(answer)
+            return OutOfRange(answer.summary)
+        return (UnknownToken if _ABSENT.search(text) else otherwise)(answer.summary)
+    return status_failure(answer)
 
 
 class OpenConnectome(VoxelsOnly):
     """One Open Connectome server.
 
-    :param in_thread: runs the decoding of a cutout.
+    :param run_in_thread: runs the decoding of a cutout.
     :param format: how cutouts are asked for: ``npz`` or ``blosc``.
     """
 
-    def __init__(self, fetcher: Fetcher, in_thread: InThread, format: str = "npz") -> None:
+    def __init__(self, fetcher: HostClient, run_in_thread: RunInThread, format: str = "npz") -> None:
         self._fetcher = fetcher
-        self._in_thread = in_thread
+        self._in_thread = run_in_thread
         self._format = format
         self.origin = f"ocp {fetcher.url}"
 
     async def describe(self, token: str) -> str:
         """As `Upstream.describe`: the info document."""
         answer = await self._fetcher.get(
-            f"ca/{token}/info/", _LONGEST_INFO, lambda answer: _failure(answer, UnknownToken), lambda: None
+            f"ca/{token}/info/", _LONGEST_INFO, lambda answer: _failure(answer, UnknownToken)
         )
         with checks.reading(f"the info of {token}"):
             return checks.text(content_encoding.restored(answer.body, answer.encoding, _LONGEST_INFO))
@@ -72,14 +71,14 @@ class OpenConnectome(VoxelsOnly):
         """As `Upstream.dataset`."""
         return ocp_info.read(token, description)
 
-    async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
+    async def cutout(self, cutout: Cutout) -> Voxels:
         """As `Upstream.cutout`."""
         first = cutout.dataset.theirs == 1
         word = "npz" if first else self._format
         form = {"npz": npz, "blosc": blosc_array}[word]
         path = self._first_path(cutout) if first else self._path(cutout, word)
         limit = form.longest(cutout.nbytes)
-        answer = await self._fetcher.get(path, limit, lambda answer: _failure(answer, OutOfRange), arriving)
+        answer = await self._fetcher.get(path, limit, lambda answer: _failure(answer, OutOfRange))
 
         def decoded() -> Voxels:
             body = content_encoding.restored(answer.body, answer.encoding, limit)

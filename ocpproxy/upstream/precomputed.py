@@ -18,14 +18,14 @@ Scales become levels as `ocpproxy.upstream.documents.pyramids` says. Those in sh
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from twisted.internet.interfaces import IReactorTime
 
-from ocpproxy.concurrency.threads import InThread
+from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.model.dataset import Box, Cutout, Dataset, Triple
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import UpstreamBroken, UpstreamFailure, VoxelsOnly
@@ -34,8 +34,8 @@ from ocpproxy.upstream.codecs import content_encoding, images, segmentation
 from ocpproxy.upstream.documents import checks, pyramids
 from ocpproxy.upstream.documents.checks import items, mapping, ratios, triple, unexpected, whole, word
 from ocpproxy.upstream.documents.pyramids import Part, Volume, assembled
-from ocpproxy.upstream.http import Answer, failure
-from ocpproxy.upstream.locations import Site, of_each
+from ocpproxy.upstream.http import HttpResponse, status_failure
+from ocpproxy.upstream.locations import Location, of_each
 
 LONGEST_INFO = 2 * 2**20
 _LARGEST_CHUNK = 64 * 2**20
@@ -43,7 +43,7 @@ _ENCODINGS = ("raw", "jpeg", "png", "compressed_segmentation")
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class PrecomputedScale:
     """One resolution of one volume."""
 
     place: str | None
@@ -69,14 +69,14 @@ class Scale:
         return int(np.prod(box.shape, dtype=np.int64)) * self.components * np.dtype(self.dtype).itemsize
 
 
-class Sharded(Protocol):
+class ShardReader(Protocol):
     """Reads what is in shards."""
 
-    async def scale(self, token: str, scale: Scale, box: Box, arriving: Callable[[], None]) -> Voxels:
+    async def scale(self, token: str, scale: PrecomputedScale, box: Box) -> Voxels:
         """The voxels of a box, axes (z, y, x, component)."""
 
 
-def parsed(place: str | None, document: str, where: str) -> Volume[Scale]:
+def parsed(place: str | None, document: str, where: str) -> Volume[PrecomputedScale]:
     """The volume that an info document describes.
 
     :param where: its address; a volume elsewhere is another one.
@@ -101,7 +101,7 @@ def parsed(place: str | None, document: str, where: str) -> Volume[Scale]:
         block = triple("block size", scale.get("compressed_segmentation_block_size", [8, 8, 8]), 1, 64)
         sharding = scale.get("sharding")
         key = word("key", scale.get("key"))
-        found = Scale(
+        found = PrecomputedScale(
             place, key, encoding, dtype, components, Grid(offset, end, chunk), block, number, sharding is not None
         )
         held = [min(a, b) for a, b in zip(chunk, size, strict=True)]
@@ -125,20 +125,20 @@ class Precomputed(VoxelsOnly):
 
     def __init__(
         self,
-        sites: Mapping[str | None, Site],
-        in_thread: InThread,
+        sites: Mapping[str | None, Location],
+        run_in_thread: RunInThread,
         clock: IReactorTime,
         missing: Collection[int],
-        sharded: Sharded,
+        sharded: ShardReader,
         *,
         black: bool = True,
     ) -> None:
         self._sites = sites
-        self._in_thread = in_thread
+        self._in_thread = run_in_thread
         self._missing = frozenset(missing)
         self._black = black
         self._sharded = sharded
-        self._chunks: Chunks[tuple[str, Scale]] = Chunks(self._chunk, clock)
+        self._chunks: Chunks[tuple[str, PrecomputedScale]] = Chunks(self._chunk, clock)
         self.origin = "precomputed " + " ".join(f"{name or ''}:{site.address}" for name, site in sites.items())
 
     async def describe(self, token: str) -> str:
@@ -149,7 +149,7 @@ class Precomputed(VoxelsOnly):
     async def info(self, token: str, name: str | None) -> str:
         """The info document of one channel."""
         site = self._sites[name]
-        answer = await site.fetcher.get(site.path(token, "info"), LONGEST_INFO, failure, lambda: None)
+        answer = await site.fetcher.get(site.path(token, "info"), LONGEST_INFO, status_failure)
         with checks.reading(f"the info of {token}"):
             return checks.text(content_encoding.restored(answer.body, answer.encoding, LONGEST_INFO))
 
@@ -163,30 +163,29 @@ class Precomputed(VoxelsOnly):
             }
             return assembled(token, volumes)
 
-    async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
+    async def cutout(self, cutout: Cutout) -> Voxels:
         """As `Upstream.cutout`."""
         component, scales = cutout.dataset.theirs[cutout.channel.name]
-        scale: Scale | None = scales[cutout.level]
+        scale: PrecomputedScale | None = scales[cutout.level]
         if scale is None:
-            arriving()
             return np.zeros(cutout.box.shape, cutout.channel.dtype)
-        voxels = await self.scale(cutout.dataset.there, scale, cutout.box, arriving)
+        voxels = await self.scale(cutout.dataset.there, scale, cutout.box)
         return voxels if voxels.ndim == 3 else np.ascontiguousarray(voxels[..., component])
 
-    async def scale(self, token: str, scale: Scale, box: Box, arriving: Callable[[], None]) -> Voxels:
+    async def scale(self, token: str, scale: PrecomputedScale, box: Box) -> Voxels:
         """The voxels of a box, axes (z, y, x), or (z, y, x, component) where a voxel may have several values."""
         if scale.sharded:
-            return await self._sharded.scale(token, scale, box, arriving)
+            return await self._sharded.scale(token, scale, box)
         if scale.encoding not in _ENCODINGS:
             raise UpstreamBroken(f"expected chunks in {', '.join(_ENCODINGS)}, not {scale.encoding[:40]!r}")
-        return await self._chunks.box((token, scale), box, scale.grid, scale.dtype, arriving)
+        return await self._chunks.box((token, scale), box, scale.grid, scale.dtype)
 
-    async def _chunk(self, place: tuple[str, Scale], box: Box, arriving: Callable[[], None]) -> Voxels | None:
+    async def _chunk(self, place: tuple[str, PrecomputedScale], box: Box) -> Voxels | None:
         token, scale = place
         site = self._sites[scale.place]
         nbytes = scale.nbytes(box)
         answer = await site.fetcher.get(
-            site.path(token, scale.chunk(box)), 2 * content_encoding.longest(nbytes), self._judged, arriving
+            site.path(token, scale.chunk(box)), 2 * content_encoding.longest(nbytes), self._judged
         )
         if answer.status != 200:
             return None
@@ -195,13 +194,13 @@ class Precomputed(VoxelsOnly):
         voxels: Voxels = await self._in_thread(_decoded, answer, scale, box, nbytes)
         return voxels
 
-    def _judged(self, answer: Answer) -> UpstreamFailure | None:
+    def _judged(self, answer: HttpResponse) -> UpstreamFailure | None:
         if answer.status in self._missing:
-            return None if self._black else UpstreamBroken(f"a chunk is missing: {answer.said}")
-        return failure(answer, UpstreamBroken)
+            return None if self._black else UpstreamBroken(f"a chunk is missing: {answer.summary}")
+        return status_failure(answer, UpstreamBroken)
 
 
-def _decoded(answer: Answer, scale: Scale, box: Box, nbytes: int) -> Voxels:
+def _decoded(answer: HttpResponse, scale: PrecomputedScale, box: Box, nbytes: int) -> Voxels:
     """The voxels of a chunk, axes (z, y, x), with several components (z, y, x, component)."""
     z, y, x = box.shape
     dtype = np.dtype(scale.dtype).newbyteorder("<")

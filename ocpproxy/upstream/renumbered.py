@@ -6,7 +6,7 @@ from 1, and may have lost its finest level.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ocpproxy.model.dataset import Box, Cutout, Dataset, Level, Z
@@ -55,13 +55,13 @@ class Renumbered:
         there = Box(box.x0, box.x1, box.y0, box.y1, box.z0 - by, box.z1 - by)
         return replace(cutout, dataset=replace(theirs, called=cutout.dataset.there), level=number, box=there)
 
-    async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
+    async def cutout(self, cutout: Cutout) -> Voxels:
         """As `Upstream.cutout`."""
-        return await self._upstream.cutout(self._theirs(cutout), arriving)
+        return await self._upstream.cutout(self._theirs(cutout))
 
-    async def picture(self, cutout: Cutout, known: Picture | None, arriving: Callable[[], None]) -> Picture | None:
+    async def picture(self, cutout: Cutout, known: Picture | None) -> Picture | None:
         """As `Upstream.picture`."""
-        return await self._upstream.picture(self._theirs(cutout), known, arriving)
+        return await self._upstream.picture(self._theirs(cutout), known)
 
 
 def renumbered(upstream: Upstream, shift: int, levels: Mapping[int, int]) -> Upstream:

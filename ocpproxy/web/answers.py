@@ -17,11 +17,11 @@ from math import ceil
 from twisted.web.http import stringToDatetime
 from twisted.web.server import Request
 
-from ocpproxy.cache.lookup import Answer, Ready, Result
+from ocpproxy.cache.lookup import EncodedTile, Result, TileAnswer
 from ocpproxy.imagery import pictures, png
 from ocpproxy.model.address import BadAddress
-from ocpproxy.model.dataset import NotShown
-from ocpproxy.store.keys import DoesNotFit
+from ocpproxy.model.dataset import CannotDisplay
+from ocpproxy.store.keys import NotIndexable
 from ocpproxy.upstream.base import UnknownToken, UpstreamFailure, UpstreamRefused, UpstreamSlow
 
 COMMON = {
@@ -143,7 +143,7 @@ class Conditions:
                 pass
         return _NONE
 
-    def has(self, ready: Ready) -> bool:
+    def has(self, ready: EncodedTile) -> bool:
         """Whether the client has the tile."""
         if self.tags is not None:
             return ready.etag.encode() in self.tags or b"*" in self.tags
@@ -153,7 +153,7 @@ class Conditions:
 _NONE = Conditions()
 
 
-def tile(request: Request, answer: Answer, max_age: int) -> Reply:
+def tile(request: Request, answer: TileAnswer, max_age: int) -> Reply:
     """A tile, or that the client has it already."""
     ready, asked = answer.ready, request.requestHeaders.getRawHeaders
     headers = {**validators(ready.etag, ready.modified, max_age), b"cache-status": cache_status(answer.result)}
@@ -181,7 +181,7 @@ def failed(error: Exception, token: str, *, as_text: bool) -> Reply | None:
 
     :param as_text: an upstream's failure is told in words instead of a picture (``[server] error_body``).
     """
-    if isinstance(error, (BadAddress, NotShown, DoesNotFit)):
+    if isinstance(error, (BadAddress, CannotDisplay, NotIndexable)):
         return text(404, str(error), cache_status="ocpproxy; detail=not-found")
     if isinstance(error, UnknownToken):
         return text(404, f"unknown token {token}", cache_status="ocpproxy; detail=unknown-token")

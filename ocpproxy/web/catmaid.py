@@ -15,9 +15,9 @@ from fractions import Fraction
 from typing import Any
 from zlib import crc32
 
-from ocpproxy.cache.catalogue import Known
+from ocpproxy.cache.catalogue import CatalogueEntry
 from ocpproxy.model.address import ChannelName, ImageBase, write_base
-from ocpproxy.model.dataset import TILE, Level, NotShown, Plane, Triple, Z
+from ocpproxy.model.dataset import TILE, CannotDisplay, Level, Plane, Triple, Z
 from ocpproxy.model.stack import Stack
 
 _ORIENTATIONS = {Plane.XY: 0, Plane.XZ: 1, Plane.ZY: 2}
@@ -26,20 +26,20 @@ _TYPES = (1, 4, 5, 7, 9)
 """Tile source types that Python clients know; some give up a stack that has any other. The first is the best."""
 
 
-def bases(known: Known, planes: tuple[Plane, ...] = tuple(Plane)) -> Iterator[ImageBase]:
+def bases(known: CatalogueEntry, planes: tuple[Plane, ...] = tuple(Plane)) -> Iterator[ImageBase]:
     """The image bases of each channel that can be shown by itself."""
     for channel in known.dataset.channels:
         for plane in planes:
             base = ImageBase(known.dataset.token, plane, (ChannelName(channel.name),))
             try:
                 known.stack(base)
-            except NotShown:
+            except CannotDisplay:
                 break
             yield base
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class StackInfo:
     """What a viewer must know of a stack."""
 
     base: ImageBase
@@ -60,14 +60,14 @@ class Facts:
         return _number(write_base(self.base))
 
 
-def facts(known: Known) -> list[Facts]:
+def facts(known: CatalogueEntry) -> list[StackInfo]:
     """Those of every stack that CATMAID has an orientation for; none when the volume has no level 0."""
     if 0 not in known.dataset.levels:
         return []
     return [_facts(known.stack(base), base) for base in bases(known, tuple(_ORIENTATIONS))]
 
 
-def _facts(stack: Stack, base: ImageBase) -> Facts:
+def _facts(stack: Stack, base: ImageBase) -> StackInfo:
     levels = stack.dataset.levels
     columns, rows, _ = stack.extent(levels[0])
     through = stack.plane.axes[2]
@@ -82,7 +82,7 @@ def _facts(stack: Stack, base: ImageBase) -> Facts:
         else:
             factors.append((2**n, 2**n, 1))
     width, height, depth = map(float, resolution)
-    return Facts(
+    return StackInfo(
         base,
         (columns, rows, first + size),
         (width, height, depth),
@@ -109,7 +109,7 @@ def _number(name: str) -> int:
     return crc32(name.encode()) & 0x7FFFFFFF or 1
 
 
-def exported(known: Known, root: str) -> dict[str, Any]:
+def exported(known: CatalogueEntry, root: str) -> dict[str, Any]:
     """One project of ``/projects/export``, after what CATMAID's importer reads: strings where it wants strings."""
     token = known.dataset.token
     return {
@@ -120,7 +120,7 @@ def exported(known: Known, root: str) -> dict[str, Any]:
     }
 
 
-def _exported(one: Facts, root: str) -> dict[str, Any]:
+def _exported(one: StackInfo, root: str) -> dict[str, Any]:
     return {
         "title": one.title,
         "orientation": _ORIENTATIONS[one.base.plane],
@@ -150,7 +150,7 @@ def _exported(one: Facts, root: str) -> dict[str, Any]:
     }
 
 
-def project(known: Known) -> dict[str, Any]:
+def project(known: CatalogueEntry) -> dict[str, Any]:
     """One item of ``/projects/``."""
     return {
         "id": project_id(known.dataset.token),
@@ -161,13 +161,13 @@ def project(known: Known) -> dict[str, Any]:
     }
 
 
-def stacks(known: Known) -> list[dict[str, Any]]:
+def stacks(known: CatalogueEntry) -> list[dict[str, Any]]:
     """``/{project}/stacks``."""
     pid = project_id(known.dataset.token)
     return [{"id": one.id, "pid": pid, "title": one.title, "comment": ""} for one in facts(known)]
 
 
-def info(known: Known, stack_id: int, root: str) -> dict[str, Any] | None:
+def info(known: CatalogueEntry, stack_id: int, root: str) -> dict[str, Any] | None:
     """``/{project}/stack/{stack}/info``, or None when there is no such stack: just the keys that CATMAID has."""
     one = next((one for one in facts(known) if one.id == stack_id), None)
     if one is None:

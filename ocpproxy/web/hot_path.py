@@ -38,7 +38,7 @@ from twisted.web.http import RESPONSES, datetimeToString
 from twisted.web.http_headers import Headers
 from twisted.web.server import version
 
-from ocpproxy.cache.lookup import Hits, Result
+from ocpproxy.cache.lookup import Result, TileLookup
 from ocpproxy.imagery import pictures
 from ocpproxy.metrics import Metrics
 from ocpproxy.store.files import OpenTile
@@ -109,7 +109,7 @@ class HotPath:
     :param max_age: seconds that a viewer may keep a tile.
     """
 
-    def __init__(self, hits: Hits, clock: IReactorTime, metrics: Metrics, max_age: int) -> None:
+    def __init__(self, hits: TileLookup, clock: IReactorTime, metrics: Metrics, max_age: int) -> None:
         self._hits = hits
         self._clock = clock
         self._max_age = max_age
@@ -184,7 +184,7 @@ class HotChannel(PromptChannel):
         self._log_answer = self.site.log_answer_to(self.transport.getPeer())
 
     def dataReceived(self, data: bytes) -> None:
-        """Answer what can be answered at once; the rest is Twisted's."""
+        """TileAnswer what can be answered at once; the rest is Twisted's."""
         done = 0
         if self.socket is not None:
             while self._whole and not self.requests and self._answered(data, done):
@@ -199,7 +199,7 @@ class HotChannel(PromptChannel):
     def _answered(self, data: bytes, start: int) -> bool:
         """Whether the request that begins there is complete, and has its answer now."""
         end = data.find(b"\r\n\r\n", start, start + _LONGEST) + 4
-        if end < 4 or self.unsent() or not self.persistent or self.site.open_answers.draining:
+        if end < 4 or self.unsent() or not self.persistent or self.site.open_requests.draining:
             return False
         request = data if end - start == len(data) else data[start:end]
         answer = self.site.hot_path.answer(request, self._log_answer)

@@ -15,10 +15,10 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from ocpproxy import __version__
-from ocpproxy.cache.catalogue import Catalogue, Known
+from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry
 from ocpproxy.web import answers, catmaid
 from ocpproxy.web.answers import Reply
-from ocpproxy.web.site import OpenAnswers
+from ocpproxy.web.site import OpenRequests
 from ocpproxy.web.tiles import Page, TokenResource, root_url
 
 _EXPORT_PATIENCE = 0.8
@@ -27,7 +27,7 @@ _PROJECT = re.compile(rb"\d{1,10}/(stacks|stack/\d{1,10}/info)")
 
 
 @dataclass(frozen=True)
-class State:
+class GatewayState:
     """What the pages tell of the gateway, each looked up when it is asked for."""
 
     usage: Callable[[], tuple[int, int]]
@@ -43,10 +43,12 @@ class State:
 class Pages:
     """``/``, ``/healthz``, ``/readyz``, ``/projects/`` and what CATMAID's clients ask of a project."""
 
-    def __init__(self, catalogue: Catalogue, state: State, open_answers: OpenAnswers, clock: IReactorTime) -> None:
+    def __init__(
+        self, catalogue: Catalogue, state: GatewayState, open_requests: OpenRequests, clock: IReactorTime
+    ) -> None:
         self._catalogue = catalogue
         self._state = state
-        self._open = open_answers
+        self._open = open_requests
         self._clock = clock
 
     async def index(self, request: Request) -> Reply:
@@ -112,13 +114,13 @@ td,th{{text-align:left;padding:.2em 1em .2em 0}}</style>
                 return answers.document(200, told)
         return answers.text(404, "expected the number of a project and a stack that /projects/ tells of")
 
-    async def _known(self, tokens: list[str]) -> list[Known]:
+    async def _known(self, tokens: list[str]) -> list[CatalogueEntry]:
         """Those that can be described in time."""
         asked = [Deferred.fromCoroutine(self._catalogue.known(token)) for token in tokens]
         for one in asked:
             one.addTimeout(_EXPORT_PATIENCE, self._clock)
         found = await DeferredList(asked, consumeErrors=True)
-        return [one for fine, one in found if fine and isinstance(one, Known)]
+        return [one for fine, one in found if fine and isinstance(one, CatalogueEntry)]
 
 
 class Root(Resource):

@@ -30,7 +30,7 @@ from ocpproxy.web import answers
 from ocpproxy.web.hot_path import HotChannel, HotPath
 
 
-class OpenAnswers(Service):
+class OpenRequests(Service):
     """The requests that are being answered; stopping waits for them, for `patience` seconds at the most."""
 
     def __init__(self, clock: IReactorTime, patience: float) -> None:
@@ -80,9 +80,9 @@ class GatewayRequest(server.Request):
         for name, value in answers.COMMON.items():
             self.setHeader(name, value)
         site = channel.site
-        site.open_answers.begin()
-        self.notifyFinish().addBoth(lambda _: site.open_answers.end())
-        if site.open_answers.draining:
+        site.open_requests.begin()
+        self.notifyFinish().addBoth(lambda _: site.open_requests.end())
+        if site.open_requests.draining:
             channel.persistent = False
             self.setHeader(b"connection", b"close")
         super().process()
@@ -102,14 +102,14 @@ class GatewaySite(server.Site):
         self,
         root: resource.Resource,
         hot_path: HotPath,
-        open_answers: OpenAnswers,
+        open_requests: OpenRequests,
         clock: Any,
         *,
         access_log: bool,
     ) -> None:
         super().__init__(root, requestFactory=GatewayRequest, reactor=clock, timeout=60)
         self.hot_path = hot_path
-        self.open_answers = open_answers
+        self.open_requests = open_requests
         self._access_log = access_log
 
     def acceptableProtocols(self) -> list[bytes]:

@@ -12,9 +12,9 @@ from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from ocpproxy.cache.catalogue import Catalogue, Known
-from ocpproxy.cache.derived import Retouching
-from ocpproxy.cache.lookup import Answer
+from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry
+from ocpproxy.cache.derived import DerivedTiles
+from ocpproxy.cache.lookup import TileAnswer
 from ocpproxy.cache.tiles import TileCache
 from ocpproxy.metrics import Metrics
 from ocpproxy.model import address
@@ -27,7 +27,7 @@ from ocpproxy.web.answers import Reply
 _HOST = re.compile(rb"[\w.:\[\]-]{1,255}")
 
 
-class Answering(Resource):
+class AsyncResource(Resource):
     """A resource that answers GET and HEAD by a coroutine, OPTIONS by itself, and refuses what else there is."""
 
     isLeaf = True
@@ -75,7 +75,7 @@ class Answering(Resource):
         reply.send(request)
 
 
-class Page(Answering):
+class Page(AsyncResource):
     """A resource whose answer is made by one function."""
 
     def __init__(self, make: Callable[[Request], Awaitable[Reply]]) -> None:
@@ -87,7 +87,7 @@ class Page(Answering):
         return await self._make(request)
 
 
-class TokenResource(Answering):
+class TokenResource(AsyncResource):
     """Everything behind a token: its tiles in all their spellings, and a document that tells what there is.
 
     :param max_age: seconds that a viewer may keep a tile.
@@ -97,7 +97,7 @@ class TokenResource(Answering):
     def __init__(
         self,
         cache: TileCache,
-        retouching: Retouching,
+        retouching: DerivedTiles,
         catalogue: Catalogue,
         metrics: Metrics,
         clock: IReactorTime,
@@ -130,7 +130,7 @@ class TokenResource(Answering):
             self._metrics.tiles.labels("miss" if found.result.value == "collapsed" else found.result.value).inc()
         return answers.tile(request, found, found.good_for(self._clock.seconds(), self._max_age))
 
-    async def _picture(self, asked: TileAddress | OverviewAddress, query: str, target: bytes) -> Answer:
+    async def _picture(self, asked: TileAddress | OverviewAddress, query: str, target: bytes) -> TileAnswer:
         if isinstance(asked, OverviewAddress):
             return await self._retouching.overview(asked)
         tone = address.tone(query)
@@ -138,7 +138,7 @@ class TokenResource(Answering):
             return await self._cache.tile(asked, target)
         return await self._retouching.toned(asked, tone, await self._cache.tile(asked))
 
-    async def _at_hand(self, asked: TileAddress | OverviewAddress, query: str) -> Answer | None:
+    async def _at_hand(self, asked: TileAddress | OverviewAddress, query: str) -> TileAnswer | None:
         if isinstance(asked, OverviewAddress):
             return None
         tone = address.tone(query)
@@ -182,7 +182,7 @@ def root_url(request: Request) -> str:
     return f"{scheme.decode()}://{host.decode()}" if _HOST.fullmatch(host) else ""
 
 
-def told(known: Known, root: str) -> dict[str, Any]:
+def told(known: CatalogueEntry, root: str) -> dict[str, Any]:
     """What the gateway knows of a dataset, and the image bases to paste into a viewer."""
     dataset = known.dataset
     return {

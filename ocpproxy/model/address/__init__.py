@@ -60,19 +60,19 @@ from ocpproxy.model.address.parts import (
     TileAddress,
 )
 from ocpproxy.model.address.paths import MAX_PATH, parse, spellings, strip_prefix, write, write_base
-from ocpproxy.model.address.query import Tone, tone
+from ocpproxy.model.address.query import Adjustment, tone
 
 __all__ = [
     "COLOURS",
     "MAX_CHANNELS",
     "MAX_PATH",
+    "Adjustment",
     "BadAddress",
     "ChannelName",
     "Colouring",
     "ImageBase",
     "OverviewAddress",
     "TileAddress",
-    "Tone",
     "parse",
     "spellings",
     "strip_prefix",

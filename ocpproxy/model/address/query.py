@@ -74,7 +74,7 @@ def _real(name: str, text: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Tone:
+class Adjustment:
     """Contrast and colour that a viewer asks for (CATMAID's type 9, FlixServer), in the channel's own values."""
 
     low: float | None = None
@@ -94,7 +94,7 @@ _TINTS = {
 }
 
 
-def tone(query: str) -> Tone | None:
+def tone(query: str) -> Adjustment | None:
     """What the query says of ``min``, ``max``, ``gamma`` and ``color``; None when it says nothing of them.
 
     Several values with commas are for several channels: the first counts. ``quality`` is of no use to PNG.
@@ -115,4 +115,4 @@ def tone(query: str) -> Tone | None:
         red, green, blue = _TINTS[word]
     else:
         raise BadAddress(f"expected a color of {', '.join(_TINTS)} or six hex digits")
-    return Tone(low, high, gamma, (red, green, blue))
+    return Adjustment(low, high, gamma, (red, green, blue))

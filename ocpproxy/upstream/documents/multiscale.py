@@ -28,7 +28,7 @@ from ocpproxy.upstream.documents import checks, pyramids
 from ocpproxy.upstream.documents.checks import items, mapping, ratio, unexpected, whole, word
 from ocpproxy.upstream.documents.pyramids import Part, Volume, Voxel
 
-Look = Callable[[str], Awaitable[str | None]]
+DisplaySettings = Callable[[str], Awaitable[str | None]]
 """The text of a document below the volume's address, or None when there is none."""
 Documents = Mapping[str, str]
 """The documents of a volume by their names."""
@@ -57,7 +57,7 @@ class Array:
     grid: Grid
 
 
-async def gathered(look: Look, kinds: Sequence[str]) -> dict[str, str] | None:
+async def gathered(look: DisplaySettings, kinds: Sequence[str]) -> dict[str, str] | None:
     """The documents of a volume of one of these kinds (`_ROOTS`), or None when there is none.
 
     :raises Unexpected: they make no sense.

@@ -135,7 +135,7 @@ def watch(most: int) -> None:
 
 
 def main() -> None:
-    """Answer until the parent is gone."""
+    """HttpResponse until the parent is gone."""
     link = socket.socket(fileno=int(sys.argv[1]))
     link.setblocking(True)
     stream = link.makefile("rb")

@@ -56,11 +56,11 @@ def installed() -> bool:
     return find_spec("tensorstore") is not None
 
 
-class _Ended(UpstreamBroken):
+class _ProcessEnded(UpstreamBroken):
     """The process has ended."""
 
 
-class _Link(Protocol):
+class _ReaderConnection(Protocol):
     """Our end: frames in and out."""
 
     def __init__(self, told: Callable[[Mapping[str, Any], bytes], None]) -> None:
@@ -100,11 +100,11 @@ class _Link(Protocol):
                 self._told(head, b"")
 
 
-class _Process(ProcessProtocol):
+class _ReaderProcess(ProcessProtocol):
     """One process, and what is asked of it."""
 
-    def __init__(self, ended: Callable[[_Process], None]) -> None:
-        self.link = _Link(self._answered)
+    def __init__(self, ended: Callable[[_ReaderProcess], None]) -> None:
+        self.link = _ReaderConnection(self._answered)
         self.pending: dict[int, Deferred[tuple[Mapping[str, Any], bytes]]] = {}
         self.ended: Deferred[None] = Deferred()
         self._ended = ended
@@ -141,7 +141,7 @@ class _Process(ProcessProtocol):
         """It is gone."""
         how = "" if reason.check(ProcessDone) else f": {reason.getErrorMessage()}"
         self._ended(self)  # before anybody is told, who may ask again
-        self._fail(_Ended(f"TensorStore's process has ended, which a hostile answer can make it do{how}"))
+        self._fail(_ProcessEnded(f"TensorStore's process has ended, which a hostile answer can make it do{how}"))
         self.ended.callback(None)
 
     def _fail(self, failure: UpstreamFailure | None) -> None:
@@ -150,7 +150,7 @@ class _Process(ProcessProtocol):
             answer.errback(failure or UpstreamDown("the gateway is stopping"))
 
 
-class Reader:
+class TensorStoreReader:
     """TensorStore for one upstream.
 
     :param timeout: seconds for everything.
@@ -181,13 +181,13 @@ class Reader:
         self._credentials = credentials
         self._authorization = authorization
         self._black = black
-        self._process: _Process | None = None
-        self._leaving: set[_Process] = set()
+        self._process: _ReaderProcess | None = None
+        self._leaving: set[_ReaderProcess] = set()
         self._rest: Any = None
 
     # -- the process
 
-    def _running(self) -> _Process:
+    def _running(self) -> _ReaderProcess:
         if self._process is None:
             if not installed():
                 raise UpstreamBroken(f"TensorStore is not installed, which reads this volume: {INSTALL}")
@@ -197,10 +197,10 @@ class Reader:
         self._rest = self._reactor.callLater(_IDLE, self._idle)
         return self._process
 
-    def _start(self) -> _Process:
+    def _start(self) -> _ReaderProcess:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        process = _Process(self._gone)
+        process = _ReaderProcess(self._gone)
         silence = {
             # By itself it would wait for a silent server for ever.
             "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": str(max(1, round(self._timeout))),
@@ -248,7 +248,7 @@ class Reader:
             self._leaving.add(process)
             process.end(failure)
 
-    def _gone(self, process: _Process) -> None:
+    def _gone(self, process: _ReaderProcess) -> None:
         self._leaving.discard(process)
         if self._process is process:
             self._process = None
@@ -270,11 +270,11 @@ class Reader:
         """
         try:
             return await self._ask_once(message)
-        except _Ended:  # another's answer may have been what ended it
+        except _ProcessEnded:  # another's answer may have been what ended it
             pass
         try:
             return await self._ask_once(message)
-        except _Ended as ended:
+        except _ProcessEnded as ended:
             raise UpstreamBroken(str(ended)) from None
 
     async def _ask_once(self, message: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
@@ -351,16 +351,16 @@ def _failure(said: str) -> UpstreamFailure:
     return UpstreamBroken(said)
 
 
-class Readers(Service):
+class TensorStoreReaders(Service):
     """All readers of a gateway: they end with it."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._all: list[Reader] = []
+        self._all: list[TensorStoreReader] = []
 
-    def reader(self, timeout: float, connections: int, retries: int, largest: int, **how: Any) -> Reader:
-        """A `Reader`."""
-        made = Reader(self._reactor, timeout, connections, retries, largest, **how)
+    def reader(self, timeout: float, connections: int, retries: int, largest: int, **how: Any) -> TensorStoreReader:
+        """A `TensorStoreReader`."""
+        made = TensorStoreReader(self._reactor, timeout, connections, retries, largest, **how)
         self._all.append(made)
         return made
 

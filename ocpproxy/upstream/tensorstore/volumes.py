@@ -24,29 +24,28 @@ from ocpproxy.upstream.documents import checks, multiscale
 from ocpproxy.upstream.documents.checks import mapping, word
 from ocpproxy.upstream.documents.multiscale import Array
 from ocpproxy.upstream.documents.pyramids import Volume, assembled
-from ocpproxy.upstream.http import failure
-from ocpproxy.upstream.locations import Site, of_each
-from ocpproxy.upstream.tensorstore.reader import Reader
+from ocpproxy.upstream.http import status_failure
+from ocpproxy.upstream.locations import Location, of_each
+from ocpproxy.upstream.tensorstore.reader import TensorStoreReader
 
 _LONGEST = 2 * 2**20
 """Bytes of a document."""
 
 
-class Shards:
-    """Scales of precomputed volumes that are in shards: see `ocpproxy.upstream.precomputed.Sharded`."""
+class ShardedScales:
+    """Scales of precomputed volumes that are in shards: see `ocpproxy.upstream.precomputed.ShardReader`."""
 
-    def __init__(self, reader: Reader, sites: Mapping[str | None, Site]) -> None:
+    def __init__(self, reader: TensorStoreReader, sites: Mapping[str | None, Location]) -> None:
         self._reader = reader
         self._sites = sites
 
-    async def scale(self, token: str, scale: precomputed.Scale, box: Box, arriving: Callable[[], None]) -> Voxels:
+    async def scale(self, token: str, scale: precomputed.PrecomputedScale, box: Box) -> Voxels:
         """The voxels of a box, axes (z, y, x, component)."""
         address = self._sites[scale.place].at(token)
         return await _within(
             box,
             scale.grid,
             scale.dtype,
-            arriving,
             lambda b: self._reader.box(
                 address,
                 "neuroglancer_precomputed",
@@ -58,20 +57,18 @@ class Shards:
         )
 
 
-async def _within(box: Box, grid: Grid, dtype: str, arriving: Callable[[], None], read: Callable[[Box], Any]) -> Voxels:
+async def _within(box: Box, grid: Grid, dtype: str, read: Callable[[Box], Any]) -> Voxels:
     """What `read` gives for the part of a box that is within a grid, the rest 0."""
     inner = clipped(box, grid)
     if inner is None:
-        arriving()
         return np.zeros(box.shape, dtype)
     voxels: Voxels = await read(inner)
-    arriving()
     if voxels.dtype != np.dtype(dtype):
         raise UpstreamBroken(f"expected voxels of {dtype}, not {voxels.dtype}")
     return voxels if inner == box else pasted(box, [(inner, voxels)], dtype)
 
 
-class VolumeStore(VoxelsOnly):
+class TensorStoreUpstream(VoxelsOnly):
     """Volumes that TensorStore reads: the channels of each token.
 
     :param sites: the address of each channel.
@@ -79,12 +76,15 @@ class VolumeStore(VoxelsOnly):
     """
 
     def __init__(
-        self, sites: Mapping[str | None, Site], reader: Reader, kinds: Sequence[str] = ("precomputed", "zarr", "n5")
+        self,
+        sites: Mapping[str | None, Location],
+        reader: TensorStoreReader,
+        kinds: Sequence[str] = ("precomputed", "zarr", "n5"),
     ) -> None:
         self._sites = sites
         self._reader = reader
         self._kinds = kinds
-        self._shards = Shards(reader, sites)
+        self._shards = ShardedScales(reader, sites)
         places = " ".join(f"{name or ''}:{site.address}" for name, site in sites.items())
         self.origin = f"{'/'.join(kinds)} {places}"
 
@@ -100,7 +100,7 @@ class VolumeStore(VoxelsOnly):
                     with checks.reading(name):
                         return None if found is None else checks.text(found)
                 try:
-                    answer = await site.fetcher.get(site.path(token, name), _LONGEST, failure, lambda: None)
+                    answer = await site.fetcher.get(site.path(token, name), _LONGEST, status_failure)
                 except UnknownToken:
                     return None
                 except UpstreamRefused as error:  # what a bucket says of what is not there, if it may not be listed
@@ -136,16 +136,15 @@ class VolumeStore(VoxelsOnly):
                     volumes[name] = multiscale.parsed(name, found, site.at(token))
             return assembled(token, volumes)
 
-    async def cutout(self, cutout: Cutout, arriving: Callable[[], None]) -> Voxels:
+    async def cutout(self, cutout: Cutout) -> Voxels:
         """As `Upstream.cutout`."""
         number, scales = cutout.dataset.theirs[cutout.channel.name]
-        scale: precomputed.Scale | Array | None = scales[cutout.level]
+        scale: precomputed.PrecomputedScale | Array | None = scales[cutout.level]
         token = cutout.dataset.there
         if scale is None:
-            arriving()
             return np.zeros(cutout.box.shape, cutout.channel.dtype)
-        if isinstance(scale, precomputed.Scale):
-            voxels = await self._shards.scale(token, scale, cutout.box, arriving)
+        if isinstance(scale, precomputed.PrecomputedScale):
+            voxels = await self._shards.scale(token, scale, cutout.box)
             return voxels if voxels.ndim == 3 else np.ascontiguousarray(voxels[..., number])
         array, address = scale, self._sites[scale.place].at(token)
 
@@ -157,4 +156,4 @@ class VolumeStore(VoxelsOnly):
             voxels: Voxels = await self._reader.box(address, array.driver, array.path, {}, index, order)
             return voxels if "z" in left else voxels.reshape((1, *voxels.shape))
 
-        return await _within(cutout.box, array.grid, cutout.channel.dtype, arriving, read)
+        return await _within(cutout.box, array.grid, cutout.channel.dtype, read)
