@@ -17,7 +17,8 @@ from benchmarks.rendering import rendered, volumes
 from ocpproxy.imagery import png, retouch
 from ocpproxy.model.address import Adjustment
 from ocpproxy.model.dataset import Channel, Dataset, Level, Plane
-from ocpproxy.model.stack import PLAIN, DrawMode, ShownChannel, Stack
+from ocpproxy.model.display import DEFAULT_DISPLAY, DrawMode, ShownChannel
+from ocpproxy.model.stack import Stack
 
 SIDE, COLUMNS = 176, 5
 
@@ -36,7 +37,7 @@ def toned(picture: bytes, tone: Adjustment) -> bytes:
     """A grey tile in another tone."""
     channel = Channel("c", "image", "uint8")
     dataset = Dataset("t", {0: Level((1, 1, 1), (0, 0, 0), (1, 1, 1))}, (channel,))
-    stack = Stack(dataset, Plane.XY, (ShownChannel(channel, None),), DrawMode.GREY, PLAIN)
+    stack = Stack(dataset, Plane.XY, (ShownChannel(channel, None),), DrawMode.GREY, DEFAULT_DISPLAY)
     return retouch.toned(picture, stack, tone)
 
 
@@ -60,7 +61,7 @@ def main() -> None:
         "uint16, high byte": rendered([colour])(5),
         "uint16, window": rendered([colour], windows=window)(5),
         "float32": rendered([sure])(5),
-        "float32, red": rendered([sure], heat=True)(5),
+        "float32, red": rendered([sure], red=True)(5),
         "bitmask": rendered([mask])(5),
         "annotation": rendered([labels])(5),
         "annotation, zy": rendered([labels], Plane.ZY)(5),

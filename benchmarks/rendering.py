@@ -22,7 +22,8 @@ from PIL import Image
 from ocpproxy.imagery.drawing import draw
 from ocpproxy.model.address import ChannelName, Colouring, ImageBase
 from ocpproxy.model.dataset import Box, Channel, Dataset, Level, Plane
-from ocpproxy.model.stack import DisplaySettings, Stack
+from ocpproxy.model.display import DisplaySettings
+from ocpproxy.model.stack import Stack
 from ocpproxy.upstream.demo import tissue
 
 Array = np.ndarray[Any, Any]
@@ -56,7 +57,7 @@ def rendered(channels: list[tuple[str, str, Array]], plane: Plane = Plane.XY, **
     level = Level((512, 512, 16), (0, 0, 0), (512, 512, 16), (Fraction(1), Fraction(1), Fraction(32)))
     names = tuple(ChannelName(channel.name) for channel in known)
     base = ImageBase("t", plane, names, Colouring.NAMED if len(names) > 1 else Colouring.PLAIN)
-    stack = Stack.of(Dataset("t", {0: level}, known), base, DisplaySettings(**look))
+    stack = Stack.build(Dataset("t", {0: level}, known), base, DisplaySettings(**look))
     first = stack.tile(None, 0, 0, 0, 0)
     assert first is not None
     cuboid = stack.cuboid(first)

@@ -59,7 +59,8 @@ async def cuboids(reactor: Any, url: str) -> dict[str, list[float]]:
     from ocpproxy.config import parse
     from ocpproxy.model.dataset import Box, Cutout
     from ocpproxy.upstream.http import HttpClient, make_treq
-    from ocpproxy.upstream.registry import UpstreamContext, make_upstream
+    from ocpproxy.upstream.kind import UpstreamContext
+    from ocpproxy.upstream.registry import KINDS, build_upstream
     from ocpproxy.upstream.tensorstore.reader import TensorStoreReaders
 
     pool = LanedThreadPool(reactor, 2, "decode")
@@ -72,8 +73,8 @@ async def cuboids(reactor: Any, url: str) -> dict[str, list[float]]:
         reactor,
         TensorStoreReaders(reactor),
     )
-    said = parse(f"[dataset v]\ntype = precomputed\nurl = {url}\n", Path(), {}).datasets["v"].upstream
-    ours = make_upstream(said, doors)
+    said = parse(f"[dataset v]\ntype = precomputed\nurl = {url}\n", Path(), {}, KINDS).datasets["v"].upstream
+    ours = build_upstream(said, doors)
     dataset = ours.dataset("v", await ours.describe("v"))
     theirs = ts.open(
         {"driver": "neuroglancer_precomputed", "kvstore": {"driver": "http", "base_url": url + "/"}}, read=True

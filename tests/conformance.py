@@ -30,7 +30,8 @@ from ocpproxy.upstream.base import (
     UpstreamSlow,
 )
 from ocpproxy.upstream.http import HttpClient, make_treq
-from ocpproxy.upstream.registry import UpstreamContext, make_upstream
+from ocpproxy.upstream.kind import UpstreamContext
+from ocpproxy.upstream.registry import KINDS, build_upstream
 from ocpproxy.upstream.tensorstore.reader import TensorStoreReaders
 from tests import doubles
 from tests.volumes import Volume, cuboids, em, level
@@ -81,13 +82,13 @@ class UpstreamCase(TestCase):
 
     def configured(self, lines: str, **options: object) -> Upstream:
         """The upstream that these lines of a configuration describe."""
-        return make_upstream(self.settings(lines, **options), self.doors)
+        return build_upstream(self.settings(lines, **options), self.doors)
 
     def settings(self, lines: str, **options: object) -> UpstreamSettings:
         """What they say."""
         said = {"timeout": 10, "retries": 0, **options}
         text = "[dataset kat]\n" + lines + "".join(f"{name} = {value}\n" for name, value in said.items())
-        return parse(text, self.place(), {}).datasets["kat"].upstream
+        return parse(text, self.place(), {}, KINDS).datasets["kat"].upstream
 
     def place(self) -> Any:
         """A directory."""
@@ -225,7 +226,7 @@ class ServedTests(ConformanceTests):
             volume = self.level(number)
             self.assertEqual(dataset.levels[number].size, volume.shape[::-1])
             ox, oy, oz = dataset.levels[number].offset
-            for cuboid in cuboids(Stack.of(dataset, ImageBase(self.token)), number):
+            for cuboid in cuboids(Stack.build(dataset, ImageBase(self.token)), number):
                 voxels = await upstream.cutout(cuboid.cutouts()[0])
                 b = cuboid.box
                 self.compare(voxels, volume[b.z0 - oz : b.z1 - oz, b.y0 - oy : b.y1 - oy, b.x0 - ox : b.x1 - ox])

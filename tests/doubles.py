@@ -21,7 +21,7 @@ from twisted.internet.task import deferLater
 from twisted.protocols.policies import WrappingFactory
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Site, Request
+from twisted.web.server import NOT_DONE_YET, Request, Site
 from twisted.web.util import Redirect
 from zope.interface import implementer
 

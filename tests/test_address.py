@@ -54,9 +54,9 @@ class GrammarTests(SynchronousTestCase):
     @given(addresses())
     def test_every_spelling_reads_back(self, one: TileAddress) -> None:
         """Whatever form can say an address, parse reads the same address from it, behind any prefix too."""
-        spellings = address.spellings(one)
-        self.assertEqual(spellings[0], address.write(one))
-        for spelling in spellings:
+        all_paths = address.all_paths(one)
+        self.assertEqual(all_paths[0], address.write(one))
+        for spelling in all_paths:
             self.assertEqual(address.parse(spelling), one)
             self.assertEqual(address.parse(spelling.replace(",", "%2C").replace(":", "%3a")), one)
             if not spelling.startswith(("ocp", "ndtile", "tilecache")):
@@ -86,7 +86,7 @@ class GrammarTests(SynchronousTestCase):
     @given(st.text(max_size=60) | st.from_regex(r"([a-z]{1,6}=[-0-9a-zA-Z.,%]{0,9}&?){0,8}", fullmatch=True))
     def test_any_query(self, query: str) -> None:
         """A query gives a tile or the image base, and a tone or none, or BadAddress; nothing else."""
-        for ask in (lambda: address.parse("kat/xy/", query), lambda: address.tone(query)):
+        for ask in (lambda: address.parse("kat/xy/", query), lambda: address.adjustment(query)):
             try:
                 ask()
             except BadAddress as bad:
@@ -214,12 +214,13 @@ class FormTests(SynchronousTestCase):
     def test_tone(self) -> None:
         """Type 9: contrast and colour."""
         self.assertEqual(
-            address.tone("min=10&max=200.5&gamma=0.5&color=cyan&quality=3"), Adjustment(10, 200.5, 0.5, (0, 255, 255))
+            address.adjustment("min=10&max=200.5&gamma=0.5&color=cyan&quality=3"),
+            Adjustment(10, 200.5, 0.5, (0, 255, 255)),
         )
-        self.assertEqual(address.tone("color=00ff80,red"), Adjustment(colour=(0, 255, 128)))
-        self.assertIsNone(address.tone("nocache=3&quality=1"))
+        self.assertEqual(address.adjustment("color=00ff80,red"), Adjustment(colour=(0, 255, 128)))
+        self.assertIsNone(address.adjustment("nocache=3&quality=1"))
         for query in ("min=low", "color=mauve", "gamma=0", "gamma=-1", "max=1e999"):
-            self.assertRaises(BadAddress, address.tone, query)
+            self.assertRaises(BadAddress, address.adjustment, query)
 
     def test_catmaid_vectors(self) -> None:
         """What CATMAID's own front end appends to an image base, type by type."""

@@ -15,7 +15,8 @@ from ocpproxy.upstream.base import Upstream, UpstreamBusy, UpstreamRefused
 from ocpproxy.upstream.boss import Boss
 from ocpproxy.upstream.locations import Location
 from ocpproxy.upstream.precomputed import Precomputed
-from ocpproxy.upstream.tensorstore.volumes import ShardedScales
+from ocpproxy.upstream.registry import KINDS
+from ocpproxy.upstream.tensorstore.sharded import ShardedScales
 from tests import doubles, formats
 from tests.bossserver import BossServer, Served
 from tests.conformance import UpstreamCase
@@ -52,18 +53,19 @@ class BossTests(UpstreamCase):
 
         def at(address: str) -> Precomputed:
             self.assertEqual(address, "s3://open-data/em/v1")
-            site = Location(address.replace("s3://open-data", where), lambda url: self.doors.fetcher(said, url))
+            site = Location(address.replace("s3://open-data", where), lambda url: self.doors.host_client(said, url))
             sites: dict[str | None, Location] = {address: site}
-            shards = ShardedScales(self.doors.reader(said), sites)
+            shards = ShardedScales(self.doors.tensorstore(said), sites)
             return Precomputed(sites, self.pool.run, reactor, (404,), shards)
 
         secret = config.parse(
             f"[dataset kat]\ntype = boss\nurl = {url}/vnc/stack1\nauthorization = Token ${{T}}\n",
             Path(),
             {"T": "secret"},
+            KINDS,
         ).datasets["kat"]
         self.assertNotIn("secret", repr(secret))
-        site = Location(f"{url}/vnc/stack1", lambda url: self.doors.fetcher(secret.upstream, url))
+        site = Location(f"{url}/vnc/stack1", lambda url: self.doors.host_client(secret.upstream, url))
         upstream: Upstream = Boss(site, (), at, self.pool.run, reactor)
         dataset = await self.described(upstream, "kat")
         channels = [(c.name, c.kind, c.writable) for c in dataset.channels]

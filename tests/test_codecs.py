@@ -20,11 +20,10 @@ from PIL import Image
 from twisted.trial.unittest import SynchronousTestCase
 
 from ocpproxy.imagery import pictures, png
-from ocpproxy.upstream import precomputed
 from ocpproxy.upstream.base import UpstreamBroken
 from ocpproxy.upstream.chunks import Grid
 from ocpproxy.upstream.codecs import blosc_container, content_encoding, images, segmentation
-from ocpproxy.upstream.documents import checks, multiscale, pyramids
+from ocpproxy.upstream.documents import checks, multiscale, precomputed_info, pyramids
 from tests import formats
 from tests.volumes import em
 
@@ -216,7 +215,7 @@ class PrecomputedInfoTests(SynchronousTestCase):
     def read(self, info: Any) -> Any:
         """The dataset."""
         with checks.reading("info"):
-            return pyramids.assembled("t", {None: precomputed.parsed(None, json.dumps(info), "here")})
+            return pyramids.assembled("t", {None: precomputed_info.parsed(None, json.dumps(info), "here")})
 
     def test_scales(self) -> None:
         """Order, fractions, offsets, anisotropy; what is the same voxel for all is one level."""
@@ -227,11 +226,13 @@ class PrecomputedInfoTests(SynchronousTestCase):
         self.assertEqual(dataset.levels[1].offset, (3, -5, 7))
         self.assertEqual(float(dataset.levels[1].voxel[0]), 16.5)
         with checks.reading("info"):
-            one = precomputed.parsed("a", json.dumps(self.info()), "here")
-            coarse = precomputed.parsed("b", json.dumps(self.info() | {"scales": self.info()["scales"][1:]}), "here")
+            one = precomputed_info.parsed("a", json.dumps(self.info()), "here")
+            coarse = precomputed_info.parsed(
+                "b", json.dumps(self.info() | {"scales": self.info()["scales"][1:]}), "here"
+            )
             both = pyramids.assembled("t", {"a": one, "b": coarse})
         self.assertEqual([(c.name, c.base_level) for c in both.channels], [("a", 0), ("b", 1)])
-        self.assertIsNone(both.theirs["b"][1][0])
+        self.assertIsNone(both.upstream_data["b"][1][0])
 
     def test_versions(self) -> None:
         """What says where voxels are changes the version; what says something else does not."""

@@ -11,17 +11,21 @@ from twisted.trial.unittest import SynchronousTestCase
 from ocpproxy import config
 from ocpproxy.cli.main import main
 from ocpproxy.config import BadConfiguration, Settings
-from ocpproxy.config.reading import DATASET_OPTIONS, OPTIONS
+from ocpproxy.config.options import CACHE, DISPLAY, INDEX, SERVER
+from ocpproxy.config.upstreams import all_options
 from ocpproxy.daemon import tap
-from ocpproxy.model.stack import DisplaySettings
+from ocpproxy.model.display import DisplaySettings
+from ocpproxy.upstream.registry import KINDS
 
 HERE = Path("/etc/ocpproxy")
+OPTIONS = {"server": SERVER, "cache": CACHE, "index": INDEX, "upstream": all_options(KINDS)}
+DATASET_OPTIONS = {**all_options(KINDS), **DISPLAY}
 EXAMPLE = Path(__file__).parent.parent / "etc" / "ocp.ini"
 
 
 def parse(text: str, **environ: str) -> Settings:
     """Read a text."""
-    return config.parse(text, HERE, environ)
+    return config.parse(text, HERE, environ, KINDS)
 
 
 class DefaultsTests(SynchronousTestCase):
@@ -29,7 +33,7 @@ class DefaultsTests(SynchronousTestCase):
 
     def test_example_is_the_default(self) -> None:
         """The example parses, says every option once, and each value in it is the real default."""
-        self.assertEqual(config.parse(EXAMPLE.read_text(), HERE, {}), parse(""))
+        self.assertEqual(config.parse(EXAMPLE.read_text(), HERE, {}, KINDS), parse(""))
         import configparser
 
         parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=(";",))
@@ -51,12 +55,12 @@ class DefaultsTests(SynchronousTestCase):
 
     def test_without_a_file(self) -> None:
         """The demo, and everything under the user's cache directory."""
-        settings = config.embedded({"XDG_CACHE_HOME": "/x"})
+        settings = config.demo({"XDG_CACHE_HOME": "/x"}, KINDS)
         self.assertEqual(settings.upstream.type, "demo")
         self.assertEqual(
             (str(settings.cache.directory), settings.index.url.path), ("/x/ocpproxy", "/x/ocpproxy/index.sqlite")
         )
-        self.assertEqual(str(config.embedded({"HOME": "/h"}).cache.directory), "/h/.cache/ocpproxy")
+        self.assertEqual(str(config.demo({"HOME": "/h"}, KINDS).cache.directory), "/h/.cache/ocpproxy")
 
 
 class ValuesTests(SynchronousTestCase):
@@ -82,7 +86,7 @@ class ValuesTests(SynchronousTestCase):
         )
         self.assertNotIn("p:w", repr(settings))
         self.assertEqual(settings.datasets["a"].upstream, settings.upstream)
-        self.assertEqual(settings.datasets["a"].look.channel, "em")
+        self.assertEqual(settings.datasets["a"].display.channel, "em")
         self.assertEqual(
             (settings.datasets["B-1"].upstream.type, settings.datasets["B-1"].upstream.timeout), ("demo", 5)
         )
@@ -98,10 +102,10 @@ class ValuesTests(SynchronousTestCase):
             "[dataset c]\n"
         )
         one = settings.datasets["a"]
-        self.assertEqual((one.token, one.upstream.format, one.upstream.max_cutout), ("b", "blosc", 2**21))
+        self.assertEqual((one.token, one.upstream.options["format"], one.upstream.max_cutout), ("b", "blosc", 2**21))
         windows = ((None, (200, 4000)), ("DAPI-1", (3, 9)), ("x", (1, 2)))
-        self.assertEqual(one.look, DisplaySettings(None, True, True, windows, 4.0, True, True))
-        self.assertEqual((settings.datasets["c"].look, settings.datasets["c"].token), (DisplaySettings(), None))
+        self.assertEqual(one.display, DisplaySettings(None, True, True, windows, 4.0, True, True))
+        self.assertEqual((settings.datasets["c"].display, settings.datasets["c"].token), (DisplaySettings(), None))
         for line in (
             "window = 9,3",
             "window = 5,5",

@@ -21,9 +21,9 @@ VOLUME = np.random.default_rng(5).integers(0, 256, (100, 100, 100), np.uint8)
 Many = Deferred[list[Voxels | None]]
 
 
-def cutout(*box: int, channel: Channel = IMAGE, time: int = 0, token: str = "t", called: str = "") -> Cutout:
+def cutout(*box: int, channel: Channel = IMAGE, time: int = 0, token: str = "t", alias_of: str = "") -> Cutout:
     """A box x0, x1, y0, y1, z0, z1 of the volume."""
-    return Cutout(Dataset(token, {0: LEVEL}, (IMAGE, OTHER), called=called), channel, time, 0, Box(*box))
+    return Cutout(Dataset(token, {0: LEVEL}, (IMAGE, OTHER), alias_of=alias_of), channel, time, 0, Box(*box))
 
 
 def voxels(box: Box) -> Voxels:
@@ -101,7 +101,7 @@ class CutoutsTests(SynchronousTestCase):
         self.got(same, whole)
         self.got(inner, part)
         self.got(self.fetch(part, None, whole), part, None, whole)
-        alias = cutout(0, 5, 0, 5, 0, 5, token="other", called="t")
+        alias = cutout(0, 5, 0, 5, 0, 5, token="other", alias_of="t")
         self.got(self.fetch(alias), alias)
         self.assertEqual(len(self.upstream.asked), 1)
         for n, other in enumerate(

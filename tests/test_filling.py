@@ -23,7 +23,9 @@ from ocpproxy.model.dataset import Channel, Dataset, Level, Plane
 from ocpproxy.model.stack import Cuboid, Stack, Tile
 
 LEVEL = Level((512, 512, 16), (0, 0, 0), (512, 512, 16))
-STACK = Stack.of(Dataset("t", {0: LEVEL}, (Channel("image", "image", "uint8"),), "image"), ImageBase("t", Plane.XY, ()))
+STACK = Stack.build(
+    Dataset("t", {0: LEVEL}, (Channel("image", "image", "uint8"),), "image"), ImageBase("t", Plane.XY, ())
+)
 
 
 def tile(slice_: int) -> Tile:

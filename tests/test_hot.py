@@ -31,6 +31,7 @@ from ocpproxy import config
 from ocpproxy.daemon import gateway
 from ocpproxy.daemon.services import ListeningPorts
 from ocpproxy.metrics import Metrics
+from ocpproxy.upstream.registry import KINDS
 from ocpproxy.web.channel import PromptChannel
 from ocpproxy.web.hot_path import HotChannel
 from tests import doubles, ocpserver
@@ -80,7 +81,7 @@ class HotCase(TestCase):
             f"[cache]\ndirectory = cache\nmemory = {self.memory}\n[index]\nurl = sqlite:///index.sqlite\n"
             f"[upstream]\nurl = {url}\n"
         )
-        self.gateway = gateway.make_gateway(config.parse(text, self.place, os.environ), reactor, Metrics())
+        self.gateway = gateway.make_gateway(config.parse(text, self.place, os.environ, KINDS), reactor, Metrics())
         self.gateway.privilegedStartService()
         self.gateway.startService()
         self.addCleanup(self.stop)

@@ -16,7 +16,8 @@ from ocpproxy.imagery import palette, png, retouch
 from ocpproxy.imagery.drawing import draw
 from ocpproxy.model.address import Adjustment, ChannelName, Colouring, ImageBase
 from ocpproxy.model.dataset import CannotDisplay, Channel, Dataset, Level, Plane
-from ocpproxy.model.stack import DisplaySettings, Stack
+from ocpproxy.model.display import DisplaySettings
+from ocpproxy.model.stack import Stack
 from tests import oracle
 from tests.volumes import em, expected_tile
 
@@ -140,7 +141,7 @@ def expected(face: np.ndarray, channel: Channel, look: DisplaySettings) -> np.nd
         grey = np.where(face == 0, 0, 255).astype(np.uint8)
     else:
         grey = oracle.grey(face, look.window(channel))
-    red = look.heat and channel.dtype == "float32"
+    red = look.red and channel.dtype == "float32"
     black = np.zeros_like(grey)
     return np.stack([grey, black if red else grey, black if red else grey, np.full_like(grey, 255)], axis=-1)
 
@@ -179,13 +180,13 @@ class DrawTests(SynchronousTestCase):
         low = data.draw(st.integers(0, 200))
         look = DisplaySettings(
             native=data.draw(st.booleans()),
-            heat=data.draw(st.booleans()),
+            red=data.draw(st.booleans()),
             windows=data.draw(st.sampled_from([(), ((None, (low, low + 1 + seed % 70)),)])),
         )
         volume = random_volume(seed, size[::-1], dtype)
         channel = Channel("c", kind, dtype)
         level = Level(size, offset, (128, 64, 16), (voxel[0], voxel[1], voxel[2]))
-        stack = Stack.of(Dataset("t", {0: level}, (channel,), "c"), ImageBase("t", plane), look)
+        stack = Stack.build(Dataset("t", {0: level}, (channel,), "c"), ImageBase("t", plane), look)
         columns, rows, through = stack.plane.axes
         scale = Fraction(1) if look.native or plane is Plane.XY else voxel[2] / voxel[columns if rows == 2 else rows]
         n = data.draw(st.integers(0, size[through] - 1))
@@ -215,7 +216,7 @@ class DrawTests(SynchronousTestCase):
         channels = tuple(Channel(f"c{n}", *type_) for n, type_ in enumerate(types))
         level = Level(size, (3, 4, 5), (64, 64, 8), (Fraction(1), Fraction(1), Fraction(3)))
         items = tuple(ChannelName(f"c{n}", letter) for n, letter in enumerate(letters))
-        stack = Stack.of(Dataset("t", {0: level}, channels), ImageBase("t", plane, items, Colouring.NAMED), look)
+        stack = Stack.build(Dataset("t", {0: level}, channels), ImageBase("t", plane, items, Colouring.NAMED), look)
         volumes = [random_volume(seed + n, size[::-1], dtype) for n, (_, dtype) in enumerate(types)]
         missing = data.draw(st.integers(0, count - 1)) if count > 1 and data.draw(st.booleans()) else None
         through = stack.plane.axes[2]
@@ -248,7 +249,9 @@ class DrawTests(SynchronousTestCase):
             ((10, 20, 100), 4, (255, 255, 120, 255)),
         ):
             look = DisplaySettings(gain=gain)
-            stack = Stack.of(Dataset("t", {0: level}, channels), ImageBase("t", Plane.XY, items, Colouring.NAMED), look)
+            stack = Stack.build(
+                Dataset("t", {0: level}, channels), ImageBase("t", Plane.XY, items, Colouring.NAMED), look
+            )
             voxels = [np.full((1, 1, 1), value, np.uint8) for value in values]
             self.assertEqual(tuple(as_rgba(drawn(stack, list(voxels), (0, 0, 0)))[0, 0]), want)
 
@@ -275,7 +278,7 @@ class RetouchTests(SynchronousTestCase):
         kind = "annotation" if dtype == "uint32" else "image"
         level = Level((640, 600, 20), (0, 0, 0), (64, 64, 16))
         dataset = Dataset("t", {0: level}, (Channel("c", kind, dtype),), "c")
-        return Stack.of(dataset, ImageBase("t", plane), DisplaySettings(**look))  # type: ignore[arg-type]
+        return Stack.build(dataset, ImageBase("t", plane), DisplaySettings(**look))  # type: ignore[arg-type]
 
     def test_tone(self) -> None:
         """Contrast, gamma and colour of each grey value, in the channel's own numbers."""

@@ -125,12 +125,12 @@ class InfoTests(SynchronousTestCase):
             path = shared("fixtures", f"info_{letter}.json")
             assert path is not None
             dataset = ocp_info.read("kasthuri11", path.read_text())
-            self.assertEqual(dataset.theirs, generation)
+            self.assertEqual(dataset.upstream_data, generation)
             self.assertEqual(dataset.levels[1].size, (10752, 13312, 1850))
             self.assertEqual(dataset.levels[1].offset, (0, 0, 1))
             self.assertEqual(dataset.levels[5].cube, (64, 64, 64))
             self.assertEqual(dataset.levels[3].z_scale(Plane.XZ), 1.25)
-            stack = Stack.of(dataset, ImageBase("kat"))
+            stack = Stack.build(dataset, ImageBase("kat"))
             tile = stack.tile(None, 1, 1200, 7, 5)
             assert tile is not None
             self.assertEqual(stack.cuboid(tile).box, (2560, 3072, 3584, 4096, 1185, 1201))
@@ -144,9 +144,9 @@ class InfoTests(SynchronousTestCase):
             dataset = ocp_info.read("kat", json.dumps(document))
             if number in (3, 4):
                 self.assertEqual([(c.name, c.number) for c in dataset.channels], [("DAPI-1", 1), ("Synapsin", 2)])
-                self.assertRaises(CannotDisplay, Stack.of, dataset, ImageBase("kat"))
+                self.assertRaises(CannotDisplay, Stack.build, dataset, ImageBase("kat"))
             else:
-                Stack.of(dataset, ImageBase("kat"))
+                Stack.build(dataset, ImageBase("kat"))
 
     def test_hostile(self) -> None:
         """Each field is checked."""

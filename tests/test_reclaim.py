@@ -45,7 +45,7 @@ class Cache:
     def __init__(self) -> None:
         self.usage = Usage()
         self.away = False
-        self.theirs = False
+        self.upstream_data = False
         self.turns = 0
         self.broken = False
         self.unsettled = 0
@@ -81,7 +81,7 @@ class Cache:
         """As in leases."""
         await self.refresh()
         self.turns += 1
-        return not self.theirs
+        return not self.upstream_data
 
     async def release(self, name: str) -> None:
         """As in leases."""
@@ -166,7 +166,7 @@ class ReclaimerTests(SynchronousTestCase):
 
     def test_another_process_reclaims(self) -> None:
         """With the lease in other hands it waits for the other's work to show."""
-        self.cache.theirs = True
+        self.cache.upstream_data = True
         self.successResultOf(Deferred.fromCoroutine(self.keep(500)))
         self.successResultOf(Deferred.fromCoroutine(self.keep(450)))
         waiting = Deferred.fromCoroutine(self.keep(100))

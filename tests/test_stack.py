@@ -10,7 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ocpproxy.model.address import ChannelName, Colouring, ImageBase
 from ocpproxy.model.dataset import TILE, Box, CannotDisplay, Channel, Dataset, Level, Plane, Z
-from ocpproxy.model.stack import MAX_CUTOUT, Cuboid, DisplaySettings, DrawMode, Stack, Tile
+from ocpproxy.model.display import DisplaySettings, DrawMode
+from ocpproxy.model.stack import MAX_CUTOUT, Cuboid, Stack, Tile
 from tests.volumes import cuboids
 
 IMAGE = Channel("image", "image", "uint8")
@@ -32,11 +33,11 @@ class WorkedNumbers(SynchronousTestCase):
     def setUp(self) -> None:
         """The xy stack."""
         self.dataset = kasthuri11()
-        self.stack = Stack.of(self.dataset, ImageBase("kasthuri11"))
+        self.stack = Stack.build(self.dataset, ImageBase("kasthuri11"))
 
     def box(self, level: int, z: int, row: int, col: int, plane: Plane = Plane.XY) -> Box | None:
         """The box of the cuboid of a tile."""
-        stack = Stack.of(self.dataset, ImageBase("kasthuri11", plane))
+        stack = Stack.build(self.dataset, ImageBase("kasthuri11", plane))
         tile = stack.tile(None, level, z, row, col)
         return None if tile is None else stack.cuboid(tile).box
 
@@ -58,7 +59,7 @@ class WorkedNumbers(SynchronousTestCase):
             self.assertEqual(level.z_scale(Plane.XZ), Fraction(scale))
             self.assertEqual(self.stack.tiles(level), tiles)
             for plane in (Plane.XZ, Plane.YZ, Plane.ZY):
-                stack = Stack.of(self.dataset, ImageBase("kasthuri11", plane))
+                stack = Stack.build(self.dataset, ImageBase("kasthuri11", plane))
                 along = 0 if plane is Plane.ZY else 1
                 self.assertEqual(stack.extent(level)[along], height)
                 self.assertEqual(stack.tiles(level)[along], z_tiles)
@@ -82,7 +83,7 @@ class WorkedNumbers(SynchronousTestCase):
         for n, ranges, last, last_range, pixels, most in table:
             level = self.dataset.levels[n]
             for plane in (Plane.XZ, Plane.YZ, Plane.ZY):
-                stack = Stack.of(self.dataset, ImageBase("kasthuri11", plane))
+                stack = Stack.build(self.dataset, ImageBase("kasthuri11", plane))
                 found, thickest = [], 0
                 for number in range(last + 1):
                     row, col = (0, number) if plane is Plane.ZY else (number, 0)
@@ -91,7 +92,7 @@ class WorkedNumbers(SynchronousTestCase):
                     cuboid = stack.cuboid(tile)
                     found.append((cuboid.box.z0, cuboid.box.z1))
                     thickest = max(thickest, cuboid.box.z1 - cuboid.box.z0)
-                    lines = cuboid.lines()
+                    lines = cuboid.slices_by_pixel()
                     assert lines is not None
                     self.assertEqual(len(lines), pixels if number == last else 512)
                     (cutout,) = cuboid.cutouts()
@@ -116,26 +117,28 @@ class WorkedNumbers(SynchronousTestCase):
     def test_full_slices(self) -> None:
         """With full slices the number is that of level 0 at every level; z is the same at all of them."""
         for plane, slice_, expected in ((Plane.XZ, 345, 43), (Plane.ZY, 345, 43), (Plane.XY, 345, 345)):
-            stack = Stack.of(self.dataset, ImageBase("kasthuri11", plane), DisplaySettings(full_slices=True))
+            stack = Stack.build(self.dataset, ImageBase("kasthuri11", plane), DisplaySettings(full_slices=True))
             tile = stack.tile(None, 3, slice_, 0, 0)
             assert tile is not None
             self.assertEqual(tile.slice, expected)
-            self.assertEqual(tile, Stack.of(self.dataset, ImageBase("kasthuri11", plane)).tile(None, 3, expected, 0, 0))
+            self.assertEqual(
+                tile, Stack.build(self.dataset, ImageBase("kasthuri11", plane)).tile(None, 3, expected, 0, 0)
+            )
 
     def test_native(self) -> None:
         """One pixel for each z step, at every level."""
-        stack = Stack.of(self.dataset, ImageBase("kasthuri11", Plane.XZ), DisplaySettings(native=True))
+        stack = Stack.build(self.dataset, ImageBase("kasthuri11", Plane.XZ), DisplaySettings(native=True))
         for level in self.dataset.levels.values():
             self.assertEqual(stack.extent(level)[1], 1850)
         tile = stack.tile(None, 2, 9, 3, 0)
         assert tile is not None
         self.assertEqual(stack.cuboid(tile).box[4:], (1537, 1851))
-        self.assertEqual(stack.cuboid(tile).lines(), list(range(314)))
+        self.assertEqual(stack.cuboid(tile).slices_by_pixel(), list(range(314)))
 
     def test_too_much(self) -> None:
         """Where a single slice would need more than a cutout may have, that is said."""
         levels = {0: Level((900, 900, 2**24), (0, 0, 0), (64, 64, 64), (Fraction(1000), Fraction(1000), Fraction(1)))}
-        stack = Stack.of(Dataset("t", levels, (IMAGE,), "image"), ImageBase("t", Plane.XZ))
+        stack = Stack.build(Dataset("t", levels, (IMAGE,), "image"), ImageBase("t", Plane.XZ))
         tile = stack.tile(None, 0, 0, 0, 0)
         assert tile is not None
         self.assertIn("a cutout may have 16", str(self.assertRaises(CannotDisplay, stack.cuboid, tile)))
@@ -166,7 +169,7 @@ class WorkedNumbers(SynchronousTestCase):
         """The right end of the last slab for four offsets and sizes."""
         for oz, depth, last, end in ((0, 100, 99, 100), (1, 1850, 1850, 1851), (5, 100, 104, 105), (100, 50, 149, 150)):
             dataset = Dataset("t", {0: Level((600, 600, depth), (0, 0, oz), (128, 128, 16))}, (IMAGE,), "image")
-            stack = Stack.of(dataset, ImageBase("t"))
+            stack = Stack.build(dataset, ImageBase("t"))
             tile = stack.tile(None, 0, last, 0, 0)
             assert tile is not None
             cuboid = stack.cuboid(tile)
@@ -186,7 +189,7 @@ def stacks(draw: st.DrawFn) -> Stack:
     level = Level(size, offset, cube, (x, y, z))
     plane = draw(st.sampled_from(Plane))
     look = DisplaySettings(native=draw(st.booleans()))
-    return Stack.of(Dataset("t", {0: level}, (IMAGE,), "image"), ImageBase("t", plane), look)
+    return Stack.build(Dataset("t", {0: level}, (IMAGE,), "image"), ImageBase("t", plane), look)
 
 
 class BruteForce(SynchronousTestCase):
@@ -222,9 +225,9 @@ class BruteForce(SynchronousTestCase):
         self.assertEqual(stack.cuboid(found), cuboid)
         for axis, at, number in ((columns, pixel[0], col), (rows, pixel[1], row)):
             if axis == Z:
-                scale = Fraction(1) if stack.look.native else level.z_scale(stack.plane)
+                scale = Fraction(1) if stack.display.native else level.z_scale(stack.plane)
                 expected = min(int((at + Fraction(1, 2)) / scale), level.size[Z] - 1) + level.offset[Z]
-                lines = cuboid.lines()
+                lines = cuboid.slices_by_pixel()
                 assert lines is not None
                 self.assertEqual(cuboid.box.z0 + lines[at - number * TILE], expected)
                 self.assertLess(expected, cuboid.box.z1)
@@ -240,7 +243,7 @@ class BruteForce(SynchronousTestCase):
         for names, most, depth in ((["ids"], 16, 8), (["c0"], 16, 32), (["c0", "c1", "c2"], 16, 8), (["c0"], 1, 2)):
             listed = tuple(map(ChannelName, names))
             colouring = Colouring.BY_POSITION if len(names) > 1 else Colouring.PLAIN
-            stack = Stack.of(dataset, ImageBase("t", Plane.XY, listed, colouring), max_cutout=most * 2**20)
+            stack = Stack.build(dataset, ImageBase("t", Plane.XY, listed, colouring), max_cutout=most * 2**20)
             cuboid = next(cuboids(stack, 0))
             self.assertEqual(len(cuboid.tiles()), depth)
             self.assertLessEqual(sum(c.nbytes for c in cuboid.cutouts() if c), most * 2**20)
@@ -253,27 +256,27 @@ class NamesTests(SynchronousTestCase):
         """The name changes with the geometry and the pixels, and with nothing else."""
         one, same = kasthuri11(), kasthuri11()
         base = ImageBase("kasthuri11")
-        plain = Stack.of(one, base)
-        self.assertEqual(plain, Stack.of(same, ImageBase("kasthuri11", channels=(ChannelName("image"),))))
+        plain = Stack.build(one, base)
+        self.assertEqual(plain, Stack.build(same, ImageBase("kasthuri11", channels=(ChannelName("image"),))))
         # What does not touch an xy image in grey.
         for look in (
             DisplaySettings(native=True),
             DisplaySettings(gain=3),
             DisplaySettings(opaque=True),
             DisplaySettings(full_slices=True),
-            DisplaySettings(heat=True),
+            DisplaySettings(red=True),
         ):
-            self.assertEqual(plain, Stack.of(one, base, look))
+            self.assertEqual(plain, Stack.build(one, base, look))
         level = one.levels[0]
         others = [
             Dataset("kasthuri11", {**one.levels, 0: Level((1, 1, 1), level.offset, level.cube)}, (IMAGE,), "image"),
             Dataset("kasthuri11", one.levels, (Channel("image", "image", "uint16"),), "image"),
             Dataset("kasthuri11", one.levels, (Channel("image", "image", "uint16", (3, 9)),), "image"),
         ]
-        names = {Stack.of(dataset, base).name for dataset in (one, *others)}
-        names |= {Stack.of(one, base, DisplaySettings(windows=((None, (5, 100)),))).name}
-        names |= {Stack.of(one, ImageBase("kasthuri11", plane)).name for plane in (Plane.XZ, Plane.YZ, Plane.ZY)}
-        names |= {Stack.of(one, ImageBase("kasthuri11", Plane.XZ), DisplaySettings(native=True)).name}
+        names = {Stack.build(dataset, base).name for dataset in (one, *others)}
+        names |= {Stack.build(one, base, DisplaySettings(windows=((None, (5, 100)),))).name}
+        names |= {Stack.build(one, ImageBase("kasthuri11", plane)).name for plane in (Plane.XZ, Plane.YZ, Plane.ZY)}
+        names |= {Stack.build(one, ImageBase("kasthuri11", Plane.XZ), DisplaySettings(native=True)).name}
         self.assertEqual(len(names), 9)
 
     def test_colours_have_one_name(self) -> None:
@@ -283,7 +286,7 @@ class NamesTests(SynchronousTestCase):
 
         def name(*items: tuple[str, str | None], colouring: Colouring = Colouring.NAMED, **look: object) -> str:
             base = ImageBase("t", Plane.XY, tuple(ChannelName(*item) for item in items), colouring)
-            return Stack.of(dataset, base, DisplaySettings(**look)).name  # type: ignore[arg-type]
+            return Stack.build(dataset, base, DisplaySettings(**look)).name  # type: ignore[arg-type]
 
         same = name(("a", "C"), ("b", "M"))
         self.assertEqual(same, name(("a", None), ("b", None)))
@@ -320,13 +323,13 @@ class NamesTests(SynchronousTestCase):
             (["0", "0"], placed, "kept free"),
         ):
             base = ImageBase("t", Plane.XY, tuple(map(ChannelName, items)), colouring)
-            self.assertIn(said, str(self.assertRaises(CannotDisplay, Stack.of, dataset, base)))
+            self.assertIn(said, str(self.assertRaises(CannotDisplay, Stack.build, dataset, base)))
         for items, colouring, manner in (
             (["7"], Colouring.PLAIN, DrawMode.GREY),
-            (["7"], placed, DrawMode.COLOURS),
+            (["7"], placed, DrawMode.FALSE_COLOUR),
             (["ids"], placed, DrawMode.LABELS),
-            (["0", "7"], placed, DrawMode.COLOURS),
+            (["0", "7"], placed, DrawMode.FALSE_COLOUR),
         ):
             base = ImageBase("t", Plane.XY, tuple(map(ChannelName, items)), colouring)
-            self.assertEqual(Stack.of(dataset, base).manner, manner)
-        self.assertEqual(Stack.of(dataset, ImageBase("t"), DisplaySettings(channel="one")).manner, DrawMode.GREY)
+            self.assertEqual(Stack.build(dataset, base).mode, manner)
+        self.assertEqual(Stack.build(dataset, ImageBase("t"), DisplaySettings(channel="one")).mode, DrawMode.GREY)

@@ -163,7 +163,7 @@ class FilesTests(SynchronousTestCase):
         place.unlink()
         place.symlink_to("/etc/passwd")
         self.assertRaises(TornTile, self.files.read, tile(1))
-        self.assertIsNone(self.files.look(tile(1)))
+        self.assertIsNone(self.files.stat(tile(1)))
 
     def test_without_waiting(self) -> None:
         """What is in the page cache is read at once, what is not has to be waited for, and nothing is waited for."""
@@ -401,7 +401,7 @@ class StoreTests:
         size = len(PICTURES[0])
         removed = await kept.store.shrink(Usage(12, 10**9), 100)
         self.assertEqual(removed, Usage(8, 8 * size))
-        left = [n for n in range(20) if kept.store.files.look(tile(n))]
+        left = [n for n in range(20) if kept.store.files.stat(tile(n))]
         self.assertEqual(left, [0, *range(9, 20)])
         await kept.agree()
         self.assertEqual(await kept.store.shrink(Usage(100, 5 * size), 3), Usage(3, 3 * size), "a slice at a time")

@@ -19,6 +19,7 @@ from ocpproxy.daemon import gateway as gateway_module
 from ocpproxy.daemon.services import ListeningPorts, OrderedServices
 from ocpproxy.metrics import Metrics
 from ocpproxy.store import rows
+from ocpproxy.upstream.registry import KINDS
 from tests import ocpserver
 from tests.daemons import DaemonCase
 from tests.test_daemon import pause, pixels
@@ -322,7 +323,7 @@ class HitTests(DaemonCase):
         path = self.configure(self.serve(service_), cache_memory="0")
         for memory, opens in (("0", 1), ("64", 0)):
             text = path.read_text().replace("memory = 0", f"memory = {memory}")
-            gateway = gateway_module.make_gateway(config.parse(text, self.place, os.environ), reactor, Metrics())
+            gateway = gateway_module.make_gateway(config.parse(text, self.place, os.environ, KINDS), reactor, Metrics())
             gateway.privilegedStartService()
             gateway.startService()
             try:

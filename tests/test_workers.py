@@ -23,6 +23,7 @@ from ocpproxy import config
 from ocpproxy.config import BadConfiguration
 from ocpproxy.daemon.gateway import _share
 from ocpproxy.metrics import Metrics, merged, retired
+from ocpproxy.upstream.registry import KINDS
 from tests import ocpserver
 from tests.daemons import Daemon, DaemonCase, _Process
 from tests.databases import OnMariaDB, OnSQLite
@@ -242,7 +243,7 @@ class SharingTests(SynchronousTestCase):
     def test_share(self) -> None:
         """Memory, voxels and connections of the whole are divided among the workers."""
         text = "[server]\nworkers = 3\n[cache]\nmemory = 300\nvoxels = 30\n[dataset a]\nconnections = 2\n"
-        settings = config.parse(text, Path("/nowhere"), {})
+        settings = config.parse(text, Path("/nowhere"), {}, KINDS)
         share = _share(settings, settings.server.workers)
         self.assertEqual((share.cache.memory, share.cache.voxels), (100 * 2**20, 10 * 2**20))
         self.assertEqual((share.upstream.connections, share.datasets["a"].upstream.connections), (2, 1))
@@ -258,8 +259,10 @@ class SharingTests(SynchronousTestCase):
         ):
             error = self.assertRaises(BadConfiguration, config.parse, text, Path("/nowhere"), {})
             self.assertIn(expected, str(error))
-        self.assertEqual(config.parse("[server]\nworkers = auto\n", Path("/"), {}).server.workers, os.cpu_count())
-        config.parse("[server]\nlisten = unix:/run/x.sock\n", Path("/nowhere"), {})
+        self.assertEqual(
+            config.parse("[server]\nworkers = auto\n", Path("/"), {}, KINDS).server.workers, os.cpu_count()
+        )
+        config.parse("[server]\nlisten = unix:/run/x.sock\n", Path("/nowhere"), {}, KINDS)
 
     def test_metrics(self) -> None:
         """Counts are added up, the dead's too; of what is shared the newest counts; the worst lag is the lag."""

@@ -27,7 +27,8 @@ from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.index.descriptions import Description
 from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import Channel, Dataset
-from ocpproxy.model.stack import MAX_CUTOUT, PLAIN, DisplaySettings, Stack
+from ocpproxy.model.display import DEFAULT_DISPLAY, DisplaySettings
+from ocpproxy.model.stack import MAX_CUTOUT, Stack
 from ocpproxy.upstream.base import UnknownToken, Upstream, UpstreamBroken, UpstreamFailure, UpstreamRefused
 
 _UNKNOWN_FOR = 60.0
@@ -64,7 +65,7 @@ class DatasetSource:
     """Seconds that a flight waits for its turn, or for another process's fetch."""
     called: str | None = None
     """The token by which the upstream knows it, where that is another."""
-    look: DisplaySettings = PLAIN
+    display: DisplaySettings = DEFAULT_DISPLAY
     max_cutout: int = MAX_CUTOUT
     """Bytes of voxels that one cuboid may take."""
     max_age: float | None = None
@@ -84,7 +85,7 @@ class DatasetSource:
     def dataset(self, token: str, description: str) -> Dataset:
         """As `Upstream.dataset`, under our name."""
         there = self.called or token
-        return replace(self.upstream.dataset(there, description), token=token, called=there)
+        return replace(self.upstream.dataset(there, description), token=token, alias_of=there)
 
 
 @dataclass(eq=False)
@@ -109,8 +110,8 @@ class CatalogueEntry:
         """
         stack = self.stacks.get(base)
         if stack is None:
-            look, most = self.source.look, self.source.max_cutout
-            stack = self.stacks[base] = Stack.of(self.dataset, base, look, most, self._epoch_of)
+            display, most = self.source.display, self.source.max_cutout
+            stack = self.stacks[base] = Stack.build(self.dataset, base, display, most, self._epoch_of)
         return stack
 
     def _epoch_of(self, channels: Sequence[Channel]) -> int:

@@ -5,7 +5,7 @@ anything, so that the event loop is never held up by a disk (`ocpproxy.store.pag
 have to be waited for is read in a thread. Either way a hit is at most one ``open``: no lock, no
 SQL, no render, and no database is needed. Its use is noted in memory.
 
-**By the request's target.** The grammar of addresses has many spellings of each tile, and reading one takes longer
+**By the request's target.** The grammar of addresses has many all_paths of each tile, and reading one takes longer
 than everything else that a hit needs. So the first request for a target, which goes the whole way, teaches which tile
 it means (`TileLookup.teach`), and `TileLookup.by_target` then finds the tile by the bytes that the client sent. What a target means
 may change only with what is known of its token: when that is replaced, or is due to be asked for again, everything that

@@ -82,7 +82,13 @@ class SharedCutouts:
             return None
         level = cutout.dataset.levels[cutout.level]
         volume = _Volume(
-            upstream.origin, cutout.dataset.there, cutout.channel, cutout.time, cutout.level, level, cutout.epoch
+            upstream.origin,
+            cutout.dataset.upstream_token,
+            cutout.channel,
+            cutout.time,
+            cutout.level,
+            level,
+            cutout.epoch,
         )
         wanted = _Wanted(volume, cutout.box, upstream, cutout)
         for recent in list(self._recent):

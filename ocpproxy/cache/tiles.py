@@ -171,7 +171,7 @@ class TileCache(Service):
 
     async def _before(self, stack: Stack, tile: Tile) -> TileAnswer | None:
         """The tile of an epoch before, which is better than none, and not to be kept by anybody."""
-        for before in stack.before():
+        for before in stack.earlier_epochs():
             old = await self._hits.find(tile._replace(stack=before.name))
             if old is not None:
                 return replace(old, until=self._clock.seconds())
@@ -208,7 +208,7 @@ class TileCache(Service):
 
     async def _fetch(self, flight: Flight[Cuboid, Tile, TileAnswer], upstream: Upstream) -> None:
         cuboid = flight.key
-        drawn = cuboid.drawn()
+        drawn = cuboid.picture_cutout()
         if drawn is not None and await self._drawn(flight, upstream, drawn):
             return
         try:
@@ -226,7 +226,7 @@ class TileCache(Service):
         """Whether the cuboid's one tile is drawn by the upstream; then it is delivered and stored."""
         (tile,) = flight.key.tiles()
         known = None
-        for before in flight.key.stack.before():
+        for before in flight.key.stack.earlier_epochs():
             old = await self._store.marked(tile._replace(stack=before.name))
             if old is not None:
                 known = Picture(*old)
@@ -312,7 +312,7 @@ def _find(known: CatalogueEntry, address: TileAddress) -> tuple[Stack, Tile | No
 
 
 def _blank(known: CatalogueEntry, stack: Stack) -> TileAnswer:
-    picture = png.blank(clear=stack.overlay)
+    picture = png.blank(clear=stack.is_overlay)
     return TileAnswer(EncodedTile(picture, f'"{png.fingerprint(picture)}"', known.read_at), Result.BLANK)
 
 

@@ -1,13 +1,19 @@
 """``ocp.ini`` read into frozen settings: every option's name, default and limit.
 
-==========  =====================================================
-`reading`   the whole file, with all its faults at once
-`values`    how the value of one option is read
-`settings`  the settings
-==========  =====================================================
+============  =======================================================================
+`reading`     reads the whole file, and reports all its faults at once
+`options`     every option of every section; what a kind of upstream adds to them
+`upstreams`   the upstream of a section: its options by kind, its addresses
+`values`      how the text of one option becomes its value
+`settings`    the settings
+`faults`      what is wrong with a file
+============  =======================================================================
+
+The kinds of upstream are given to `read`: they are in `ocpproxy.upstream.registry`, which this package does not know.
 """
 
-from ocpproxy.config.reading import BadConfiguration, Fault, embedded, parse, read
+from ocpproxy.config.faults import BadConfiguration, Fault
+from ocpproxy.config.reading import demo, parse, read
 from ocpproxy.config.settings import (
     CacheSettings,
     DatasetSettings,
@@ -28,7 +34,7 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "UpstreamSettings",
-    "embedded",
+    "demo",
     "parse",
     "read",
 ]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
-from ocpproxy.model.stack import DisplaySettings
+from ocpproxy.model.display import DisplaySettings
 
 
 @dataclass(frozen=True, slots=True)
 class IndexUrl:
-    """Where the index database is. `mysql` tells which of the two kinds; `path` is SQLite's file."""
+    """The address of the index database: MySQL, or the SQLite file `path`."""
 
     mysql: bool
     path: str = ""
@@ -67,47 +67,39 @@ class UpstreamSettings:
 
     type: str
     url: tuple[tuple[str | None, str], ...]
-    """Addresses by channel; None is for the only one."""
+    """(channel, address); the channel is None for the only address."""
     authorization: str | None = field(repr=False)
     timeout: float
     connections: int
     retries: int
-    format: str
     info_max_age: float
     max_age: float | None
-    """Infinity for never; None for what the upstream makes right."""
+    """Seconds after which tiles are fetched again; infinity for never; None to decide by channel."""
     max_cutout: int
-    channels: tuple[tuple[str, str], ...]
-    """(name here, name there)."""
     z_shift: int
     levels: tuple[tuple[int, int], ...]
-    """(level here, level there)."""
-    missing: str
-    missing_status: tuple[int, ...]
-    credentials: bool
-    tile_source_type: int
-    tile_size: tuple[int, ...]
-    file_extension: str
-    dimension: tuple[int, ...]
-    resolution: tuple[Fraction, ...]
-    zoom_levels: int
+    """(our level, the upstream's level)."""
+    options: Mapping[str, Any]
+    """The options of this kind of upstream."""
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetSettings:
-    """``[dataset TOKEN]``: an upstream of its own, the token there, and how it is shown."""
+    """``[dataset TOKEN]``: its upstream, and how it is shown."""
 
     upstream: UpstreamSettings
     token: str | None
-    look: DisplaySettings
+    """The upstream's name of the token, where it is another."""
+    display: DisplaySettings
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigSource:
-    """What settings were read from: its text, and the directory that relative paths are relative to."""
+    """What settings were read from."""
 
     text: str
-    here: Path
+    directory: Path
+    """The directory that relative paths are relative to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +111,6 @@ class Settings:
     index: IndexSettings
     upstream: UpstreamSettings
     datasets: Mapping[str, DatasetSettings]
-    others: bool
-    """Whether `upstream` is asked for tokens that have no section: not where sections are all that the file says."""
+    any_token: bool
+    """True if `upstream` is asked for tokens that have no section of their own."""
     source: ConfigSource = field(compare=False)

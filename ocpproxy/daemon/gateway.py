@@ -43,13 +43,13 @@ from ocpproxy.index.database import Database, open_database
 from ocpproxy.index.descriptions import Descriptions
 from ocpproxy.index.leases import Leases
 from ocpproxy.metrics import Metrics
-from ocpproxy.model.stack import PLAIN, DisplaySettings
+from ocpproxy.model.display import DEFAULT_DISPLAY, DisplaySettings
 from ocpproxy.store.fsck import Fsck, Report, keep_mended
 from ocpproxy.store.tile_store import TileStore
 from ocpproxy.upstream.base import InstrumentedUpstream
-from ocpproxy.upstream.demo import TOKEN
 from ocpproxy.upstream.http import HttpClient, make_treq
-from ocpproxy.upstream.registry import UpstreamContext, make_upstream
+from ocpproxy.upstream.kind import UpstreamContext
+from ocpproxy.upstream.registry import KINDS, build_upstream
 from ocpproxy.upstream.tensorstore.reader import TensorStoreReaders
 from ocpproxy.web.hot_path import HotPath
 from ocpproxy.web.pages import GatewayState, Pages, Root
@@ -72,8 +72,6 @@ class WorkerSlot:
 
 
 SINGLE = WorkerSlot()
-_ANY_TOKEN = ("ocp",)
-"""Those that tell themselves which tokens there are."""
 
 
 @dataclass(frozen=True)
@@ -198,19 +196,23 @@ def make_gateway(settings: Settings, reactor: Any, metrics: Metrics, post: Worke
 def make_catalogue(settings: Settings, doors: UpstreamContext, shelf: DescriptionStore, metrics: Metrics) -> Catalogue:
     """Every token's source."""
 
-    def source(said: UpstreamSettings, called: str | None = None, look: DisplaySettings = PLAIN) -> DatasetSource:
-        upstream = InstrumentedUpstream(make_upstream(said, doors), metrics)
+    def source(
+        said: UpstreamSettings, called: str | None = None, look: DisplaySettings = DEFAULT_DISPLAY
+    ) -> DatasetSource:
+        upstream = InstrumentedUpstream(build_upstream(said, doors), metrics)
         flights = 2 * said.connections
         return DatasetSource(
             upstream, said.info_max_age, flights, said.timeout, called, look, said.max_cutout, said.max_age
         )
 
-    named = {token: source(said.upstream, said.token, said.look) for token, said in settings.datasets.items()}
-    rest = settings.upstream
-    if rest.type == "demo":
-        named.setdefault(TOKEN, source(rest))
-    many = settings.others and (rest.type in _ANY_TOKEN or all("{token}" in address for _, address in rest.url))
-    return Catalogue(named, source(rest) if many and rest.type != "demo" else None, shelf, doors.reactor)
+    named = {token: source(d.upstream, d.token, d.display) for token, d in settings.datasets.items()}
+    default, kind = settings.upstream, KINDS[settings.upstream.type]
+    for token in kind.fixed_tokens:
+        named.setdefault(token, source(default))
+    any_token = settings.any_token and not kind.fixed_tokens
+    if any_token and kind.has_address:
+        any_token = all("{token}" in address for _, address in default.url)
+    return Catalogue(named, source(default) if any_token else None, shelf, doors.reactor)
 
 
 def make_root(

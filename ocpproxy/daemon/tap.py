@@ -19,7 +19,7 @@ from ocpproxy.daemon.gateway import make_gateway
 from ocpproxy.daemon.services import CleanExit, OrderedServices
 from ocpproxy.daemon.workers import WorkerPool
 from ocpproxy.metrics import Metrics
-from ocpproxy.upstream import registry
+from ocpproxy.upstream.registry import KINDS
 
 
 class Options(usage.Options):
@@ -47,17 +47,16 @@ def load(path: str | None) -> Settings:
     :raises BadConfiguration: with everything that is wrong.
     """
     if path is None:
-        return config.embedded(os.environ)
+        return config.demo(os.environ, KINDS)
     from twisted.internet import reactor
 
-    settings = config.read(Path(path))
+    settings = config.read(Path(path), KINDS)
     faults = []
     for line in settings.server.listen:
         try:
             serverFromString(reactor, line)
         except Exception as error:  # endpoint parsers raise what they like
             faults.append(Fault("server", "listen", line, f"an endpoint string that Twisted understands ({error})"))
-    faults += registry.lacking(settings)
     if faults:
         raise BadConfiguration(faults)
     return settings

@@ -41,6 +41,7 @@ from ocpproxy.daemon.gateway import WorkerSlot, make_gateway
 from ocpproxy.daemon.services import CleanExit, address
 from ocpproxy.metrics import Metrics, merged, retired
 from ocpproxy.store.files import TileFiles
+from ocpproxy.upstream.registry import KINDS
 
 _LINK, _FIRST_SOCKET = 3, 4
 """Descriptors of a worker."""
@@ -197,7 +198,7 @@ class WorkerPool(Service):
         self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, Factory.forProtocol(lambda: worker.link))
         ours.close()
         source = self._settings.source
-        told = {"text": source.text, "here": str(source.here), "number": number, "sockets": len(sockets)}
+        told = {"text": source.text, "here": str(source.directory), "number": number, "sockets": len(sockets)}
         process.writeToChild(0, json.dumps(told).encode())
         process.closeChildFD(0)
         self._living[number] = worker
@@ -315,7 +316,7 @@ def main() -> None:
     reactor: Any = real
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stdout)], redirectStandardIO=False)
     said = json.load(sys.stdin)
-    settings = config.parse(said["text"], Path(said["here"]), os.environ)
+    settings = config.parse(said["text"], Path(said["here"]), os.environ, KINDS)
     metrics = Metrics()
     link = _ParentConnection(metrics, reactor)
     sockets = range(_FIRST_SOCKET, _FIRST_SOCKET + said["sockets"])

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from ocpproxy.imagery import palette, pixels, png
 from ocpproxy.model.dataset import Z
-from ocpproxy.model.stack import Cuboid, DrawMode, Tile
+from ocpproxy.model.display import DrawMode
+from ocpproxy.model.stack import Cuboid, Tile
 from ocpproxy.model.voxels import Voxels
 
 _REDS = bytes(part for red in range(256) for part in (red, 0, 0))
@@ -24,22 +25,22 @@ def draw(cuboid: Cuboid, voxels: Sequence[Voxels | None], tile: Tile) -> bytes:
     """
     stack = cuboid.stack
     faces = [None if each is None else _face(cuboid, each, tile.slice) for each in voxels]
-    if stack.manner is DrawMode.COLOURS:
+    if stack.mode is DrawMode.FALSE_COLOUR:
         lights = [
             (pixels.grey(face, shown), shown.colour or "C")
             for face, shown in zip(faces, stack.shown, strict=True)
             if face is not None
         ]
         shape = lights[0][0].shape
-        look = stack.look
+        look = stack.display
         return png.rgba(pixels.false_colour(lights, (shape[0], shape[1]), look.gain, opaque=look.opaque))
     (face,), (shown,) = faces, stack.shown
     assert face is not None  # noqa: S101 - a tile is within its only channel's times (Stack.tile)
-    if stack.manner is DrawMode.LABELS:
+    if stack.mode is DrawMode.LABELS:
         return png.indexed(palette.indices(face), palette.COLOURS, clear=True)
-    if stack.manner is DrawMode.RGBA:
+    if stack.mode is DrawMode.RGBA:
         return png.rgba(pixels.rgba(face))
-    if stack.manner is DrawMode.HEAT:
+    if stack.mode is DrawMode.RED:
         return png.indexed(pixels.grey(face, shown), _REDS, clear=False)
     return png.grey(pixels.grey(face, shown))
 
@@ -58,5 +59,5 @@ def _face(cuboid: Cuboid, voxels: Voxels, slice_: int) -> pixels.Face:
 
 @lru_cache(maxsize=64)
 def _lines(cuboid: Cuboid) -> npt.NDArray[np.intp] | None:
-    lines = cuboid.lines()
+    lines = cuboid.slices_by_pixel()
     return None if lines is None else np.array(lines, np.intp)

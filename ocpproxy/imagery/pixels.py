@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from ocpproxy.imagery.png import Pixels
 from ocpproxy.model.dataset import TILE
-from ocpproxy.model.stack import ShownChannel, Window
+from ocpproxy.model.display import ShownChannel, Window
 
 Face = npt.NDArray[Any]
 """The voxels of one slice, laid out as the tile's pixels: axes (row, column)."""

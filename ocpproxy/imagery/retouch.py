@@ -13,7 +13,8 @@ from ocpproxy.imagery import png
 from ocpproxy.imagery.png import Pixels
 from ocpproxy.model.address import Adjustment
 from ocpproxy.model.dataset import TILE, CannotDisplay
-from ocpproxy.model.stack import DrawMode, ShownChannel, Stack
+from ocpproxy.model.display import DrawMode, ShownChannel
+from ocpproxy.model.stack import Stack
 
 OVERVIEW = 192
 """Pixels along the longer side of an overview: CATMAID draws it unscaled on a canvas of that size."""
@@ -27,10 +28,8 @@ def toned(picture: bytes, stack: Stack, tone: Adjustment) -> bytes:
 
     :raises CannotDisplay: when the stack is not grey.
     """
-    if stack.manner is not DrawMode.GREY:
-        raise CannotDisplay(
-            f"{stack.dataset.token} in {stack.manner.value} has no contrast to be changed, only grey has"
-        )
+    if stack.mode is not DrawMode.GREY:
+        raise CannotDisplay(f"{stack.dataset.token} in {stack.mode.value} has no contrast to be changed, only grey has")
     (shown,) = stack.shown
     curve = _curve(_in_grey(tone.low, 0, shown), _in_grey(tone.high, 255, shown), tone.gamma)
     image = Image.open(BytesIO(picture))
@@ -70,7 +69,7 @@ def overview(pictures: Mapping[tuple[int, int], bytes], extent: tuple[int, int],
     :param pictures: the tiles of one level by (row, column); what is not there is blank.
     :param extent: columns and rows of that level in pixels.
     """
-    smooth = stack.manner is DrawMode.GREY
+    smooth = stack.mode is DrawMode.GREY
     size = _small(extent)
     whole = Image.new("L" if smooth else "RGBA", extent)
     for (row, col), picture in pictures.items():

@@ -1,8 +1,8 @@
-"""Where things are: datasets, levels and boxes of voxels, as an upstream tells of them.
+"""Datasets: levels, channels and boxes of voxels.
 
-A **dataset** (what a token names) is a pyramid of levels, after the Open Connectome services. Level ``i`` has a size,
+A **dataset** (what a token names) is a pyramid of levels, as in the Open Connectome services. Level ``i`` has a size,
 an offset and a cube per axis, always in the order x, y, z and in voxels *of that level*; valid coordinates are
-``offset <= v < offset + size``. How it is shown as tiles is for `ocpproxy.model.stack` to say.
+``offset <= v < offset + size``. `ocpproxy.model.stack` turns a dataset into tiles.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from enum import Enum
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from ocpproxy.model.voxels import VOXEL_TYPES, VoxelType
+
 TILE = 512
 """Pixels on each side of every tile."""
 Triple = tuple[int, int, int]
 """A value per axis, in the order x, y, z."""
-
-
 X, Y, Z = range(3)
-"""The axes, as places in a `Triple`."""
+"""The axes, as indices of a `Triple`."""
 
 
 class Plane(Enum):
-    """Which axis of the volume runs along the columns of a tile, which along its rows, and which through its slices.
+    """Which axis of the volume runs along the columns of a tile, and which along its rows.
 
-    ``yz`` is the Open Connectome services' (columns y, rows z), ``zy`` CATMAID's (columns z, rows y): the one is the
-    other, transposed.
+    ``yz`` is Open Connectome's (columns y, rows z), ``zy`` is CATMAID's (columns z, rows y): one is the transpose of
+    the other.
     """
 
     XY = "xy"
@@ -36,6 +36,7 @@ class Plane(Enum):
     ZY = "zy"
 
     axes: Triple
+    """The axes of columns, of rows, and through the slices."""
 
     def __init__(self, name: str) -> None:
         columns, rows = ("xyz".index(letter) for letter in name)
@@ -43,24 +44,27 @@ class Plane(Enum):
 
     @property
     def shows_z(self) -> bool:
-        """Whether z is one of the two axes of its tiles."""
+        """True if z is one of the two axes of a tile."""
         return self is not Plane.XY
 
 
 class CannotDisplay(LookupError):
-    """The dataset cannot be shown as asked: unknown channel, plane or kind of pixels. One sentence for anyone."""
+    """The dataset cannot be shown as asked: unknown channel, or a kind of pixels that has no picture.
+
+    The message is one sentence that is safe to show to clients.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One resolution: level 0 is the finest."""
+    """One resolution of a dataset; level 0 is the finest."""
 
     size: Triple
     offset: Triple
     cube: Triple
-    """The block in which the upstream keeps its voxels: reading whole ones spares it work."""
+    """The block in which the upstream stores its voxels: reading whole blocks saves it work."""
     voxel: tuple[Fraction, Fraction, Fraction] = (Fraction(1), Fraction(1), Fraction(1))
-    """Edges of a voxel; only their ratios mean anything."""
+    """The edges of a voxel; only their ratios have a meaning."""
 
     @property
     def end(self) -> Triple:
@@ -69,9 +73,9 @@ class Level:
         return (ox + x, oy + y, oz + z)
 
     def z_scale(self, plane: Plane) -> Fraction:
-        """How many pixels one z step takes in a plane that shows z, so that pixels are square.
+        """Return how many pixels one z step takes in a plane that shows z, so that pixels are square.
 
-        That is the edge of a voxel along z, by its edge along the other axis of the plane.
+        That is the edge of a voxel along z, divided by its edge along the other axis of the plane.
         """
         columns, rows, _ = plane.axes
         return self.voxel[Z] / self.voxel[rows if columns == Z else columns]
@@ -83,33 +87,38 @@ class Channel:
 
     name: str
     kind: str
-    """``image``, ``annotation``, ``timeseries``, ``probability``, ``bitmask``, ``rgba``, ``channels``, ``grey``.
+    """``image``, ``annotation``, ``timeseries``, ``probability``, ``bitmask``, ``rgba``, ``channels`` or ``grey``.
 
-    An image of 32 and 64 bits has colours in them, as Open Connectome's; one that is *grey* has not.
+    An image of 32 or 64 bits holds colours, as Open Connectome's do; a ``grey`` channel of that size does not.
     """
     dtype: str
-    """A numpy name: ``uint8``, ``uint16``, ``uint32``, ``uint64``, ``float32``."""
+    """The name of its `VoxelType`."""
     window: tuple[int, int] = (0, 0)
-    """Values shown as black and white; ``(0, 0)`` is none."""
+    """The values shown as black and white, as the upstream reports them; ``(0, 0)`` is none."""
     time: tuple[int, int] = (0, 0)
-    """First and last time point, inclusive."""
+    """The first and the last time point, both included."""
     base_level: int = 0
     """The finest level that holds data."""
     number: int | None = None
-    """The integer that generation-1 channel projects call it by."""
+    """Its number in a channel project of generation 1."""
     version: str = ""
-    """A word that changes when the upstream says that its voxels are others; empty where it tells of geometry only."""
+    """A string that changes when the upstream reports other voxels; empty where it reports geometry only."""
     writable: bool = False
-    """Whether its voxels may change under the same version."""
+    """True if its voxels may change under the same version."""
+
+    @property
+    def voxel_type(self) -> VoxelType:
+        """The type of its voxels."""
+        return VOXEL_TYPES[self.dtype]
 
     @property
     def itemsize(self) -> int:
         """Bytes of a voxel."""
-        return {"uint8": 1, "uint16": 2, "uint32": 4, "uint64": 8, "float32": 4}[self.dtype]
+        return self.voxel_type.itemsize
 
 
 class Box(NamedTuple):
-    """Half-open voxel ranges of one level: ``x0 <= x < x1`` and so on."""
+    """Half-open ranges of voxels of one level: ``x0 <= x < x1`` and so on."""
 
     x0: int
     x1: int
@@ -126,7 +135,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cutout:
-    """What an upstream is asked for: the voxels of one channel at one time in one box."""
+    """A request to an upstream: the voxels of one channel at one time in one box."""
 
     dataset: Dataset
     channel: Channel
@@ -134,7 +143,7 @@ class Cutout:
     level: int
     box: Box
     epoch: int = 0
-    """Voxels that may change are not the same in two epochs."""
+    """The epoch of the stack that asks. Voxels that may change are not shared between epochs."""
 
     @property
     def nbytes(self) -> int:
@@ -152,15 +161,15 @@ class Dataset:
     channels: tuple[Channel, ...]
     default_channel: str | None = None
     """The channel of addresses that name none."""
-    theirs: Any = None
-    """What the upstream that described it wants to see again with every cutout; nobody else looks at it."""
-    called: str = ""
-    """The token by which the upstream knows it, where that is another."""
+    upstream_data: Any = None
+    """Opaque data of the upstream that described the dataset; it comes back to it with every cutout."""
+    alias_of: str = ""
+    """The upstream's token, where it is another."""
 
     @property
-    def there(self) -> str:
-        """The token by which the upstream knows it."""
-        return self.called or self.token
+    def upstream_token(self) -> str:
+        """The token by which the upstream knows the dataset."""
+        return self.alias_of or self.token
 
     @property
     def finest(self) -> Level:
@@ -168,9 +177,9 @@ class Dataset:
         return self.levels[min(self.levels)]
 
     def channel(self, name: str | None) -> Channel:
-        """The channel called so, or the default one.
+        """Return the channel of this name or number; for None the default channel.
 
-        :raises CannotDisplay: when there is none, naming those there are.
+        :raises CannotDisplay: when there is none; the message names those there are.
         """
         wanted = self.default_channel if name is None else name
         for channel in self.channels:

@@ -137,7 +137,7 @@ class TileFiles:
             os.close(fd)
             raise BlockingIOError from None
 
-    def look(self, tile: Tile) -> tuple[int, float] | None:
+    def stat(self, tile: Tile) -> tuple[int, float] | None:
         """(bytes, seconds since 1970 of its making) of the tile's file, or None."""
         try:
             found = os.stat(self._at(tile), follow_symlinks=False)

@@ -112,7 +112,7 @@ class Fsck:
 
     async def _settle(self, tiles: list[Tile]) -> None:
         for start in range(0, len(tiles), _AT_ONCE):
-            done = await self._database.run(rows.settle, tiles[start : start + _AT_ONCE], self._store.files.look)
+            done = await self._database.run(rows.settle, tiles[start : start + _AT_ONCE], self._store.files.stat)
             for tile in done.inserted:
                 self._report("file without a row", keys.path(tile))
             for tile in done.deleted:
@@ -203,7 +203,7 @@ class Fsck:
                 if await self._database.run(rows.drop, [key]):
                     self._report("row that names no tile", f"highkey {key[0]}, lowkey {key[1]}")
             missing = await self._in_thread(
-                lambda tiles: [tile for tile in tiles if self._store.files.look(tile) is None], list(named.values())
+                lambda tiles: [tile for tile in tiles if self._store.files.stat(tile) is None], list(named.values())
             )
             await self._settle_idle(missing)
             await rest(None)

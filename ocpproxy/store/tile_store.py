@@ -286,7 +286,7 @@ class TileStore(Service):
         while self._doubts:
             batch = {tile: self._doubts[tile] for tile, _ in zip(self._doubts, range(_SETTLE_AT_ONCE), strict=False)}
             try:
-                done = await self._database.run(rows.settle, list(batch), self.files.look)
+                done = await self._database.run(rows.settle, list(batch), self.files.stat)
             except DatabaseUnavailable:
                 return
             except CancelledError:

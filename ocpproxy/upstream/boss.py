@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,17 +32,22 @@ from twisted.internet.interfaces import IReactorTime
 
 from ocpproxy.concurrency.gather import gather
 from ocpproxy.concurrency.threads import RunInThread
+from ocpproxy.config import UpstreamSettings
+from ocpproxy.config.options import HTTP_SCHEMES
 from ocpproxy.model.dataset import Box, Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
-from ocpproxy.upstream import precomputed
 from ocpproxy.upstream.base import OutOfRange, UnknownToken, UpstreamBroken, UpstreamBusy, UpstreamFailure, VoxelsOnly
 from ocpproxy.upstream.chunks import Grid, clipped, pasted
 from ocpproxy.upstream.codecs import blosc_container, content_encoding, npz
-from ocpproxy.upstream.documents import checks, pyramids
+from ocpproxy.upstream.documents import checks, precomputed_info, pyramids
 from ocpproxy.upstream.documents.checks import NAME, items, mapping, ratio, ratios, triple, unexpected, whole, word
+from ocpproxy.upstream.documents.precomputed_info import PrecomputedScale
 from ocpproxy.upstream.documents.pyramids import Part, Volume, Voxel, assembled
 from ocpproxy.upstream.http import HttpResponse, status_failure
-from ocpproxy.upstream.locations import Location
+from ocpproxy.upstream.kind import CHANNELS, Kind, UpstreamContext
+from ocpproxy.upstream.locations import Location, public_url
+from ocpproxy.upstream.precomputed import Precomputed
+from ocpproxy.upstream.tensorstore.sharded import ShardedScales
 
 PUBLIC = "Token public"
 """The authorization that reads public channels."""
@@ -83,7 +89,7 @@ class BucketReader(Protocol):
     async def info(self, token: str, name: str | None) -> str:
         """The info document of the volume, whose name is its address."""
 
-    async def scale(self, token: str, scale: precomputed.PrecomputedScale, box: Box) -> Voxels:
+    async def scale(self, token: str, scale: PrecomputedScale, box: Box) -> Voxels:
         """The voxels of a box."""
 
 
@@ -129,7 +135,7 @@ class Boss(VoxelsOnly):
                 return OutOfRange(answer.summary)
             return status_failure(answer, absent)
 
-        return await self._site.fetcher.get(path, limit, judged, {"Accept": accept})
+        return await self._site.client.get(path, limit, judged, {"Accept": accept})
 
     async def _document(self, path: str, absent: type[UpstreamFailure] = UpstreamBroken) -> str:
         answer = await self._get(path, _LONGEST, "application/json", absent)
@@ -197,10 +203,10 @@ class Boss(VoxelsOnly):
                 document = mapping("a channel", checks.parsed(word(there, said.get("channel"), most=_LONGEST)))
                 address = _address(document)
                 if address is not None:
-                    info = word("an info", said.get("info"), most=precomputed.LONGEST_INFO)
-                    volumes[here] = precomputed.parsed(address, info, address)
+                    info = word("an info", said.get("info"), most=precomputed_info.LONGEST_INFO)
+                    volumes[here] = precomputed_info.parsed(address, info, address)
                 else:
-                    where = f"{self._site.at(token)}/{there}"
+                    where = f"{self._site.for_token(token)}/{there}"
                     volumes[here] = _volume(there, experiment, frame, document, said.get("downsample"), where)
             return assembled(token, volumes)
 
@@ -208,10 +214,10 @@ class Boss(VoxelsOnly):
 
     async def cutout(self, cutout: Cutout) -> Voxels:
         """As `Upstream.cutout`."""
-        number, scales = cutout.dataset.theirs[cutout.channel.name]
-        scale: BossResolution | precomputed.PrecomputedScale | None = scales[cutout.level]
-        token = cutout.dataset.there
-        if isinstance(scale, precomputed.PrecomputedScale):
+        number, scales = cutout.dataset.upstream_data[cutout.channel.name]
+        scale: BossResolution | PrecomputedScale | None = scales[cutout.level]
+        token = cutout.dataset.upstream_token
+        if isinstance(scale, PrecomputedScale):
             voxels = await self._at(scale.place or "").scale(token, scale, cutout.box)
             return voxels if voxels.ndim == 3 else np.ascontiguousarray(voxels[..., number])
         inner = None if scale is None else clipped(cutout.box, scale.readable)
@@ -300,3 +306,25 @@ def _volume(
     dtype = word("datatype", channel.get("datatype"))
     labels = kind == "annotation"
     return Volume(labels, dtype, [Part("", 0)], scales, pyramids.version(told), times, writable=labels)
+
+
+_NOT_FOUND = (404,)
+"""The statuses by which a bucket says that a chunk is missing."""
+
+
+def _build(settings: UpstreamSettings, context: UpstreamContext) -> Boss:
+    anonymous = replace(settings, authorization=None)  # the authorization is not for buckets
+    known = replace(settings, authorization=settings.authorization or PUBLIC)
+
+    def bucket(address: str) -> Precomputed:
+        location = Location(public_url(address), partial(context.host_client, anonymous))
+        locations: dict[str | None, Location] = {address: location}
+        sharded = ShardedScales(context.tensorstore(anonymous), locations)
+        return Precomputed(locations, context.run_in_thread, context.reactor, _NOT_FOUND, sharded)
+
+    url = settings.url[0][1].replace("bossdb://", "https://api.bossdb.io/")
+    location = Location(url, partial(context.host_client, known))
+    return Boss(location, settings.options["channels"], bucket, context.run_in_thread, context.reactor)
+
+
+KIND = Kind(name="boss", options={"channels": CHANNELS}, schemes=(*HTTP_SCHEMES, "bossdb"), build=_build)

@@ -29,6 +29,8 @@ import numpy as np
 from twisted.internet.interfaces import IReactorTime
 
 from ocpproxy.concurrency.threads import RunInThread
+from ocpproxy.config import UpstreamSettings, values
+from ocpproxy.config.options import Option
 from ocpproxy.imagery import pictures, png
 from ocpproxy.model.dataset import TILE, Box, Channel, Cutout, Dataset, Level, Triple
 from ocpproxy.model.voxels import Voxels
@@ -37,13 +39,14 @@ from ocpproxy.upstream.chunks import Chunks, Grid
 from ocpproxy.upstream.codecs import content_encoding, images
 from ocpproxy.upstream.documents import pyramids
 from ocpproxy.upstream.http import HttpResponse, status_failure
+from ocpproxy.upstream.kind import MISSING, MISSING_STATUS, Kind, UpstreamContext
 from ocpproxy.upstream.locations import Location
 
 _SLACK = 2**16
 """Bytes that a file may have beside its pixels."""
 _CONDITIONS = {"If-None-Match": "etag", "If-Modified-Since": "last-modified"}
 """Headers of a request, and those of an answer that they repeat."""
-_FORMS = {
+_PATHS = {
     1: "{z}/{row}_{col}_{level}.{ext}",
     2: "?x={x}&y={y}&width={width}&height={height}&row={row}&col={col}&scale={scale}&z={z}",
     4: "{z}/{level}/{row}_{col}.{ext}",
@@ -80,7 +83,7 @@ class Tiling:
         scale = f"{1 / 2**level:.17g}"
         corner = {"x": col * width, "y": row * height, "width": width, "height": height}
         named = {"level": level, "z": z, "row": row, "col": col, "scale": scale, "ext": self.extension}
-        return _FORMS[self.type].format(**corner, **named)
+        return _PATHS[self.type].format(**corner, **named)
 
 
 class Catmaid:
@@ -115,7 +118,7 @@ class Catmaid:
     def dataset(self, token: str, description: str) -> Dataset:
         """As `Upstream.dataset`."""
         levels = {n: self._tiling.level(n) for n in range(self._tiling.levels)}
-        said = [self._site.at(token), self._tiling.type, self._tiling.size, self._tiling.extension]
+        said = [self._site.for_token(token), self._tiling.type, self._tiling.size, self._tiling.extension]
         policy = [sorted(self._missing), self._black]
         channel = Channel("image", "image", "uint8", version=pyramids.version([*said, *policy]))
         return Dataset(token, levels, (channel,), "image")
@@ -124,7 +127,7 @@ class Catmaid:
         """As `Upstream.cutout`."""
         level = self._tiling.level(cutout.level)
         grid = Grid(level.offset, level.end, level.cube)
-        return await self._chunks.box((cutout.dataset.there, cutout.level), cutout.box, grid, "uint8")
+        return await self._chunks.box((cutout.dataset.upstream_token, cutout.level), cutout.box, grid, "uint8")
 
     async def picture(self, cutout: Cutout, known: Picture | None) -> Picture | None:
         """As `Upstream.picture`: where tiles there are as large as ours."""
@@ -132,7 +135,7 @@ class Catmaid:
         if self._tiling.size != (TILE, TILE) or box.x0 % TILE or box.y0 % TILE:
             return None
         asked = {name: known.validators[name] for name in _CONDITIONS if known and known.validators.get(name)}
-        answer = await self._get(cutout.dataset.there, cutout.level, box, asked)
+        answer = await self._get(cutout.dataset.upstream_token, cutout.level, box, asked)
         if answer.status == 304 and known is not None:
             return known
         if answer.status != 200:
@@ -170,7 +173,7 @@ class Catmaid:
         behind = self._tiling.path(level, box.z0, box.y0 // height, box.x0 // width)
         path = self._site.path(token, "" if self._tiling.type == 2 else behind)
         if self._tiling.type == 2:
-            path += ("/" if self._site.slash and path else "") + behind
+            path += ("/" if self._site.ends_with_slash and path else "") + behind
 
         def judged(answer: HttpResponse) -> UpstreamFailure | None:
             if answer.status in self._missing:
@@ -179,7 +182,7 @@ class Catmaid:
                 return None
             return status_failure(answer, UpstreamBroken)
 
-        return await self._site.fetcher.get(path, self._longest(), judged, asked)
+        return await self._site.client.get(path, self._longest(), judged, asked)
 
 
 def _pixels(body: bytes, size: tuple[int, int], box: Box) -> Voxels:
@@ -195,3 +198,35 @@ def _pixels(body: bytes, size: tuple[int, int], box: Box) -> Voxels:
     pixels = np.zeros(box.shape, np.uint8)
     pixels[0, : samples.shape[0], : samples.shape[1]] = samples if samples.dtype == np.uint8 else samples >> 8
     return pixels
+
+
+def _build(settings: UpstreamSettings, context: UpstreamContext) -> Catmaid:
+    options = settings.options
+    width, *height = options["tile_size"]
+    tiling = Tiling(
+        options["tile_source_type"],
+        (width, height[0] if height else width),
+        options["file_extension"],
+        options["dimension"],
+        options["resolution"],
+        options["zoom_levels"],
+    )
+    location, black = context.locations(settings)[None], options["missing"] == "black"
+    return Catmaid(location, tiling, context.run_in_thread, context.reactor, options["missing_status"], black=black)
+
+
+KIND = Kind(
+    name="catmaid",
+    options={
+        "missing": MISSING,
+        "missing_status": MISSING_STATUS,
+        "tile_source_type": Option(values.one_of(*_PATHS), "1"),
+        "tile_size": Option(values.numbers((1, 2), "WIDTH, HEIGHT in pixels, at most 8192", most=8192), "512"),
+        "file_extension": Option(values.extension, "jpg"),
+        "dimension": Option(values.numbers((0, 3), "voxels along x, y, z"), ""),
+        "resolution": Option(values.numbers((3,), "edges of a voxel along x, y, z", fractions=True), "1, 1, 1"),
+        "zoom_levels": Option(values.integer(1, 16), "1"),
+    },
+    required={"dimension": "voxels along x, y, z: a tile server does not tell"},
+    build=_build,
+)

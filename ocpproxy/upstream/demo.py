@@ -17,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ocpproxy.concurrency.threads import RunInThread
+from ocpproxy.config import UpstreamSettings
 from ocpproxy.model.dataset import Box, Channel, Cutout, Dataset, Level
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import VoxelsOnly
+from ocpproxy.upstream.kind import Kind, UpstreamContext
 
 TOKEN = "demo"  # noqa: S105 - the name of a volume
 SIZE = (16384, 16384, 1024)
@@ -176,3 +178,10 @@ def _paint(border: Field, organelle: Field, vesicle: Field, grain: Field) -> npt
     grey = grey - 130 * np.exp(-((border / 7) ** 2))
     pixels: npt.NDArray[np.uint8] = np.clip(grey + 20 * grain, 0, 255).astype(np.uint8)
     return pixels
+
+
+def _build(settings: UpstreamSettings, context: UpstreamContext) -> DemoTissue:
+    return DemoTissue(context.run_in_thread)
+
+
+KIND = Kind(name="demo", schemes=(), has_address=False, fixed_tokens=(TOKEN,), build=_build)

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from ocpproxy.concurrency.threads import RunInThread
+from ocpproxy.config import UpstreamSettings
 from ocpproxy.model.dataset import Box, Cutout, Dataset, Triple
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import UnknownToken, UpstreamBroken, UpstreamFailure, VoxelsOnly
@@ -35,7 +36,8 @@ from ocpproxy.upstream.documents import checks, pyramids
 from ocpproxy.upstream.documents.checks import items, mapping, ratios, triple, unexpected, whole, word
 from ocpproxy.upstream.documents.pyramids import Part, Volume, assembled
 from ocpproxy.upstream.http import HttpResponse, status_failure
-from ocpproxy.upstream.locations import Location, of_each
+from ocpproxy.upstream.kind import CHANNELS, Kind, UpstreamContext
+from ocpproxy.upstream.locations import Location, for_each_channel
 
 _LONGEST = 2 * 2**20
 _LEVELS = 16
@@ -84,7 +86,7 @@ class Dvid(VoxelsOnly):
             for n in range(_LEVELS):
                 try:
                     path = site.path(token, f"../{_last(site, token)}{f'_{n}' if n else ''}/info")
-                    answer = await site.fetcher.get(path, _LONGEST, _told)
+                    answer = await site.client.get(path, _LONGEST, _told)
                 except UnknownToken:
                     if not n:
                         raise
@@ -98,7 +100,7 @@ class Dvid(VoxelsOnly):
                     break
             return json.dumps(found)
 
-        return json.dumps(await of_each(self._sites, told))
+        return json.dumps(await for_each_channel(self._sites, told))
 
     def dataset(self, token: str, description: str) -> Dataset:
         """As `Upstream.dataset`."""
@@ -111,17 +113,17 @@ class Dvid(VoxelsOnly):
                     mapping("info", checks.parsed(word("info", text, most=_LONGEST)))
                     for text in items("the infos", texts)
                 ]
-                volumes[name] = _volume(name, infos, site.at(token))
+                volumes[name] = _volume(name, infos, site.for_token(token))
             return assembled(token, volumes)
 
     async def cutout(self, cutout: Cutout) -> Voxels:
         """As `Upstream.cutout`."""
-        _, scales = cutout.dataset.theirs[cutout.channel.name]
+        _, scales = cutout.dataset.upstream_data[cutout.channel.name]
         scale: DvidScale | None = scales[cutout.level]
         inner = None if scale is None else clipped(cutout.box, scale.grid)
         if scale is None or inner is None:
             return np.zeros(cutout.box.shape, cutout.channel.dtype)
-        token, dtype = cutout.dataset.there, cutout.channel.dtype
+        token, dtype = cutout.dataset.upstream_token, cutout.channel.dtype
         if scale.blocks or (scale.place, scale.suffix) in self._refuse_raw:
             return await self._by_blocks(token, scale, cutout.box, inner)
         try:
@@ -144,7 +146,7 @@ class Dvid(VoxelsOnly):
         if scale.labels:
             path += f"?scale={scale.number}&compression=gzip"
         limit = content_encoding.longest(nbytes)
-        answer = await self._sites[scale.place].fetcher.get(path, limit, _judged)
+        answer = await self._sites[scale.place].client.get(path, limit, _judged)
 
         def decoded() -> Voxels:
             body = content_encoding.restored(answer.body, answer.encoding, limit)
@@ -166,7 +168,7 @@ class Dvid(VoxelsOnly):
             raise UpstreamBroken(f"blocks of {block} make {nbytes} bytes of a cutout, expected at most {_MOST_BYTES}")
         limit = content_encoding.longest(nbytes + _BLOCK.size * (nbytes // int(np.prod(block, dtype=np.int64))))
         path = self._path(token, scale, "subvolblocks", whole_) + "?compression=uncompressed"
-        answer = await self._sites[scale.place].fetcher.get(path, limit, _judged)
+        answer = await self._sites[scale.place].client.get(path, limit, _judged)
 
         def decoded() -> Voxels:
             return pasted(
@@ -270,3 +272,10 @@ def _extents(info: Mapping[str, Any]) -> tuple[Triple, Triple]:
 
 def _block(extended: Mapping[str, Any]) -> Triple:
     return triple("BlockSize", extended.get("BlockSize"), 1, 256)
+
+
+def _build(settings: UpstreamSettings, context: UpstreamContext) -> Dvid:
+    return Dvid(context.locations(settings), context.run_in_thread)
+
+
+KIND = Kind(name="dvid", options={"channels": CHANNELS}, url_per_channel=True, build=_build)

@@ -17,7 +17,7 @@ Addresses = Sequence[tuple[str | None, str]]
 """(channel, address): None for the only one, whose name is that of what it holds."""
 
 
-def places(addresses: Addresses, channels: Sequence[tuple[str, str]]) -> dict[str | None, str]:
+def channel_addresses(addresses: Addresses, channels: Sequence[tuple[str, str]]) -> dict[str | None, str]:
     """The address of each channel; ``{token}`` is still in it.
 
     :param channels: (name here, name there) of each channel that ``{channel}`` stands for.
@@ -30,7 +30,7 @@ def places(addresses: Addresses, channels: Sequence[tuple[str, str]]) -> dict[st
     return {name: address.replace("{channel}", name or "") for name, address in addresses}
 
 
-def public(address: str) -> str:
+def public_url(address: str) -> str:
     """The https address of what a public bucket's s3:// or gs:// names; others stay as they are."""
     scheme, _, rest = address.partition("://")
     bucket, _, path = rest.partition("/")
@@ -46,17 +46,17 @@ def public(address: str) -> str:
 class Location:
     """One address over HTTP.
 
-    :param fetcher: makes the fetcher of a host.
+    :param client: returns a client of a host.
     """
 
-    def __init__(self, address: str, fetcher: Callable[[str], HostClient]) -> None:
+    def __init__(self, address: str, client: Callable[[str], HostClient]) -> None:
         parts = urlsplit(address)
         self.address = address.rstrip("/")
-        self.slash = address.endswith("/")
+        self.ends_with_slash = address.endswith("/")
         self._path = parts.path.strip("/")
-        self.fetcher = fetcher(f"{parts.scheme}://{parts.netloc}")
+        self.client = client(f"{parts.scheme}://{parts.netloc}")
 
-    def at(self, token: str) -> str:
+    def for_token(self, token: str) -> str:
         """The address for a token."""
         return self.address.replace("{token}", token)
 
@@ -71,7 +71,9 @@ class Location:
         return quote("/".join(found), safe="/~!$&'()*+,;=:@%" if "%" in self._path else "/~!$&'()*+,;=:@")
 
 
-async def of_each(names: Iterable[str | None], ask: Callable[[str | None], Coroutine[Any, Any, str]]) -> dict[str, str]:
+async def for_each_channel(
+    names: Iterable[str | None], ask: Callable[[str | None], Coroutine[Any, Any, str]]
+) -> dict[str, str]:
     """What is said of each channel, side by side; the one without a name is called ``""``.
 
     :raises UpstreamFailure: the first there is.

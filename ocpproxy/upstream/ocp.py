@@ -21,12 +21,15 @@ from __future__ import annotations
 import re
 
 from ocpproxy.concurrency.threads import RunInThread
+from ocpproxy.config import UpstreamSettings, values
+from ocpproxy.config.options import HTTP_SCHEMES, Option
 from ocpproxy.model.dataset import Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import OutOfRange, UnknownToken, UpstreamDown, UpstreamFailure, VoxelsOnly
 from ocpproxy.upstream.codecs import blosc_array, content_encoding, npz
 from ocpproxy.upstream.documents import checks, ocp_info
 from ocpproxy.upstream.http import HostClient, HttpResponse, status_failure
+from ocpproxy.upstream.kind import Kind, UpstreamContext
 
 _LONGEST_INFO = 2 * 2**20
 _OUTAGE = re.compile(r"['\"]*\(\d{4}, ")
@@ -53,15 +56,15 @@ class OpenConnectome(VoxelsOnly):
     :param format: how cutouts are asked for: ``npz`` or ``blosc``.
     """
 
-    def __init__(self, fetcher: HostClient, run_in_thread: RunInThread, format: str = "npz") -> None:
-        self._fetcher = fetcher
+    def __init__(self, client: HostClient, run_in_thread: RunInThread, format: str = "npz") -> None:
+        self._client = client
         self._in_thread = run_in_thread
         self._format = format
-        self.origin = f"ocp {fetcher.url}"
+        self.origin = f"ocp {client.url}"
 
     async def describe(self, token: str) -> str:
         """As `Upstream.describe`: the info document."""
-        answer = await self._fetcher.get(
+        answer = await self._client.get(
             f"ca/{token}/info/", _LONGEST_INFO, lambda answer: _failure(answer, UnknownToken)
         )
         with checks.reading(f"the info of {token}"):
@@ -73,12 +76,12 @@ class OpenConnectome(VoxelsOnly):
 
     async def cutout(self, cutout: Cutout) -> Voxels:
         """As `Upstream.cutout`."""
-        first = cutout.dataset.theirs == 1
+        first = cutout.dataset.upstream_data == 1
         word = "npz" if first else self._format
         form = {"npz": npz, "blosc": blosc_array}[word]
         path = self._first_path(cutout) if first else self._path(cutout, word)
         limit = form.longest(cutout.nbytes)
-        answer = await self._fetcher.get(path, limit, lambda answer: _failure(answer, OutOfRange))
+        answer = await self._client.get(path, limit, lambda answer: _failure(answer, OutOfRange))
 
         def decoded() -> Voxels:
             body = content_encoding.restored(answer.body, answer.encoding, limit)
@@ -91,14 +94,14 @@ class OpenConnectome(VoxelsOnly):
     def _first_path(self, cutout: Cutout) -> str:
         channel = cutout.channel
         chosen = f"{channel.number}/" if channel.kind == "channels" else _times(cutout)
-        return f"ca/{cutout.dataset.there}/npz/{chosen}{_ranges(cutout)}"
+        return f"ca/{cutout.dataset.upstream_token}/npz/{chosen}{_ranges(cutout)}"
 
     def _path(self, cutout: Cutout, word: str) -> str:
-        return f"ca/{cutout.dataset.there}/{cutout.channel.name}/{word}/{_ranges(cutout)}{_times(cutout)}"
+        return f"ca/{cutout.dataset.upstream_token}/{cutout.channel.name}/{word}/{_ranges(cutout)}{_times(cutout)}"
 
     def _shape(self, cutout: Cutout) -> tuple[int, ...]:
         time = (1,) if cutout.channel.kind == "timeseries" else ()
-        listed = cutout.dataset.theirs != 1 or cutout.channel.kind == "channels"
+        listed = cutout.dataset.upstream_data != 1 or cutout.channel.kind == "channels"
         return ((1,) if listed else ()) + time + cutout.box.shape
 
 
@@ -109,3 +112,17 @@ def _ranges(cutout: Cutout) -> str:
 
 def _times(cutout: Cutout) -> str:
     return f"{cutout.time},{cutout.time + 1}/" if cutout.channel.kind == "timeseries" else ""
+
+
+def _build(settings: UpstreamSettings, context: UpstreamContext) -> OpenConnectome:
+    client = context.host_client(settings, settings.url[0][1].rstrip("/"))
+    return OpenConnectome(client, context.run_in_thread, settings.options["format"])
+
+
+KIND = Kind(
+    name="ocp",
+    options={"format": Option(values.choice("npz", "blosc"), "npz")},
+    schemes=HTTP_SCHEMES,
+    has_address=False,
+    build=_build,
+)

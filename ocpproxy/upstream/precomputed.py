@@ -19,54 +19,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from twisted.internet.interfaces import IReactorTime
 
 from ocpproxy.concurrency.threads import RunInThread
-from ocpproxy.model.dataset import Box, Cutout, Dataset, Triple
+from ocpproxy.config import UpstreamSettings
+from ocpproxy.model.dataset import Box, Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import UpstreamBroken, UpstreamFailure, VoxelsOnly
-from ocpproxy.upstream.chunks import Chunks, Grid
+from ocpproxy.upstream.chunks import Chunks
 from ocpproxy.upstream.codecs import content_encoding, images, segmentation
-from ocpproxy.upstream.documents import checks, pyramids
-from ocpproxy.upstream.documents.checks import items, mapping, ratios, triple, unexpected, whole, word
-from ocpproxy.upstream.documents.pyramids import Part, Volume, assembled
+from ocpproxy.upstream.documents import checks
+from ocpproxy.upstream.documents.checks import mapping, word
+from ocpproxy.upstream.documents.precomputed_info import LONGEST_INFO, PrecomputedScale, parsed
+from ocpproxy.upstream.documents.pyramids import assembled
 from ocpproxy.upstream.http import HttpResponse, status_failure
-from ocpproxy.upstream.locations import Location, of_each
+from ocpproxy.upstream.kind import CHANNELS, MISSING, MISSING_STATUS, Kind, UpstreamContext
+from ocpproxy.upstream.locations import Location, for_each_channel
+from ocpproxy.upstream.tensorstore.sharded import ShardedScales
 
-LONGEST_INFO = 2 * 2**20
-_LARGEST_CHUNK = 64 * 2**20
 _ENCODINGS = ("raw", "jpeg", "png", "compressed_segmentation")
-
-
-@dataclass(frozen=True, slots=True)
-class PrecomputedScale:
-    """One resolution of one volume."""
-
-    place: str | None
-    """The channel whose address it is at."""
-    key: str
-    encoding: str
-    dtype: str
-    components: int
-    """Values of a voxel."""
-    grid: Grid
-    block: Triple
-    """Of compressed segmentation."""
-    number: int
-    """Its place in the info document."""
-    sharded: bool
-
-    def chunk(self, box: Box) -> str:
-        """The name of a chunk."""
-        return f"{self.key}/{box.x0}-{box.x1}_{box.y0}-{box.y1}_{box.z0}-{box.z1}"
-
-    def nbytes(self, box: Box) -> int:
-        """Bytes of a chunk's voxels."""
-        return int(np.prod(box.shape, dtype=np.int64)) * self.components * np.dtype(self.dtype).itemsize
 
 
 class ShardReader(Protocol):
@@ -74,44 +48,6 @@ class ShardReader(Protocol):
 
     async def scale(self, token: str, scale: PrecomputedScale, box: Box) -> Voxels:
         """The voxels of a box, axes (z, y, x, component)."""
-
-
-def parsed(place: str | None, document: str, where: str) -> Volume[PrecomputedScale]:
-    """The volume that an info document describes.
-
-    :param where: its address; a volume elsewhere is another one.
-    :raises Unexpected: with what was expected.
-    """
-    info = mapping("a JSON object", checks.parsed(document))
-    kind = word("type", info.get("type"), "image", "segmentation")
-    dtype = word("data_type", info.get("data_type"), *checks.DTYPES, "int8", "int16", "int32", "int64")
-    components = whole("num_channels", info.get("num_channels", 1), 1, 64)
-    said = items("scales", info.get("scales"))
-    if not said:
-        raise unexpected("at least one scale", said)
-    scales = []
-    for number, value in enumerate(said):
-        scale = mapping("a scale", value)
-        size = triple("size", scale.get("size"), 1)
-        offset = triple("voxel_offset", scale.get("voxel_offset", [0, 0, 0]), -checks.LARGEST)
-        chunks = items("chunk_sizes", scale.get("chunk_sizes"))
-        chunk = triple("chunk_sizes", chunks[0] if chunks else None, 1)
-        end = (offset[0] + size[0], offset[1] + size[1], offset[2] + size[2])
-        encoding = word("encoding", scale.get("encoding"))
-        block = triple("block size", scale.get("compressed_segmentation_block_size", [8, 8, 8]), 1, 64)
-        sharding = scale.get("sharding")
-        key = word("key", scale.get("key"))
-        found = PrecomputedScale(
-            place, key, encoding, dtype, components, Grid(offset, end, chunk), block, number, sharding is not None
-        )
-        held = [min(a, b) for a, b in zip(chunk, size, strict=True)]
-        if found.nbytes(Box(0, held[0], 0, held[1], 0, held[2])) > _LARGEST_CHUNK:
-            raise unexpected(f"chunks of at most {_LARGEST_CHUNK >> 20} MiB", chunk)
-        scales.append((ratios("resolution", scale.get("resolution")), found))
-    scales.sort(key=lambda one: (one[0][0] * one[0][1] * one[0][2], one[0]))
-    parts = [Part(f"_{n}", n) for n in range(components)] if components > 1 else [Part("", 0)]
-    told = [where, {name: info.get(name) for name in ("type", "data_type", "num_channels", "scales")}]
-    return Volume(kind == "segmentation", dtype, parts, scales, pyramids.version(told))
 
 
 class Precomputed(VoxelsOnly):
@@ -144,12 +80,12 @@ class Precomputed(VoxelsOnly):
     async def describe(self, token: str) -> str:
         """As `Upstream.describe`: the info document of each channel."""
 
-        return json.dumps(await of_each(self._sites, lambda name: self.info(token, name)))
+        return json.dumps(await for_each_channel(self._sites, lambda name: self.info(token, name)))
 
     async def info(self, token: str, name: str | None) -> str:
         """The info document of one channel."""
         site = self._sites[name]
-        answer = await site.fetcher.get(site.path(token, "info"), LONGEST_INFO, status_failure)
+        answer = await site.client.get(site.path(token, "info"), LONGEST_INFO, status_failure)
         with checks.reading(f"the info of {token}"):
             return checks.text(content_encoding.restored(answer.body, answer.encoding, LONGEST_INFO))
 
@@ -158,18 +94,18 @@ class Precomputed(VoxelsOnly):
         with checks.reading(f"the info of {token}"):
             told = mapping("the infos", checks.parsed(description))
             volumes = {
-                name: parsed(name, word("an info", told.get(name or ""), most=LONGEST_INFO), site.at(token))
+                name: parsed(name, word("an info", told.get(name or ""), most=LONGEST_INFO), site.for_token(token))
                 for name, site in self._sites.items()
             }
             return assembled(token, volumes)
 
     async def cutout(self, cutout: Cutout) -> Voxels:
         """As `Upstream.cutout`."""
-        component, scales = cutout.dataset.theirs[cutout.channel.name]
+        component, scales = cutout.dataset.upstream_data[cutout.channel.name]
         scale: PrecomputedScale | None = scales[cutout.level]
         if scale is None:
             return np.zeros(cutout.box.shape, cutout.channel.dtype)
-        voxels = await self.scale(cutout.dataset.there, scale, cutout.box)
+        voxels = await self.scale(cutout.dataset.upstream_token, scale, cutout.box)
         return voxels if voxels.ndim == 3 else np.ascontiguousarray(voxels[..., component])
 
     async def scale(self, token: str, scale: PrecomputedScale, box: Box) -> Voxels:
@@ -184,7 +120,7 @@ class Precomputed(VoxelsOnly):
         token, scale = place
         site = self._sites[scale.place]
         nbytes = scale.nbytes(box)
-        answer = await site.fetcher.get(
+        answer = await site.client.get(
             site.path(token, scale.chunk(box)), 2 * content_encoding.longest(nbytes), self._judged
         )
         if answer.status != 200:
@@ -222,3 +158,18 @@ def _decoded(answer: HttpResponse, scale: PrecomputedScale, box: Box, nbytes: in
             raise UpstreamBroken(f"expected a picture of {scale.dtype}, not of {samples.dtype}")
         array = samples.reshape(z, y, x, scale.components).transpose(3, 0, 1, 2)
     return array[0] if scale.components == 1 else np.moveaxis(array, 0, -1)
+
+
+def _build(settings: UpstreamSettings, context: UpstreamContext) -> Precomputed:
+    locations = context.locations(settings)
+    sharded = ShardedScales(context.tensorstore(settings), locations)
+    missing, black = settings.options["missing_status"], settings.options["missing"] == "black"
+    return Precomputed(locations, context.run_in_thread, context.reactor, missing, sharded, black=black)
+
+
+KIND = Kind(
+    name="precomputed",
+    options={"channels": CHANNELS, "missing": MISSING, "missing_status": MISSING_STATUS},
+    url_per_channel=True,
+    build=_build,
+)

@@ -39,7 +39,7 @@ class Renumbered:
             raise UpstreamBroken(f"{token} has no level {absent[0]}: it has {sorted(theirs.levels)}")
         numbers = self._levels or {n: n for n in theirs.levels}
         levels = {n: self._moved(theirs, theirs.levels[there]) for n, there in sorted(numbers.items())}
-        return replace(theirs, levels=levels, theirs=theirs)
+        return replace(theirs, levels=levels, upstream_data=theirs)
 
     def _by(self, theirs: Dataset, level: Level) -> int:
         return int(self._shift * theirs.finest.voxel[Z] / level.voxel[Z])
@@ -49,11 +49,11 @@ class Renumbered:
         return replace(level, offset=(x, y, z + self._by(theirs, level)))
 
     def _theirs(self, cutout: Cutout) -> Cutout:
-        theirs: Dataset = cutout.dataset.theirs
+        theirs: Dataset = cutout.dataset.upstream_data
         number = self._levels.get(cutout.level, cutout.level)
         by, box = self._by(theirs, theirs.levels[number]), cutout.box
         there = Box(box.x0, box.x1, box.y0, box.y1, box.z0 - by, box.z1 - by)
-        return replace(cutout, dataset=replace(theirs, called=cutout.dataset.there), level=number, box=there)
+        return replace(cutout, dataset=replace(theirs, alias_of=cutout.dataset.upstream_token), level=number, box=there)
 
     async def cutout(self, cutout: Cutout) -> Voxels:
         """As `Upstream.cutout`."""

@@ -78,7 +78,7 @@ def _facts(stack: Stack, base: ImageBase) -> StackInfo:
         if n in levels:
             ratios = [a / b for a, b in zip(_pixel(stack, levels[n]), resolution, strict=True)]
             across, along, deep = (max(1, round(ratio)) for ratio in ratios)
-            factors.append((across, along, 1 if stack.look.full_slices else deep))
+            factors.append((across, along, 1 if stack.display.full_slices else deep))
         else:
             factors.append((2**n, 2**n, 1))
     width, height, depth = map(float, resolution)

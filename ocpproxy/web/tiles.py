@@ -20,7 +20,7 @@ from ocpproxy.metrics import Metrics
 from ocpproxy.model import address
 from ocpproxy.model.address import ImageBase, OverviewAddress, TileAddress, write_base
 from ocpproxy.model.dataset import Level, Triple
-from ocpproxy.model.stack import PLACEHOLDER
+from ocpproxy.model.display import PLACEHOLDER
 from ocpproxy.web import answers, catmaid
 from ocpproxy.web.answers import Reply
 
@@ -88,7 +88,7 @@ class Page(AsyncResource):
 
 
 class TokenResource(AsyncResource):
-    """Everything behind a token: its tiles in all their spellings, and a document that tells what there is.
+    """Everything behind a token: its tiles in all their all_paths, and a document that tells what there is.
 
     :param max_age: seconds that a viewer may keep a tile.
     :param error_text: failures of upstreams in words.
@@ -133,7 +133,7 @@ class TokenResource(AsyncResource):
     async def _picture(self, asked: TileAddress | OverviewAddress, query: str, target: bytes) -> TileAnswer:
         if isinstance(asked, OverviewAddress):
             return await self._retouching.overview(asked)
-        tone = address.tone(query)
+        tone = address.adjustment(query)
         if tone is None:
             return await self._cache.tile(asked, target)
         return await self._retouching.toned(asked, tone, await self._cache.tile(asked))
@@ -141,7 +141,7 @@ class TokenResource(AsyncResource):
     async def _at_hand(self, asked: TileAddress | OverviewAddress, query: str) -> TileAnswer | None:
         if isinstance(asked, OverviewAddress):
             return None
-        tone = address.tone(query)
+        tone = address.adjustment(query)
         found = await self._cache.at_hand(asked)
         return found if tone is None or found is None else await self._retouching.toned(asked, tone, found)
 
@@ -201,7 +201,7 @@ def told(known: CatalogueEntry, root: str) -> dict[str, Any]:
             }
             for channel in dataset.channels
         ],
-        "default_channel": known.source.look.channel or dataset.default_channel,
+        "default_channel": known.source.display.channel or dataset.default_channel,
         "image_bases": [f"{root}/ocpcatmaid/{write_base(base)}" for base in catmaid.bases(known)],
         "catmaid_project": catmaid.project_id(dataset.token),
     }

@@ -1,17 +1,17 @@
-"""Tile addresses: what a viewer's URL says, both ways.
+"""Tile addresses: viewers' URLs, read and written.
 
-One grammar reads and writes. An address is an *image base*, which says what is looked at, and a *tail*, which says
-which tile of it. Each is one line of a table: a template whose fields have one pattern each; `parse` tries the lines in
-order, `spellings` uses all that can say an address, so ``parse(write(address)) == address`` for every one there is.
+One grammar reads and writes. An address is an *image base*, which names a stack, and a *tail*, which names a tile of
+it. Each is one line of a table: a template whose fields have one pattern each. `parse` tries the lines in order;
+`all_paths` uses all lines that can express an address. So ``parse(write(address)) == address`` for every address.
 
-An address is only words: it knows no dataset. Whether its token, channel or plane exists, and whether the tile lies
-inside the volume, is for `ocpproxy.model.stack` and a dataset's description to say.
+An address knows no dataset. `ocpproxy.model.stack` finds out whether its channel exists, and whether the tile lies
+inside the volume.
 
 =========================================== ==================================================================
 image base                                  since
 =========================================== ==================================================================
 ``token/``                                  D1, 2013-10
-``token/channels/``                         D2, 2013-12: the place in the list is the colour
+``token/channels/``                         D2, 2013-12: the position in the list is the colour
 ``token/plane/[channels/]``                 D3, 2014-11
 ``token/channel/plane/``                    D6, 2015-06
 ``mcfc/token/name[:C],.../plane/``          D6, 2015-06: each item may name its colour
@@ -21,7 +21,7 @@ image base                                  since
 tail                                        of
 =========================================== ==================================================================
 ``[time/]slice/row_col_level.png``          Open Connectome; CATMAID's tile source types 1 and 9
-``?z=&row=&col=&scale=`` or ``&x=&y=``      CATMAID type 2, as its front end and as pymaid say it
+``?z=&row=&col=&scale=`` or ``&x=&y=``      CATMAID type 2, as its front end and as pymaid write it
 ``[time/]slice/level/row_col.png``          CATMAID type 4
 ``level/[time/]slice/row/col.png``          CATMAID type 5
 ``largeDataTileSource/512/512/...``         CATMAID type 7: the tail of type 5 behind it
@@ -31,19 +31,19 @@ tail                                        of
 ``slice/small.png``, ``small/slice.png``    the overview of types 1, 4, 9, and of 5 and 7
 =========================================== ==================================================================
 
-Types 8 and 12 name a plane themselves, and then that counts, whatever the image base says. For its ZY stacks CATMAID
-asks both for ``yz``; what type 8 gives it transposes, so there it means rows z, columns y; what type 12 gives it shows
+Types 8 and 12 name a plane themselves, which wins over that of the image base. For its ZY stacks CATMAID asks both for
+``yz``. It transposes what it gets of type 8, so there ``yz`` means columns y and rows z; it shows what it gets of type 12
 as it is, so there it means CATMAID's own ``zy``.
 
 ``viking/token/volume/channel/level/X{col}_Y{row}_Z{slice}.png`` (2015-10) is an address of its own.
 
-All may stand behind ``[ocpcatmaid|ocptilecache|ndtilecache|h2n5/][tilecache/]``. A token that is itself called like
-one of those prefixes is reached behind the full prefix only, and `write` puts it there.
+All may follow ``[ocpcatmaid|ocptilecache|ndtilecache|h2n5/][tilecache/]``. A token that has the name of one of those
+prefixes is reached behind the full prefix only, and `write` puts it there.
 
 ============ =========================================================================================
-`words`      image bases, tiles, overviews
-`forms`      the grammar of paths
-`query`      what queries say: type 2, and the contrast and colour of type 9
+`parts`      image bases, tiles, overviews
+`paths`      the grammar of paths
+`query`      query strings: type 2, and the contrast and colour of type 9
 ============ =========================================================================================
 """
 
@@ -59,8 +59,8 @@ from ocpproxy.model.address.parts import (
     OverviewAddress,
     TileAddress,
 )
-from ocpproxy.model.address.paths import MAX_PATH, parse, spellings, strip_prefix, write, write_base
-from ocpproxy.model.address.query import Adjustment, tone
+from ocpproxy.model.address.paths import MAX_PATH, all_paths, parse, strip_prefix, write, write_base
+from ocpproxy.model.address.query import Adjustment, adjustment
 
 __all__ = [
     "COLOURS",
@@ -73,10 +73,10 @@ __all__ = [
     "ImageBase",
     "OverviewAddress",
     "TileAddress",
+    "adjustment",
+    "all_paths",
     "parse",
-    "spellings",
     "strip_prefix",
-    "tone",
     "write",
     "write_base",
 ]

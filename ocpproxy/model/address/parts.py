@@ -1,4 +1,4 @@
-"""The words of addresses: image bases, tiles, overviews."""
+"""The parts of addresses: image bases, tiles, overviews."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAME = re.compile(r"\w[\w-]{0,63}", re.ASCII)
 
 
 class BadAddress(ValueError):
-    """The path is none of the known forms. Its text is one sentence that may be shown to anyone."""
+    """The path is none of the known forms. The message is one sentence that is safe to show to clients."""
 
 
 class Colouring(Enum):
@@ -27,7 +27,7 @@ class Colouring(Enum):
     PLAIN = "plain"
     """None or one, shown as it is (D1, D3 without a list, D6, viking)."""
     BY_POSITION = "by position"
-    """A list (D2, D3): the place in the list is the colour; ``0`` keeps a place free."""
+    """A list (D2, D3): the position in the list is the colour; ``0`` skips a position."""
     NAMED = "named"
     """``mcfc``: each item may name its colour."""
 
@@ -42,7 +42,7 @@ class ChannelName:
 
 @dataclass(frozen=True, slots=True)
 class ImageBase:
-    """What a viewer looks at: a dataset, its channels and colours.
+    """The first part of an address: a dataset, its channels and colours.
 
     :raises BadAddress: when a name or the combination cannot be written in any form.
     """
@@ -65,7 +65,7 @@ class ImageBase:
         if not plain and not count:
             raise BadAddress("false colour needs at least one channel")
         if self.colouring is Colouring.BY_POSITION and count == 1 and self.channels[0].name in PLANES:
-            raise BadAddress(f"{self.channels[0].name!r} in the place of a channel list is a plane")
+            raise BadAddress(f"{self.channels[0].name!r} as the only item of a channel list is a plane")
         for channel in self.channels:
             if channel.colour is not None and (self.colouring is not Colouring.NAMED or channel.colour not in COLOURS):
                 raise BadAddress(f"expected one of the colours {' '.join(COLOURS)} behind mcfc/ only")

@@ -15,11 +15,11 @@ from ocpproxy.model.address.parts import (
     OverviewAddress,
     TileAddress,
 )
-from ocpproxy.model.address.query import tile_of, tiles
+from ocpproxy.model.address.query import tile_number, tile_of
 from ocpproxy.model.dataset import TILE, Plane
 
 MAX_PATH = 1024
-"""Characters of a path that are looked at; a longer one is no address."""
+"""Characters; a longer path is no address."""
 
 _HOSTS = ("ocpcatmaid", "ocptilecache", "ndtilecache", "h2n5")
 _MOUNT = "tilecache"
@@ -36,9 +36,9 @@ _PATTERNS = {
 
 
 class _Form:
-    """One line of the grammar: a template whose ``{fields}`` make both the pattern and the writer.
+    """One line of the grammar: a template whose ``{fields}`` make both the pattern that reads and the text that is written.
 
-    :param plane: the plane of every address of this form, where the template does not say ``{plane}``.
+    :param plane: the plane of every address of this form, where the template has no ``{plane}``.
     """
 
     def __init__(self, template: str, colouring: Colouring = Colouring.PLAIN, plane: Plane = Plane.XY) -> None:
@@ -50,20 +50,20 @@ class _Form:
         self._match = re.compile(pattern, re.ASCII).fullmatch
         self.slashes = template.count("/")
 
-    def says_base(self, base: ImageBase) -> bool:
-        """Whether this form loses nothing of the image base."""
+    def can_write_base(self, base: ImageBase) -> bool:
+        """Return whether this form can express the image base."""
         return (
             base.colouring is self._colouring
             and ("plane" in self._fields or base.plane is self._plane)
             and bool(self._fields & {"channel", "channels", "colours"}) == bool(base.channels)
         )
 
-    def says_time(self, time: int | None) -> bool:
-        """Whether this form has a time, just if there is one."""
+    def can_write_time(self, time: int | None) -> bool:
+        """Return whether this form has a time exactly if there is one."""
         return ("time" in self._fields) == (time is not None)
 
-    def say(self, base: ImageBase, **numbers: int | None) -> str:
-        """The path in this form."""
+    def write(self, base: ImageBase, **numbers: int | None) -> str:
+        """Return the path in this form."""
         return self._template.format(
             token=base.token,
             plane=base.plane.value,
@@ -79,17 +79,17 @@ class _Form:
         )
 
     def read(self, path: str) -> tuple[ImageBase, dict[str, int]] | None:
-        """The image base and the numbers of the path, or None when it is not of this form."""
+        """Return the image base and the numbers in the path, or None when it is not of this form."""
         found = self._match(path)
         if found is None:
             return None
-        said = found.groupdict()
-        plane = said.get("plane")
-        named = said.get("channel") or said.get("channels") or said.get("colours")
-        base = ImageBase(said["token"], PLANES[plane] if plane else self._plane, _channels(named), self._colouring)
-        numbers = {name: int(said[name]) for name in self._fields & {"time", "slice", "row", "col", "level"}}
-        if "x" in said:
-            numbers |= {"col": tiles(said["x"]), "row": tiles(said["y"])}
+        fields = found.groupdict()
+        plane = fields.get("plane")
+        named = fields.get("channel") or fields.get("channels") or fields.get("colours")
+        base = ImageBase(fields["token"], PLANES[plane] if plane else self._plane, _channels(named), self._colouring)
+        numbers = {name: int(fields[name]) for name in self._fields & {"time", "slice", "row", "col", "level"}}
+        if "x" in fields:
+            numbers |= {"col": tile_number(fields["x"]), "row": tile_number(fields["y"])}
         return base, numbers
 
 
@@ -106,8 +106,8 @@ def _channels(text: str | None) -> tuple[ChannelName, ...]:
 
 
 _PLAIN, _LIST, _NAMED = Colouring.PLAIN, Colouring.BY_POSITION, Colouring.NAMED
-# The order decides where two lines could read the same path: a plane's name in a plane's place wins over a channel of
-# that name, and the newer D6 over D3. mcfc/ and D6 of a token called "mcfc" never meet: one has its plane fourth, the
+# The order decides where two lines could read the same path: the name of a plane, where a plane can stand, wins over a
+# channel of that name, and the newer D6 over D3. mcfc/ and D6 of a token called "mcfc" never meet: one has its plane fourth, the
 # other third, and no plane is a number.
 _BASES = (
     ("{token}/{plane}/", _PLAIN),
@@ -165,17 +165,18 @@ _TILES, _OVERVIEWS, _IMAGE_BASES = map(_by_slashes, (_TILE_FORMS, _OVERVIEW_FORM
 
 
 def strip_prefix(segments: list[str]) -> list[str]:
-    """The segments behind the optional ``ocpcatmaid``-like segment and the optional ``tilecache`` segment."""
+    """Return the segments without the optional ``ocpcatmaid``-like segment and the optional ``tilecache`` segment."""
     rest = segments[1:] if segments and segments[0] in _HOSTS else segments
     return rest[1:] if rest and rest[0] == _MOUNT else rest
 
 
 def parse(path: str, query: str = "") -> TileAddress | OverviewAddress | ImageBase:
-    """Read the path of a URL, without its leading slash, percent-encoded or not, and its query.
+    """Return what the path of a URL and its query address.
 
-    An image base with the query of CATMAID's type 2 is a tile; with any other, or none, it is itself.
+    An image base with a query of CATMAID's type 2 is a tile; with any other query, or none, it is an image base.
 
-    :raises BadAddress: when it is nothing of that, with what was expected.
+    :param path: without its leading slash, percent-encoded or not.
+    :raises BadAddress: when it is none of these, with what was expected.
     """
     if len(path) > MAX_PATH:
         raise BadAddress(f"expected a path of at most {MAX_PATH} characters")
@@ -203,24 +204,24 @@ def parse(path: str, query: str = "") -> TileAddress | OverviewAddress | ImageBa
 
 
 def write(address: TileAddress) -> str:
-    """The canonical path of the address, without a leading slash; `parse` reads it back."""
-    return spellings(address)[0]
+    """Return the canonical path of the address, without a leading slash; `parse` reads it back."""
+    return all_paths(address)[0]
 
 
-def spellings(address: TileAddress) -> list[str]:
-    """Every path that means this address, the canonical one first."""
+def all_paths(address: TileAddress) -> list[str]:
+    """Return every path that means this address, the canonical one first."""
     base = address.base
     numbers = {name: getattr(address, name) for name in ("slice", "row", "col", "level", "time")}
     return [
-        _prefix(base) + form.say(base, **numbers)
+        _prefix(base) + form.write(base, **numbers)
         for form in _TILE_FORMS
-        if form.says_base(base) and form.says_time(address.time)
+        if form.can_write_base(base) and form.can_write_time(address.time)
     ]
 
 
 def write_base(base: ImageBase) -> str:
-    """The path of an image base, with its last slash and without a leading one."""
-    return _prefix(base) + next(form.say(base) for form in _BASE_FORMS if form.says_base(base))
+    """Return the path of an image base, with its last slash and without a leading one."""
+    return _prefix(base) + next(form.write(base) for form in _BASE_FORMS if form.can_write_base(base))
 
 
 def _prefix(base: ImageBase) -> str:

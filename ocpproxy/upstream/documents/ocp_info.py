@@ -65,7 +65,7 @@ def _read(token: str, info: object) -> Dataset:
     shown = [channel.name for channel in channels if channel.kind != "channels"]
     images = [channel.name for channel in channels if channel.kind in ("image", "timeseries")]
     default_channel = next(iter([name for name in images if name == "image"] or images or shown), None)
-    return Dataset(token, levels, tuple(channels), default_channel, theirs=generation)
+    return Dataset(token, levels, tuple(channels), default_channel, upstream_data=generation)
 
 
 def _first_level(said: Mapping[str, Any], n: str) -> Level:

@@ -117,7 +117,7 @@ def assembled(token: str, volumes: Mapping[str | None, Volume[S]]) -> Dataset:
         for n, (voxel, scale) in enumerate(levels)
     }
     default = next((channel.name for channel in channels if channel.kind != "annotation"), channels[0].name)
-    return Dataset(token, found, tuple(channels), default, theirs=theirs)
+    return Dataset(token, found, tuple(channels), default, upstream_data=theirs)
 
 
 def _kind(volume: Volume[S]) -> str:

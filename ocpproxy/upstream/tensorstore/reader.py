@@ -38,7 +38,7 @@ from ocpproxy.upstream.base import (
     UpstreamRefused,
     UpstreamSlow,
 )
-from ocpproxy.upstream.locations import public
+from ocpproxy.upstream.locations import public_url
 
 INSTALL = "pip install 'ocpproxy[tensorstore]'"
 _LINK = 3
@@ -294,7 +294,7 @@ class TensorStoreReader:
         return self._at(address).startswith(("http://", "https://"))
 
     def _at(self, address: str) -> str:
-        return address if self._credentials else public(address)
+        return address if self._credentials else public_url(address)
 
     def _store(self, address: str) -> dict[str, Any]:
         """The key-value store at an address, in TensorStore's words."""

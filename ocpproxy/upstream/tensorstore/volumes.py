@@ -9,63 +9,31 @@ where the operator wants to know.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ocpproxy.config import UpstreamSettings
+from ocpproxy.config.options import BUCKET_SCHEMES
 from ocpproxy.model.dataset import Box, Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
-from ocpproxy.upstream import precomputed
-from ocpproxy.upstream.base import UnknownToken, UpstreamBroken, UpstreamRefused, VoxelsOnly
-from ocpproxy.upstream.chunks import Grid, clipped, pasted
+from ocpproxy.upstream.base import UnknownToken, UpstreamRefused, VoxelsOnly
 from ocpproxy.upstream.codecs import content_encoding
-from ocpproxy.upstream.documents import checks, multiscale
+from ocpproxy.upstream.documents import checks, multiscale, precomputed_info
 from ocpproxy.upstream.documents.checks import mapping, word
 from ocpproxy.upstream.documents.multiscale import Array
+from ocpproxy.upstream.documents.precomputed_info import PrecomputedScale
 from ocpproxy.upstream.documents.pyramids import Volume, assembled
 from ocpproxy.upstream.http import status_failure
-from ocpproxy.upstream.locations import Location, of_each
-from ocpproxy.upstream.tensorstore.reader import TensorStoreReader
+from ocpproxy.upstream.kind import CHANNELS, CREDENTIALS, MISSING, Kind, UpstreamContext
+from ocpproxy.upstream.locations import Location, for_each_channel
+from ocpproxy.upstream.tensorstore.reader import INSTALL, TensorStoreReader, installed
+from ocpproxy.upstream.tensorstore.sharded import ShardedScales, read_within
 
 _LONGEST = 2 * 2**20
 """Bytes of a document."""
-
-
-class ShardedScales:
-    """Scales of precomputed volumes that are in shards: see `ocpproxy.upstream.precomputed.ShardReader`."""
-
-    def __init__(self, reader: TensorStoreReader, sites: Mapping[str | None, Location]) -> None:
-        self._reader = reader
-        self._sites = sites
-
-    async def scale(self, token: str, scale: precomputed.PrecomputedScale, box: Box) -> Voxels:
-        """The voxels of a box, axes (z, y, x, component)."""
-        address = self._sites[scale.place].at(token)
-        return await _within(
-            box,
-            scale.grid,
-            scale.dtype,
-            lambda b: self._reader.box(
-                address,
-                "neuroglancer_precomputed",
-                "",
-                {"scale_index": scale.number},
-                (range(b.x0, b.x1), range(b.y0, b.y1), range(b.z0, b.z1), range(scale.components)),
-                (2, 1, 0, 3),
-            ),
-        )
-
-
-async def _within(box: Box, grid: Grid, dtype: str, read: Callable[[Box], Any]) -> Voxels:
-    """What `read` gives for the part of a box that is within a grid, the rest 0."""
-    inner = clipped(box, grid)
-    if inner is None:
-        return np.zeros(box.shape, dtype)
-    voxels: Voxels = await read(inner)
-    if voxels.dtype != np.dtype(dtype):
-        raise UpstreamBroken(f"expected voxels of {dtype}, not {voxels.dtype}")
-    return voxels if inner == box else pasted(box, [(inner, voxels)], dtype)
 
 
 class TensorStoreUpstream(VoxelsOnly):
@@ -96,11 +64,11 @@ class TensorStoreUpstream(VoxelsOnly):
 
             async def look(name: str) -> str | None:
                 if not self._reader.is_web(site.address):
-                    found = await self._reader.document(site.at(token), name)
+                    found = await self._reader.document(site.for_token(token), name)
                     with checks.reading(name):
                         return None if found is None else checks.text(found)
                 try:
-                    answer = await site.fetcher.get(site.path(token, name), _LONGEST, status_failure)
+                    answer = await site.client.get(site.path(token, name), _LONGEST, status_failure)
                 except UnknownToken:
                     return None
                 except UpstreamRefused as error:  # what a bucket says of what is not there, if it may not be listed
@@ -117,7 +85,7 @@ class TensorStoreUpstream(VoxelsOnly):
                 raise UnknownToken(f"there is no {' or '.join(self._kinds)} at {site.address}")
             return json.dumps(found)
 
-        return json.dumps(await of_each(self._sites, told))
+        return json.dumps(await for_each_channel(self._sites, told))
 
     def dataset(self, token: str, description: str) -> Dataset:
         """As `Upstream.dataset`."""
@@ -131,22 +99,22 @@ class TensorStoreUpstream(VoxelsOnly):
                     for key, value in mapping("documents", checks.parsed(text)).items()
                 }
                 if "info" in found:
-                    volumes[name] = precomputed.parsed(name, found["info"], site.at(token))
+                    volumes[name] = precomputed_info.parsed(name, found["info"], site.for_token(token))
                 else:
-                    volumes[name] = multiscale.parsed(name, found, site.at(token))
+                    volumes[name] = multiscale.parsed(name, found, site.for_token(token))
             return assembled(token, volumes)
 
     async def cutout(self, cutout: Cutout) -> Voxels:
         """As `Upstream.cutout`."""
-        number, scales = cutout.dataset.theirs[cutout.channel.name]
-        scale: precomputed.PrecomputedScale | Array | None = scales[cutout.level]
-        token = cutout.dataset.there
+        number, scales = cutout.dataset.upstream_data[cutout.channel.name]
+        scale: PrecomputedScale | Array | None = scales[cutout.level]
+        token = cutout.dataset.upstream_token
         if scale is None:
             return np.zeros(cutout.box.shape, cutout.channel.dtype)
-        if isinstance(scale, precomputed.PrecomputedScale):
+        if isinstance(scale, PrecomputedScale):
             voxels = await self._shards.scale(token, scale, cutout.box)
             return voxels if voxels.ndim == 3 else np.ascontiguousarray(voxels[..., number])
-        array, address = scale, self._sites[scale.place].at(token)
+        array, address = scale, self._sites[scale.place].for_token(token)
 
         async def read(box: Box) -> Voxels:
             spans = {"x": range(box.x0, box.x1), "y": range(box.y0, box.y1), "z": range(box.z0, box.z1)}
@@ -156,4 +124,24 @@ class TensorStoreUpstream(VoxelsOnly):
             voxels: Voxels = await self._reader.box(address, array.driver, array.path, {}, index, order)
             return voxels if "z" in left else voxels.reshape((1, *voxels.shape))
 
-        return await _within(cutout.box, array.grid, cutout.channel.dtype, read)
+        return await read_within(cutout.box, array.grid, cutout.channel.dtype, read)
+
+
+def _build(formats: Sequence[str], settings: UpstreamSettings, context: UpstreamContext) -> TensorStoreUpstream:
+    return TensorStoreUpstream(context.locations(settings), context.tensorstore(settings), formats)
+
+
+def _kind(name: str, *formats: str) -> Kind:
+    return Kind(
+        name=name,
+        options={"channels": CHANNELS, "missing": MISSING, "credentials": CREDENTIALS},
+        schemes=(*BUCKET_SCHEMES, "file"),
+        url_per_channel=True,
+        not_installed=lambda: None if installed() else INSTALL,
+        build=partial(_build, formats),
+    )
+
+
+ANY_KIND = _kind("volume", "precomputed", "zarr", "n5")
+N5_KIND = _kind("n5", "n5")
+ZARR_KIND = _kind("zarr", "zarr")

@@ -1,0 +1,71 @@
+"""What a kind of upstream is made of: its options, and how one is built.
+
+Each kind is one `Kind` value, at the end of its own module, and one line in `ocpproxy.upstream.registry`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ocpproxy.concurrency.threads import RunInThread
+from ocpproxy.config import UpstreamSettings, values
+from ocpproxy.config.options import Option, UpstreamKind
+from ocpproxy.upstream.base import Upstream
+from ocpproxy.upstream.http import HostClient, HttpClient
+from ocpproxy.upstream.locations import Location, channel_addresses, public_url
+from ocpproxy.upstream.tensorstore.reader import TensorStoreReader, TensorStoreReaders
+
+CHANNELS = Option(values.channels, "")
+MISSING = Option(values.choice("black", "error"), "black")
+MISSING_STATUS = Option(values.statuses, "404")
+CREDENTIALS = Option(values.switch, "off")
+
+
+@dataclass(frozen=True)
+class UpstreamContext:
+    """Dependencies shared by all upstreams of a process."""
+
+    http: HttpClient
+    run_in_thread: RunInThread
+    reactor: Any
+    readers: TensorStoreReaders
+
+    def host_client(self, settings: UpstreamSettings, url: str) -> HostClient:
+        """Return a client of the host of `url`."""
+        headers = {"Authorization": settings.authorization} if settings.authorization else {}
+        return HostClient(self.http, url, settings.timeout, settings.connections, settings.retries, headers)
+
+    def locations(self, settings: UpstreamSettings) -> dict[str | None, Location]:
+        """Return the location of each channel; the key None is the only one, which has no name."""
+        client = partial(self.host_client, settings)
+        credentials = settings.options.get("credentials", False)
+        addresses = channel_addresses(settings.url, settings.options.get("channels", ()))
+        return {
+            channel: Location(address if credentials else public_url(address), client)
+            for channel, address in addresses.items()
+        }
+
+    def tensorstore(self, settings: UpstreamSettings) -> TensorStoreReader:
+        """Return a TensorStore reader for one upstream."""
+        return self.readers.reader(
+            settings.timeout,
+            settings.connections,
+            settings.retries,
+            settings.max_cutout,
+            credentials=settings.options.get("credentials", False),
+            authorization=settings.authorization,
+            black=settings.options.get("missing", "black") == "black",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind(UpstreamKind):
+    """One kind of upstream."""
+
+    build: Callable[[UpstreamSettings, UpstreamContext], Upstream]
+    """Builds an upstream from its settings. Everything that it needs, the configuration has demanded."""
+    fixed_tokens: tuple[str, ...] = ()
+    """The tokens of a kind that has always the same ones."""
