@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from benchmarks.rendering import rendered, volumes
-from ocpproxy.imagery import png, retouch
+from ocpproxy.imagery import contrast, png
 from ocpproxy.model.address import Adjustment
 from ocpproxy.model.dataset import Channel, Dataset, Level, Plane
 from ocpproxy.model.display import DEFAULT_DISPLAY, DrawMode, ShownChannel
@@ -38,7 +38,7 @@ def toned(picture: bytes, tone: Adjustment) -> bytes:
     channel = Channel("c", "image", "uint8")
     dataset = Dataset("t", {0: Level((1, 1, 1), (0, 0, 0), (1, 1, 1))}, (channel,))
     stack = Stack(dataset, Plane.XY, (ShownChannel(channel, None),), DrawMode.GREY, DEFAULT_DISPLAY)
-    return retouch.toned(picture, stack, tone)
+    return contrast.adjusted(picture, stack, tone)
 
 
 def main() -> None:

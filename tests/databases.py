@@ -21,7 +21,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SkipTest, TestCase
 
 from ocpproxy.config import IndexUrl
-from ocpproxy.index.database import Database, open_database
+from ocpproxy.index.backends import backend
+from ocpproxy.index.database import Database
 
 
 @cache
@@ -146,10 +147,10 @@ class OnMariaDB:
 
 async def started(case: TestCase, url: IndexUrl, reactor_: Any = reactor) -> Database:
     """The database, up; it is stopped with the test."""
-    database = open_database(url, reactor_)
+    database = Database(reactor_, backend(url))
     database.startService()
     case.addCleanup(database.close)
     case.addCleanup(database.stopService)
-    waiting: Deferred[None] = database.wait_up()
+    waiting: Deferred[None] = database.wait_available()
     await waiting.addTimeout(30, reactor_)
     return database

@@ -72,7 +72,7 @@ class AwayTests(DaemonCase):
             await pause(0.1)
         self.assertLess(await self.tile(17, 0, 0, "fwd=miss; stored"), (0.3 + 0.15) * SLACK)
         code, body, _ = await self.daemon.get("readyz")
-        self.assertEqual((code, b"index database is away" in body), (200, True))
+        self.assertEqual((code, b"index database is unavailable" in body), (200, True))
         self.server.process.send_signal(signal.SIGCONT)
         await self.accounted(16 * 3 + 4)
         self.assertEqual(await self.daemon.stop(), 0)

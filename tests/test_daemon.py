@@ -399,7 +399,7 @@ class CommandTests(DaemonCase):
         _, err, code = await getProcessOutputAndValue(twistd, arguments, {**os.environ}, str(self.place))
         self.assertEqual(code, 0, err)
         log = self.place / "d.log"
-        while "index database is up" not in (log.read_text() if log.exists() else ""):
+        while "index database is available" not in (log.read_text() if log.exists() else ""):
             await pause(0.05)
         pid = int((self.place / "d.pid").read_text())
         out, _, _ = await getProcessOutputAndValue(

@@ -14,7 +14,8 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from ocpproxy.config import IndexUrl
-from ocpproxy.index.database import Database, DatabaseUnavailable, OutcomeUnknown, open_database
+from ocpproxy.index.backends import backend
+from ocpproxy.index.database import Database, DatabaseUnavailable, OutcomeUnknown
 from ocpproxy.index.dialect import Transaction
 from ocpproxy.index.schema import upgrade
 from tests.databases import OnMariaDB, OnSQLite, started
@@ -100,7 +101,7 @@ class DatabaseTests:
 
     async def test_nobody_waits_for_what_is_away(self: Any) -> None:
         """Before it is up, and when it is stopped, run raises at once."""
-        database = open_database(self.index_url(), reactor)
+        database = Database(reactor, backend(self.index_url()))
         with self.assertRaises(DatabaseUnavailable):
             await database.run(lambda tx: None)
         database = await started(self, self.index_url())
@@ -129,7 +130,7 @@ class DatabaseTests:
             if leaves:
                 work.cancel()
             self.assertIs(await outcome, CancelledError if leaves else OutcomeUnknown)
-            self.assertTrue(database.up, "a short patience does not mean that it is away")
+            self.assertTrue(database.available, "a short patience does not mean that it is away")
             go_on.set()
             self.assertEqual(await late.addTimeout(10, reactor), "done")
 
@@ -158,13 +159,13 @@ class DatabaseTests:
         url = self.index_url()
         database = await started(self, url)
         await database.run(lambda tx: tx.run("UPDATE metadata SET version = 99"))
-        other = open_database(url, reactor)
+        other = Database(reactor, backend(url))
         other.startService()
         self.addCleanup(other.close)
         self.addCleanup(other.stopService)
         while "schema 99" not in other.reason:
             await deferLater(reactor, 0.01)
-        self.assertFalse(other.up)
+        self.assertFalse(other.available)
 
 
 class SQLiteTests(OnSQLite, DatabaseTests, TestCase):
@@ -271,7 +272,7 @@ class MariaDBTests(OnMariaDB, DatabaseTests, TestCase):
             [Deferred.fromCoroutine(database.run(lambda tx: tx.one("SELECT 1")[0])) for _ in range(16)]
         )
         self.assertEqual(answers, [1] * 16)
-        self.assertTrue(database.up)
+        self.assertTrue(database.available)
         self.flushLoggedErrors()  # adbapi tells of the rollbacks that it could not send
 
     async def test_deadlock(self) -> None:
@@ -293,14 +294,14 @@ class MariaDBTests(OnMariaDB, DatabaseTests, TestCase):
         """A server that refuses is away, and is found when it is there."""
         url = self.index_url()
         self.connection(url).cursor().execute(f"DROP DATABASE {url.database}")
-        database = open_database(url, reactor)
+        database = Database(reactor, backend(url))
         database.startService()
         self.addCleanup(database.close)
         self.addCleanup(database.stopService)
         while "nknown database" not in database.reason:
             await deferLater(reactor, 0.01)
         back: Deferred[None] = Deferred()
-        database.when_up(lambda: back.callback(None))
+        database.when_available(lambda: back.callback(None))
         server = pymysql.connect(host=url.host, user=url.user, password=url.password, port=url.port)
         server.cursor().execute(f"CREATE DATABASE {url.database}")
         server.close()

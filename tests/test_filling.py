@@ -14,8 +14,8 @@ from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from ocpproxy.cache.lookup import TileAnswer
-from ocpproxy.cache.rendering import CuboidRenderer, Pictures
+from ocpproxy.cache.lookup import EncodedTile, Found, Result
+from ocpproxy.cache.rendering import CuboidRenderer, Pictures, RenderLanes
 from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.concurrency.threads import Lane, LanedThreadPool
 from ocpproxy.model.address import ImageBase
@@ -64,17 +64,21 @@ class FillingTests(SynchronousTestCase):
         self.soon, self.ahead = Bench(), Bench()
         self.voxels: Any = np.random.default_rng(1).integers(0, 256, (16, 512, 512), np.uint8)
         self.kept: list[Pictures] = []
-        self.fetches: SingleFlight[Cuboid, Tile, TileAnswer] = SingleFlight(self.fly, Clock())
+        self.fetches: SingleFlight[Cuboid, Tile, Found] = SingleFlight(self.fly, Clock())
 
-    async def fly(self, flight: Flight[Cuboid, Tile, TileAnswer]) -> None:
+    async def fly(self, flight: Flight[Cuboid, Tile, Found]) -> None:
         """Fill."""
-        filling = CuboidRenderer(flight, [self.voxels], self.soon, self.ahead, lambda: 0.0)
+
+        def deliver(tile: Tile, picture: bytes) -> None:
+            flight.deliver(tile, Found(EncodedTile.of(tile, picture, 0.0), Result.MISS))
+
+        renderer = CuboidRenderer(flight, [self.voxels], RenderLanes(self.soon, self.ahead), deliver)
         self.voxels = None
-        async with filling:
-            async for made in filling.pictures():
+        async with renderer:
+            async for made in renderer.pictures():
                 self.kept.append(made)
 
-    def join(self, slice_: int) -> Deferred[TileAnswer]:
+    def join(self, slice_: int) -> Deferred[Found]:
         """Wait for a slice."""
         return self.fetches.join(STACK.cuboid(tile(0)), tile(slice_))
 
@@ -158,8 +162,8 @@ class PoolTests(TestCase):
         done: list[str] = []
         doing = [pool.lane(Lane.AHEAD)(done.append, f"ahead {n}") for n in range(3)]  # two of them are in hand
         doing.append(pool.run(done.append, "arrived"))
-        doing.append(pool.lane(Lane.AWAITED)(done.append, "awaited"))
-        left = pool.lane(Lane.AWAITED)(done.append, "cancelled")
+        doing.append(pool.lane(Lane.URGENT)(done.append, "awaited"))
+        left = pool.lane(Lane.URGENT)(done.append, "cancelled")
         left.addErrback(lambda _: None)
         self.assertEqual(pool.queued(), 5)
         left.cancel()

@@ -155,7 +155,7 @@ class EpochTests(FreshnessCase):
         self.assertEqual(body, server.tile_bytes(7, 0, 0, 0))
         self.double.mode = "error500"  # an outage: old tiles are better than none
         await daemon.rest()
-        _, again, headers = await self.until(daemon, path, lambda _: "served as it was before" in daemon.log)
+        _, again, headers = await self.until(daemon, path, lambda _: "is served from an earlier epoch" in daemon.log)
         self.assertEqual((again, headers["cache-control"]), (body, "public, max-age=0"))
         self.double.mode = "well"
         await self.until(daemon, path, lambda got: "miss" in got[2]["cache-status"])

@@ -33,7 +33,7 @@ from ocpproxy.daemon.services import ListeningPorts
 from ocpproxy.metrics import Metrics
 from ocpproxy.upstream.registry import KINDS
 from ocpproxy.web.channel import PromptChannel
-from ocpproxy.web.hot_path import HotChannel
+from ocpproxy.web.site import HotChannel
 from tests import doubles, ocpserver
 from tests.daemons import DaemonCase
 from tests.test_daemon import pause
@@ -82,24 +82,24 @@ class HotCase(TestCase):
             f"[upstream]\nurl = {url}\n"
         )
         self.gateway = gateway.make_gateway(config.parse(text, self.place, os.environ, KINDS), reactor, Metrics())
-        self.gateway.privilegedStartService()
-        self.gateway.startService()
+        self.gateway.services.privilegedStartService()
+        self.gateway.services.startService()
         self.addCleanup(self.stop)
-        listening = next(part for part in self.gateway if isinstance(part, ListeningPorts))
+        listening = next(part for part in self.gateway.services if isinstance(part, ListeningPorts))
         self.port = listening.ports[0].getHost().port
-        self.site: Any = listening._factory
-        self.store = next(part for part in self.gateway if hasattr(part, "used"))
+        self.site: Any = self.gateway.site
+        self.store = self.gateway.storage.store
         for target in TARGETS:
             await deferToThread(self.ask, b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target)
-        while self.store.in_doubt or len(list((self.place / "cache/tiles").rglob("*.png"))) < 48:
+        while len(self.store.pending) or len(list((self.place / "cache/tiles").rglob("*.png"))) < 48:
             await pause(0.02)
         for tile in (self.place / "cache/tiles").rglob("*.png"):
             tile.read_bytes()  # into the page cache
 
     async def stop(self) -> None:
         """End it."""
-        await self.gateway.stopService()
-        self.store._database.close()
+        await self.gateway.services.stopService()
+        self.gateway.storage.database.close()
 
     def ask(self, said: bytes) -> bytes:
         """What the gateway answers on one connection, until it closes it. (In a thread.)"""
@@ -246,14 +246,13 @@ class DifferentialTests(HotCase):
 
     async def test_what_is_known_changes(self) -> None:
         """What was taught is forgotten when the token is due to be asked for again, and taught anew."""
-        hits = self.site.hot_path._hits
         said = [b"GET %b HTTP/1.1\r\n\r\n" % TILES[0]]
-        _, known, _ = hits._targets[TILES[0]]
-        known.ask_again = 0
+        known = self.site.hot_path._routes._routes[TILES[0]].entry
+        known.refresh_at = 0
         before = self.hot_answers()
         self.drive(said, b"")
         self.assertEqual(self.hot_answers(), before)
-        self.assertGreater(known.ask_again, 0, "the ordinary way has asked again")
+        self.assertGreater(known.refresh_at, 0, "the ordinary way has asked again")
         self.drive(said, b"")
         self.assertEqual(self.hot_answers(), before + 1)
 
@@ -480,18 +479,18 @@ class BlockTests(SynchronousTestCase):
 
     def test_bounds(self) -> None:
         """More than a hundred lines, or folded ones, go the ordinary way."""
-        from ocpproxy.web.hot_path import _read
+        from ocpproxy.web.hot_path import _read_headers
 
-        self.assertIsNotNone(_read(b"A: b\r\n" * 100 + b"\r\n"))
-        self.assertIsNone(_read(b"A: b\r\n" * 101 + b"\r\n"))
-        self.assertIsNone(_read(b"A: b\r\n c\r\n\r\n"))
+        self.assertIsNotNone(_read_headers(b"A: b\r\n" * 100 + b"\r\n"))
+        self.assertIsNone(_read_headers(b"A: b\r\n" * 101 + b"\r\n"))
+        self.assertIsNone(_read_headers(b"A: b\r\n c\r\n\r\n"))
 
     def test_linear(self) -> None:
         """No block of the longest size takes long to be read, whatever it is made of."""
-        from ocpproxy.web.hot_path import _read
+        from ocpproxy.web.hot_path import _read_headers
 
         for part in (b" ", b"a ", b"\t ", b"a"):
             block = b"a: \r\n" * 22 + b"A: " + part * (7000 // len(part)) + b"\x00\r\n\r\n"
             began = time.process_time()
-            self.assertIsNone(_read(block))
+            self.assertIsNone(_read_headers(block))
             self.assertLess(time.process_time() - began, 0.1)

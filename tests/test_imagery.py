@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy.imagery import palette, png, retouch
+from ocpproxy.imagery import contrast, overview, palette, png
 from ocpproxy.imagery.drawing import draw
 from ocpproxy.model.address import Adjustment, ChannelName, Colouring, ImageBase
 from ocpproxy.model.dataset import CannotDisplay, Channel, Dataset, Level, Plane
@@ -296,17 +296,17 @@ class RetouchTests(SynchronousTestCase):
             for gamma in (1.0, 0.5, 2.2):
                 full = Adjustment(tone.low, tone.high, gamma)
                 want = np.floor(255 * np.clip((values - low) / (high - low), 0, 1) ** gamma)
-                got = pixels(retouch.toned(picture, self.stack(dtype, **look), full))[:16, :16]
+                got = pixels(contrast.adjusted(picture, self.stack(dtype, **look), full))[:16, :16]
                 self.assertLessEqual(np.abs(got - want).max(), 0 if gamma == 1 and not look else 1)
                 tinted = Adjustment(tone.low, tone.high, gamma, (255, 0, 128))
                 rgb = np.array(
-                    Image.open(BytesIO(retouch.toned(picture, self.stack(dtype, **look), tinted))).convert("RGB")
+                    Image.open(BytesIO(contrast.adjusted(picture, self.stack(dtype, **look), tinted))).convert("RGB")
                 )
                 np.testing.assert_array_equal(rgb[:16, :16, 0], got)
                 np.testing.assert_array_equal(rgb[:16, :16, 2], got.astype(int) * 128 // 255)
                 self.assertEqual(rgb[..., 1].max(), 0)
-        self.assertRaises(CannotDisplay, retouch.toned, picture, self.stack(), Adjustment(9, 9))
-        self.assertRaises(CannotDisplay, retouch.toned, picture, self.stack("uint32"), Adjustment(1, 2))
+        self.assertRaises(CannotDisplay, contrast.adjusted, picture, self.stack(), Adjustment(9, 9))
+        self.assertRaises(CannotDisplay, contrast.adjusted, picture, self.stack("uint32"), Adjustment(1, 2))
 
     def test_overview(self) -> None:
         """192 pixels on the longer side, and the mean of what they stand for."""
@@ -316,15 +316,15 @@ class RetouchTests(SynchronousTestCase):
             for r in (0, 1)
             for c in (0, 1)
         }
-        small = Image.open(BytesIO(retouch.overview(tiles, (640, 600), self.stack())))
+        small = Image.open(BytesIO(overview.overview(tiles, (640, 600), self.stack())))
         self.assertEqual((small.mode, small.size), ("L", (192, 180)))
         self.assertLess(abs(float(np.array(small).mean()) - float(volume[3].mean())), 1)
-        blank = Image.open(BytesIO(retouch.overview({}, (100, 1000), self.stack())))
+        blank = Image.open(BytesIO(overview.overview({}, (100, 1000), self.stack())))
         self.assertEqual((blank.size, np.array(blank).max()), ((19, 192), 0))
         ids = np.zeros((600, 640), np.uint32)
         ids[:300] = 7
         labels = {(0, 0): png.indexed(palette.indices(ids[:512, :512]), palette.COLOURS, clear=True)}
-        found = Image.open(BytesIO(retouch.overview(labels, (640, 600), self.stack("uint32"))))
+        found = Image.open(BytesIO(overview.overview(labels, (640, 600), self.stack("uint32"))))
         self.assertEqual(
             {tuple(c) for c in np.array(found).reshape(-1, 4)}, {(0, 0, 0, 0), tuple(oracle.labels(ids)[0, 0])}
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,25 @@ class LayerTests(SynchronousTestCase):
         self.assertEqual(upward, set(EXCEPTIONS))
         self.assertLessEqual(len(EXCEPTIONS), 10)
 
+    def test_no_cycle(self) -> None:
+        """No module imports itself by way of others; packages that re-export what is in them do not count."""
+        packages = {dotted(path) for path in modules() if path.name == "__init__.py"}
+        graph: dict[str, set[str]] = {}
+        for here, there in arrows():
+            if here not in packages and there not in packages:
+                graph.setdefault(here, set()).add(there)
+        finished: set[str] = set()
+
+        def visit(name: str, way: tuple[str, ...]) -> None:
+            self.assertNotIn(name, way)
+            if name not in finished:
+                for there in graph.get(name, ()):
+                    visit(there, (*way, name))
+                finished.add(name)
+
+        for name in graph:
+            visit(name, ())
+
     def test_model_is_pure(self) -> None:
         """Model and imagery import nothing that does I/O or tells the time."""
         for path in modules():
@@ -113,6 +133,20 @@ class LayerTests(SynchronousTestCase):
                 for node in rest:
                     exports = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
                     self.assertTrue(isinstance(node, ast.ImportFrom) or exports, f"{path}: {ast.unparse(node)}")
+
+
+class NameTests(SynchronousTestCase):
+    """One class name, one meaning."""
+
+    def test_class_names(self) -> None:
+        """No class name stands twice in the tree."""
+        names = Counter(
+            node.name
+            for path in modules()
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ClassDef)
+        )
+        self.assertEqual([name for name, count in names.items() if count > 1], [])
 
 
 class PluginTests(SynchronousTestCase):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy.cache.memory import Memory
+from ocpproxy.cache.memory import S3FifoMemory
 
 
 class MemoryTests(SynchronousTestCase):
@@ -18,7 +18,7 @@ class MemoryTests(SynchronousTestCase):
     )
     def test_bounded_and_true(self, size: int, deeds: list[tuple[bool, int, int]]) -> None:
         """Never more bytes than allowed, never another value than was put in, and the account is exact."""
-        memory: Memory[int, tuple[int, int]] = Memory(size)
+        memory: S3FifoMemory[int, tuple[int, int]] = S3FifoMemory(size)
         sizes = {key: nbytes for _, key, nbytes in reversed(deeds)}
         for adding, key, _ in deeds:
             value = (key, sizes[key])
@@ -32,7 +32,7 @@ class MemoryTests(SynchronousTestCase):
             self.assertLessEqual(memory.used, size)
             self.assertEqual(len(memory), len(here))
 
-    def look(self, memory: Memory[int, int], key: int) -> bool:
+    def look(self, memory: S3FifoMemory[int, int], key: int) -> bool:
         """A request: whether it was a hit; what was not there comes in."""
         if memory.get(key) is not None:
             return True
@@ -41,7 +41,7 @@ class MemoryTests(SynchronousTestCase):
 
     def test_scan(self) -> None:
         """A flight through 10,000 tiles does not evict the 150 (of room for 300) that are used every minute."""
-        memory: Memory[int, int] = Memory(300)
+        memory: S3FifoMemory[int, int] = S3FifoMemory(300)
         for _ in range(3):
             for key in range(150):
                 self.look(memory, key)
@@ -51,7 +51,7 @@ class MemoryTests(SynchronousTestCase):
 
     def test_scan_between_the_first_uses(self) -> None:
         """They are recognised even when a flight lies between their first use and their second."""
-        memory: Memory[int, int] = Memory(300)
+        memory: S3FifoMemory[int, int] = S3FifoMemory(300)
         for key in range(150):
             self.look(memory, key)
         for start in (1000, 20_000, 40_000):
@@ -62,7 +62,7 @@ class MemoryTests(SynchronousTestCase):
 
     def test_change_of_interest(self) -> None:
         """What was used much but is not any more makes way for what is."""
-        memory: Memory[int, int] = Memory(300)
+        memory: S3FifoMemory[int, int] = S3FifoMemory(300)
         for first in (0, 1000):
             for _ in range(20):
                 hits = sum(self.look(memory, key) for key in range(first, first + 280))

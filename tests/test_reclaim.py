@@ -8,9 +8,10 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy.cache.eviction import CacheLimits, Evictor
+from ocpproxy.cache.eviction import Evictor
 from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.metrics import Metrics
+from ocpproxy.store.capacity import CacheLimits, Capacity
 from ocpproxy.store.rows import Usage
 
 MIB = 2**20
@@ -23,29 +24,30 @@ class LimitsTests(SynchronousTestCase):
         """Over 95 % is full, 95 % is not; a turn ends at 90 %, or lower when more is about to come."""
         limits = CacheLimits(1000, 0, 0.95, 0.90)
         self.assertEqual([limits.is_full(Usage(9**9, n)) for n in (950, 951)], [False, True])
-        self.assertEqual(limits.keep(Usage()).bytes, 900)
-        self.assertEqual(limits.keep(Usage(1, 300)).bytes, 700)
+        self.assertEqual(limits.target(Usage()).bytes, 900)
+        self.assertEqual(limits.target(Usage(1, 300)).bytes, 700)
         counted = CacheLimits(1000, 100, 0.95, 0.90)
         self.assertEqual([counted.is_full(Usage(n, 0)) for n in (95, 96)], [False, True])
-        self.assertEqual(counted.keep(Usage(20, 0)), Usage(80, 900))
+        self.assertEqual(counted.target(Usage(20, 0)), Usage(80, 900))
 
     @given(st.integers(1, 10**6), st.integers(0, 10**6), st.floats(0.01, 1), st.floats(0, 1), st.integers(0, 10**7))
     def test_a_turn_is_enough(self, size: int, most: int, above: float, to: float, incoming: int) -> None:
         """What is kept, and what comes, is held; and is not full again when `to` is not over `above`."""
         limits = CacheLimits(size, most, max(above, to), to)
-        keep = limits.keep(Usage(0, min(incoming, size // 2)))
-        self.assertTrue(limits.holds(Usage(keep.tiles, keep.bytes + min(incoming, size // 2))))
+        keep = limits.target(Usage(0, min(incoming, size // 2)))
+        self.assertTrue(limits.allows(Usage(keep.tiles, keep.bytes + min(incoming, size // 2))))
         self.assertFalse(limits.is_full(keep))
         self.assertGreaterEqual(min(keep.tiles, keep.bytes), 0)
 
 
 class Cache:
-    """An account in memory, of tiles of 1 byte... and a lease."""
+    """A store in memory, and a lease."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock, limits: CacheLimits) -> None:
         self.usage = Usage()
+        self.capacity = Capacity(limits, lambda: self.usage, clock)
         self.away = False
-        self.upstream_data = False
+        self.leased = False
         self.turns = 0
         self.broken = False
         self.unsettled = 0
@@ -60,7 +62,7 @@ class Cache:
             raise DatabaseUnavailable("for the test")
         return self.usage
 
-    async def shrink(self, keep: Usage, at_most: int) -> Usage:
+    async def evict(self, keep: Usage, at_most: int) -> Usage:
         """As in the store: at most `at_most` tiles of equal size."""
         await self.refresh()
         if self.broken:
@@ -77,11 +79,11 @@ class Cache:
         self.usage = Usage(self.usage.tiles - tiles, self.usage.bytes - tiles * size)
         return Usage(tiles, tiles * size)
 
-    async def take(self, name: str) -> bool:
+    async def acquire(self, name: str) -> bool:
         """As in leases."""
         await self.refresh()
         self.turns += 1
-        return not self.upstream_data
+        return not self.leased
 
     async def release(self, name: str) -> None:
         """As in leases."""
@@ -92,15 +94,15 @@ class ReclaimerTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """1000 bytes, looked at every 30 s."""
-        self.clock, self.cache = Clock(), Cache()
-        limits = CacheLimits(1000, 0, 0.95, 0.90)
-        self.reclaimer = Evictor(self.cache, self.cache, limits, 30, self.clock, Metrics())
-        self.reclaimer.startService()
-        self.addCleanup(self.reclaimer.stopService)
+        self.clock = Clock()
+        self.cache = Cache(self.clock, CacheLimits(1000, 0, 0.95, 0.90))
+        self.evictor = Evictor(self.cache, self.cache, 30, self.clock, Metrics())
+        self.evictor.startService()
+        self.addCleanup(self.evictor.stopService)
 
     async def keep(self, nbytes: int) -> int:
         """Store one tile as the cache does; how much was granted."""
-        async with self.reclaimer.room(Usage(1, nbytes)) as granted:
+        async with self.cache.capacity.reserve(Usage(1, nbytes)) as granted:
             if granted:
                 self.cache.store(nbytes)
             return granted
@@ -133,7 +135,7 @@ class ReclaimerTests(SynchronousTestCase):
         self.patch(self.cache, "release", release)
         for _ in range(96):
             self.cache.store(10)
-        storing = self.reclaimer.room(Usage(1, 90))
+        storing = self.cache.capacity.reserve(Usage(1, 90))
         self.successResultOf(Deferred.fromCoroutine(storing.__aenter__()))
         self.cache.store(90)
         self.successResultOf(Deferred.fromCoroutine(storing.__aexit__(None, None, None)))
@@ -166,7 +168,7 @@ class ReclaimerTests(SynchronousTestCase):
 
     def test_another_process_reclaims(self) -> None:
         """With the lease in other hands it waits for the other's work to show."""
-        self.cache.upstream_data = True
+        self.cache.leased = True
         self.successResultOf(Deferred.fromCoroutine(self.keep(500)))
         self.successResultOf(Deferred.fromCoroutine(self.keep(450)))
         waiting = Deferred.fromCoroutine(self.keep(100))

@@ -27,12 +27,14 @@ from ocpproxy.index.leases import Leases
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import keys, rows
+from ocpproxy.store import pending as pending_module
 from ocpproxy.store import tile_store as store_module
+from ocpproxy.store.capacity import CacheLimits
 from ocpproxy.store.files import TileFiles, TornTile
 from ocpproxy.store.fsck import Fsck
 from ocpproxy.store.journal import Journal
 from ocpproxy.store.rows import Usage
-from ocpproxy.store.tile_store import TileStore
+from ocpproxy.store.tile_store import CacheDirectory, TileStore
 from tests.databases import OnMariaDB, OnSQLite, started
 from tests.volumes import em
 
@@ -267,7 +269,7 @@ class FilesTests(SynchronousTestCase):
 
 def noted(journal: Journal) -> set[Tile]:
     """What a journal says now."""
-    place = journal._place / "tiles"
+    place = journal._own / "tiles"
     return {one for line in place.read_text().split() if (one := keys.tile_at(line))} if place.exists() else set()
 
 
@@ -290,9 +292,9 @@ class JournalTests(SynchronousTestCase):
         three = Journal(place, "three")
         three.open()
         self.assertEqual(three.dead(), [], "it is being looked after")
-        found.leave()
+        found.release()
         (found,) = three.dead()
-        found.bury()
+        found.remove()
         self.assertEqual(two.dead(), [])
         for journal in (two, three):
             journal.close()
@@ -318,16 +320,16 @@ class Kept:
         self.case = case
         self.metrics = Metrics()
         self.pool = LanedThreadPool(reactor, 2, "files")
-        self.store = TileStore(directory, database, reactor, self.pool.run, owner, self.metrics)
+        limits = CacheLimits(10**9, 0, 0.95, 0.9)
+        cache = CacheDirectory(directory, owner, limits)
+        self.store = TileStore(cache, database, reactor, self.pool.run, self.metrics)
         self.database = database
         self.mended: list[tuple[str, str]] = []
 
         async def forget(dead: str) -> None:
-            await database.run(leases.forget, dead)
+            await database.run(leases.release_all, dead)
 
-        self.mender = Fsck(
-            self.store, database, self.pool.run, forget, self.metrics, lambda *what: self.mended.append(what)
-        )
+        self.mender = Fsck(self.store, forget, lambda *what: self.mended.append(what))
         self.pool.startService()
         self.store.startService()
         case.addCleanup(self.pool.stopService)
@@ -341,7 +343,7 @@ class Kept:
 
     async def agree(self) -> Usage:
         """Rows, totals and files are the same."""
-        await self.store.settled()
+        await self.store.pending.reconciled()
         found = await self.database.read(lambda tx: tx.many("SELECT filename, bytes FROM contents"))
         files = list(self.store.files.walk())
         self.case.assertEqual(sorted((str(name), int(size)) for name, size in found), sorted(files))
@@ -386,8 +388,8 @@ class StoreTests:
                 some = [(tile(z, row, n), PICTURES[z % 4]) for z in range(8)]
                 work.append(Deferred.fromCoroutine(kept.store.write(some)))
         self.assertEqual(sum(await gatherResults(work)), 12 * 8 * 3)
-        await one.store.settled()
-        await two.store.settled()
+        await one.store.pending.reconciled()
+        await two.store.pending.reconciled()
         await one.store.refresh()
         await one.agree()
 
@@ -396,24 +398,24 @@ class StoreTests:
         kept = await self.kept()
         for n in range(20):
             await kept.store.write([(tile(n), PICTURES[0])])
-        await kept.store.settled()
-        kept.store.used(tile(0))
+        await kept.store.pending.reconciled()
+        kept.store.note_use(tile(0))
         size = len(PICTURES[0])
-        removed = await kept.store.shrink(Usage(12, 10**9), 100)
+        removed = await kept.store.evict(Usage(12, 10**9), 100)
         self.assertEqual(removed, Usage(8, 8 * size))
         left = [n for n in range(20) if kept.store.files.stat(tile(n))]
         self.assertEqual(left, [0, *range(9, 20)])
         await kept.agree()
-        self.assertEqual(await kept.store.shrink(Usage(100, 5 * size), 3), Usage(3, 3 * size), "a slice at a time")
-        self.assertEqual(await kept.store.shrink(Usage(100, 5 * size), 100), Usage(4, 4 * size))
-        self.assertEqual(await kept.store.shrink(Usage(100, 5 * size), 100), Usage())
+        self.assertEqual(await kept.store.evict(Usage(100, 5 * size), 3), Usage(3, 3 * size), "a slice at a time")
+        self.assertEqual(await kept.store.evict(Usage(100, 5 * size), 100), Usage(4, 4 * size))
+        self.assertEqual(await kept.store.evict(Usage(100, 5 * size), 100), Usage())
         await kept.agree()
 
     async def test_a_use_never_goes_back(self: Any) -> None:
         """An older time that is written later does not make a tile older."""
         kept = await self.kept()
         await kept.store.write([(tile(n), PICTURES[0]) for n in range(3)])
-        await kept.store.settled()
+        await kept.store.pending.reconciled()
         now = reactor.seconds()  # type: ignore[attr-defined]
         await kept.database.run(rows.record_uses, {tile(1): now + 50, tile(2): now + 60})
         await kept.database.run(rows.record_uses, {tile(1): now - 99, tile(77): now, tile(1, stack="x/xy/y/0"): now})
@@ -425,7 +427,7 @@ class StoreTests:
         """A torn file is never served: it is removed, with its row."""
         kept = await self.kept()
         await kept.store.write([(tile(n), PICTURES[0]) for n in range(3)])
-        await kept.store.settled()
+        await kept.store.pending.reconciled()
         place = kept.store.files.directory / keys.path(tile(1))
         place.write_bytes(PICTURES[0][:1000])
         self.assertIsNone(await kept.store.read(tile(1)))
@@ -455,7 +457,7 @@ class StoreTests:
         """Rows that went before their files: the files are accounted for again."""
         dead, kept = await self.kept("dead"), await self.kept("one")
         await dead.store.write([(tile(n), PICTURES[0]) for n in range(6)])
-        await dead.store.settled()
+        await dead.store.pending.reconciled()
         await dead.database.run(rows.delete_least_recent, 4, Usage(), dead.store.journal.note)
         dead.die()
         await kept.mender.recover()
@@ -475,14 +477,14 @@ class StoreTests:
         self.assertEqual(kept.mended, [])
         self.assertTrue(half.exists())
         half.unlink()
-        busy.store.doubt(tile(1))
-        await busy.store.settled()
+        busy.store.pending.add({tile(1): 0})
+        await busy.store.pending.reconciled()
 
     async def test_sweep(self: Any) -> None:
         """Every kind of difference is found, told and mended; a second look finds nothing."""
         kept = await self.kept()
         await kept.store.write([(tile(n), PICTURES[n % 4]) for n in range(30)])
-        await kept.store.settled()
+        await kept.store.pending.reconciled()
         place = kept.store.files.directory
         kept.store.files.create(tile(50), PICTURES[0])
         kept.store.files.remove(tile(5))
@@ -539,60 +541,60 @@ class StoreTests:
         """Tiles are stored and read while the index is away, and are accounted for when it is back."""
         kept = await self.kept()
         await kept.store.write([(tile(1), PICTURES[1])])
-        await kept.store.settled()
-        kept.database._gone("for the test")
+        await kept.store.pending.reconciled()
+        kept.database._availability.down("for the test")
         self.assertEqual(await kept.store.write([(tile(n), PICTURES[0]) for n in range(1, 9)]), 7)
         self.assertIsNotNone(await kept.store.read(tile(5)))
-        self.assertEqual((kept.store.in_doubt, kept.store.usage.tiles), (7, 8))
-        await kept.database.wait_up()
+        self.assertEqual((len(kept.store.pending), kept.store.usage.tiles), (7, 8))
+        await kept.database.wait_available()
         self.assertEqual((await kept.agree()).tiles, 8)
 
     async def test_reclaim_outlives_its_patience(self: Any) -> None:
         """Rows that are forgotten when nobody waits any more: their files go too, or their rows come back."""
         kept = await self.kept()
         await kept.store.write([(tile(n), PICTURES[0]) for n in range(20)])
-        await kept.store.settled()
+        await kept.store.pending.reconciled()
         for keep, patience in ((15, 0.0), (10, 0.001), (5, 0.004), (3, 0.02), (1, 5.0)):
             self.patch(store_module, "PATIENCE", patience)
-            work = Deferred.fromCoroutine(kept.store.shrink(Usage(keep, 10**9), 100))
+            work = Deferred.fromCoroutine(kept.store.evict(Usage(keep, 10**9), 100))
             work.addErrback(lambda failure: failure.trap(DatabaseUnavailable, CancelledError))
             if patience == 5:
                 work.cancel()
             await work
-            while kept.store._changing:
+            while kept.store._changes:
                 await deferLater(reactor, 0.01)
             await kept.agree()
             self.assertEqual(noted(kept.store.journal), set())
 
     async def test_overflow(self: Any) -> None:
         """More tiles than are remembered while the index is away: the sweep finds those that were not."""
-        self.patch(store_module, "_MOST_IN_DOUBT", 10)
+        self.patch(pending_module, "_LIMIT", 10)
         kept = await self.kept()
-        kept.database._gone("for the test")
+        kept.database._availability.down("for the test")
         await kept.store.write([(tile(n), PICTURES[0]) for n in range(40)])
-        self.assertTrue(kept.store.overflowed)
-        await kept.database.wait_up()
-        await kept.store.settled()
+        self.assertTrue(kept.store.pending.overflowed)
+        await kept.database.wait_available()
+        await kept.store.pending.reconciled()
         await kept.mender.sweep()
-        self.assertFalse(kept.store.overflowed)
+        self.assertFalse(kept.store.pending.overflowed)
         self.assertEqual((await kept.agree()).tiles, 40)
 
     async def test_probes_side_by_side(self: Any) -> None:
         """Many who ask at once whether tiles can be written get the same answer."""
         kept = await self.kept()
-        await gatherResults([kept.pool.run(kept.store.files.writable) for _ in range(200)])
+        await gatherResults([kept.pool.run(kept.store.files.check_writable) for _ in range(200)])
 
     async def test_left_while_discarding(self: Any) -> None:
         """A torn tile whose reader leaves in the middle is settled all the same."""
         kept = await self.kept()
         await kept.store.write([(tile(1), PICTURES[0])])
-        await kept.store.settled()
+        await kept.store.pending.reconciled()
         (kept.store.files.directory / keys.path(tile(1))).write_bytes(b"torn")
         work = Deferred.fromCoroutine(kept.store.discard([tile(1)]))
         work.addErrback(lambda failure: failure.trap(CancelledError))
         work.cancel()
         await work
-        while kept.store._changing:
+        while kept.store._changes:
             await deferLater(reactor, 0.01)
         self.assertEqual((await kept.agree()).tiles, 0)
 
@@ -600,9 +602,9 @@ class StoreTests:
         """Two who find the same wrong totals mend them once."""
         kept = await self.kept()
         await kept.store.write([(tile(1), PICTURES[0])])
-        await kept.store.settled()
+        await kept.store.pending.reconciled()
         await kept.database.run(lambda tx: tx.run("UPDATE metadata SET numtiles = 9"))
-        await gatherResults([Deferred.fromCoroutine(kept.mender._totals()) for _ in range(4)])
+        await gatherResults([Deferred.fromCoroutine(kept.mender._correct_totals()) for _ in range(4)])
         await kept.store.refresh()
         await kept.agree()
 
@@ -640,73 +642,73 @@ class LeaseTests:
         """One has it; the other gets it when it is given back; a give-back of what one does not hold does nothing."""
         url = self.index_url()
         one, two = await self.leases("one", url), await self.leases("two", url)
-        self.assertEqual([await one.take("a"), await two.take("a"), await two.take("b")], [True, False, True])
+        self.assertEqual([await one.acquire("a"), await two.acquire("a"), await two.acquire("b")], [True, False, True])
         await two.release("a")
-        self.assertFalse(await two.take("a"))
+        self.assertFalse(await two.acquire("a"))
         await one.release("a")
-        self.assertTrue(await two.take("a"))
+        self.assertTrue(await two.acquire("a"))
 
     async def test_race(self: Any) -> None:
         """Of many who take at once exactly one gets it."""
         url = self.index_url()
         found = [await self.leases(f"p{n}", url) for n in range(4)]
         for name in "abcdef":
-            taken = await gatherResults([Deferred.fromCoroutine(one.take(name)) for one in found])
+            taken = await gatherResults([Deferred.fromCoroutine(one.acquire(name)) for one in found])
             self.assertEqual(sum(taken), 1)
 
     async def test_expiry(self: Any) -> None:
         """A dead owner's lease is taken when it has expired, and not before; a living one's is renewed."""
         url = self.index_url()
         one, two = await self.leases("one", url, 1.0), await self.leases("two", url)
-        await one.take("a")
-        await one.take("b")
+        await one.acquire("a")
+        await one.acquire("b")
         began = reactor.seconds()  # type: ignore[attr-defined]
         await one._renew()
         await one.database.run(lambda tx: tx.run("UPDATE fetching SET expires = expires - 400000 WHERE url = 'b'"))
-        while not await two.take("b"):
-            self.assertFalse(await two.take("a"))
+        while not await two.acquire("b"):
+            self.assertFalse(await two.acquire("a"))
         self.assertLess(reactor.seconds() - began, 0.95)  # type: ignore[attr-defined]
-        while not await two.take("a"):
+        while not await two.acquire("a"):
             pass
         self.assertGreater(reactor.seconds() - began, 0.95)  # type: ignore[attr-defined]
         await one.release("a")
-        self.assertFalse(await one.take("a"), "what was taken over is not given back by its old owner")
+        self.assertFalse(await one.acquire("a"), "what was taken over is not given back by its old owner")
 
     async def test_stop_gives_back(self: Any) -> None:
         """A process that stops holds nothing; one that died is forgotten; what expired is swept."""
         url = self.index_url()
         one, two = await self.leases("one", url), await self.leases("two", url)
         for name in "abc":
-            await one.take(name)
-        await one._give_back_all()
-        self.assertTrue(await two.take("a"))
-        self.assertEqual(await two.database.run(leases.forget, "two"), 1)
+            await one.acquire(name)
+        await one._release_held()
+        self.assertTrue(await two.acquire("a"))
+        self.assertEqual(await two.database.run(leases.release_all, "two"), 1)
         await one.database.run(lambda tx: tx.run("INSERT INTO fetching (url) VALUES ('historical')"))
-        self.assertEqual(await one.database.run(leases.expired), ["historical"])
+        self.assertEqual(await one.database.run(leases.delete_expired), ["historical"])
 
     async def test_successor(self: Any) -> None:
         """What is given back late, for somebody who left, is not the lease of who came next."""
         url = self.index_url()
         one, two = await self.leases("one", url), await self.leases("two", url)
-        left = Deferred.fromCoroutine(one.take("a"))
+        left = Deferred.fromCoroutine(one.acquire("a"))
         left.addErrback(lambda _: None)
         left.cancel()
-        while not await one.take("a"):
+        while not await one.acquire("a"):
             pass
         for _ in range(10):
-            self.assertFalse(await two.take("a"))
+            self.assertFalse(await two.acquire("a"))
             await one._renew()
         await one.release("a")
-        self.assertTrue(await two.take("a"))
+        self.assertTrue(await two.acquire("a"))
 
     async def test_given_up(self: Any) -> None:
         """A lease that comes when nobody waits any more is given back."""
         url = self.index_url()
         one, two = await self.leases("one", url), await self.leases("two", url)
-        waiting = Deferred.fromCoroutine(one.take("a"))
+        waiting = Deferred.fromCoroutine(one.acquire("a"))
         waiting.addErrback(lambda _: None)
         waiting.cancel()
-        while not await two.take("a"):
+        while not await two.acquire("a"):
             pass
         self.assertEqual(one._held, {})
 

@@ -14,9 +14,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ocpproxy import config
-from ocpproxy.cache.tiles import TileCache
 from ocpproxy.daemon import gateway as gateway_module
-from ocpproxy.daemon.services import ListeningPorts, OrderedServices
+from ocpproxy.daemon.services import ListeningPorts
 from ocpproxy.metrics import Metrics
 from ocpproxy.store import rows
 from ocpproxy.upstream.registry import KINDS
@@ -324,25 +323,22 @@ class HitTests(DaemonCase):
         for memory, opens in (("0", 1), ("64", 0)):
             text = path.read_text().replace("memory = 0", f"memory = {memory}")
             gateway = gateway_module.make_gateway(config.parse(text, self.place, os.environ, KINDS), reactor, Metrics())
-            gateway.privilegedStartService()
-            gateway.startService()
+            gateway.services.privilegedStartService()
+            gateway.services.startService()
             try:
                 await self.count(gateway, opens)
             finally:
-                await gateway.stopService()
-                store = next(part for part in gateway if hasattr(part, "used"))
-                store._database.close()  # type: ignore[attr-defined]
+                await gateway.services.stopService()
+                gateway.storage.database.close()
 
-    async def count(self, gateway: OrderedServices, opens: int) -> None:
+    async def count(self, gateway: gateway_module.Gateway, opens: int) -> None:
         """Count opens and interactions of a hit."""
-        listening = next(part for part in gateway if isinstance(part, ListeningPorts))
+        listening = next(part for part in gateway.services if isinstance(part, ListeningPorts))
         port = listening.ports[0].getHost().port  # type: ignore[attr-defined]
-        store = next(part for part in gateway if hasattr(part, "used"))
-        database = store._database  # type: ignore[attr-defined]
+        database: Any = gateway.storage.database
         url = f"http://127.0.0.1:{port}/kat/3/0_0_0.png"
         await (await self.client.get(url)).content()
-        cache = next(part for part in gateway if isinstance(part, TileCache))
-        while len(cache.fetches) or store.in_doubt:  # type: ignore[attr-defined]
+        while len(gateway.fetches) or len(gateway.storage.store.pending):
             await pause(0.01)
         await (await self.client.get(url)).content()
         asked: list[Any] = []

@@ -22,7 +22,8 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from ocpproxy import config
 from ocpproxy.config import BadConfiguration
 from ocpproxy.daemon.gateway import _share
-from ocpproxy.metrics import Metrics, merged, retired
+from ocpproxy.daemon.scraping import add_dead, merge_metrics
+from ocpproxy.metrics import Metrics
 from ocpproxy.upstream.registry import KINDS
 from tests import ocpserver
 from tests.daemons import Daemon, DaemonCase, _Process
@@ -257,7 +258,7 @@ class SharingTests(SynchronousTestCase):
             ("[server]\nworkers = 0\n", "a whole number from 1 to 256"),
             ("[server]\nworkers = many\n", "auto, for one a core"),
         ):
-            error = self.assertRaises(BadConfiguration, config.parse, text, Path("/nowhere"), {})
+            error = self.assertRaises(BadConfiguration, config.parse, text, Path("/nowhere"), {}, KINDS)
             self.assertIn(expected, str(error))
         self.assertEqual(
             config.parse("[server]\nworkers = auto\n", Path("/"), {}, KINDS).server.workers, os.cpu_count()
@@ -275,8 +276,8 @@ class SharingTests(SynchronousTestCase):
             metrics.waiters.set(hits)
             metrics.loop_lag.observe(hits / 10)
         two.upstream_requests.labels('odd "kind"\n', "ok").inc()
-        counts = retired(retired(b"", dead.text()), b"")
-        text = merged([one.text(), two.text()], counts).decode()
+        counts = add_dead(add_dead(b"", dead.text()), b"")
+        text = merge_metrics([one.text(), two.text()], counts).decode()
         found = {
             (sample.name, *sample.labels.values()): sample.value
             for family in text_string_to_metric_families(text)

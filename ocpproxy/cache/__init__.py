@@ -4,6 +4,7 @@
 `tiles`             a request for a tile: hit, or shared miss
 `lookup`            tiles that are in memory or on disk
 `memory`            which tiles stay in memory (S3-FIFO)
+`fetches`           a miss: lease, slot, voxels, render, store
 `rendering`         a cuboid's voxels become its tiles
 `shared_cutouts`    voxels fetched once for all stacks that show them
 `derived`           pictures made from tiles: contrast, colour, overviews

@@ -1,12 +1,12 @@
-"""What is known of each token: which upstream has it, and its dataset.
+"""What is known of each token: its upstream, its dataset, and for how long that is good.
 
-A dataset is asked for once and kept: in memory, and in the index for the next start. After `max_age` it is asked for
-again, in the background: nobody waits for that, and while the upstream does not answer the old one stays good. A token
-that the upstream does not know is not asked for again for a minute.
+A dataset is described once and kept: in memory, and in the index for the next start. After `info_max_age` it is
+described again, in the background: nobody waits for that, and while the upstream does not answer the old description
+stays good. A token that the upstream does not know is not asked for again for a minute.
 
-Tiles of voxels that may change are made anew from time to time: time is cut into *epochs*, and the epoch is part of a
-stack's version, so with a new one the old tiles are not found any more and age out. It begins with asking the upstream
-what it has; while that does not answer, the epoch before goes on, for old tiles are better than none.
+Tiles of voxels that may change are fetched again from time to time. Time is cut into *epochs*, and the epoch is part of
+a stack's version: in a new epoch the old tiles are not found any more, and age out. An epoch begins by describing the
+dataset. While the upstream does not answer the epoch before goes on, for old tiles are better than none.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from math import inf, isfinite
 from typing import Protocol
 
 from cachetools import LRUCache, TTLCache
+from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
@@ -33,11 +34,11 @@ from ocpproxy.upstream.base import UnknownToken, Upstream, UpstreamBroken, Upstr
 
 _UNKNOWN_FOR = 60.0
 _PATIENCE = 1.0
-"""Seconds that a request waits for an upstream to say what is new, when something is known of old."""
+"""Seconds that a request waits for a new description when there is an old one."""
 _WRITABLE_FOR = 3600.0
-"""Seconds that tiles of voxels are good for that the upstream calls writable."""
+"""Seconds that tiles are good for whose voxels the upstream calls writable."""
 _RETRY_EVERY = 30.0
-"""Seconds between questions to an upstream that does not say anything new of a token."""
+"""Seconds between questions to an upstream that does not describe a token."""
 _MOST_TOKENS = 10_000
 _MOST_STACKS = 1000
 
@@ -46,10 +47,10 @@ class DescriptionStore(Protocol):
     """Where descriptions are kept between starts."""
 
     async def load(self, token: str, origin: str) -> Description | None:
-        """The description, if it is there."""
+        """Return the description, or None."""
 
     async def save(self, dataset: Dataset, origin: str, description: Description) -> None:
-        """Keep it."""
+        """Keep the description."""
 
 
 @dataclass(frozen=True)
@@ -58,34 +59,37 @@ class DatasetSource:
 
     upstream: Upstream
     info_max_age: float
-    """Seconds that what it says of a token is good for."""
+    """Seconds that a description is good for."""
     flights: int
-    """Cuboids that are fetched, rendered and stored at a time; the others wait for their turn."""
+    """Cuboids that are fetched, rendered and stored at a time."""
     patience: float
-    """Seconds that a flight waits for its turn, or for another process's fetch."""
-    called: str | None = None
-    """The token by which the upstream knows it, where that is another."""
+    """Seconds that a flight waits for its slot, or for another process's fetch."""
+    alias_of: str | None = None
+    """The upstream's token, where it is another."""
     display: DisplaySettings = DEFAULT_DISPLAY
     max_cutout: int = MAX_CUTOUT
     """Bytes of voxels that one cuboid may take."""
     max_age: float | None = None
-    """Seconds after which tiles are made anew, infinity for never; None for what each channel makes right."""
+    """Seconds after which tiles are fetched again, infinity for never; None to decide by channel."""
 
     def lifetime(self, channels: Iterable[Channel]) -> float:
-        """Seconds after which tiles that show these channels are made anew."""
+        """Return the seconds after which tiles that show these channels are fetched again."""
         if self.max_age is not None:
             return self.max_age
         return _WRITABLE_FOR if any(channel.writable for channel in channels) else inf
 
     def origin(self) -> str:
-        """What descriptions from here are kept under: at most 255 characters."""
-        said = f"{self.upstream.origin} {self.called}" if self.called else self.upstream.origin
-        return said if len(said) <= 255 else f"{said[:200]} {sha256(said.encode()).hexdigest()[:32]}"
+        """Return what descriptions from here are stored under, at most 255 characters."""
+        origin = f"{self.upstream.origin} {self.alias_of}" if self.alias_of else self.upstream.origin
+        return origin if len(origin) <= 255 else f"{origin[:200]} {sha256(origin.encode()).hexdigest()[:32]}"
 
     def dataset(self, token: str, description: str) -> Dataset:
-        """As `Upstream.dataset`, under our name."""
-        there = self.called or token
-        return replace(self.upstream.dataset(there, description), token=token, alias_of=there)
+        """Return the dataset of a description, under our token.
+
+        :raises UpstreamBroken: when the description makes no sense.
+        """
+        upstream_token = self.alias_of or token
+        return replace(self.upstream.dataset(upstream_token, description), token=token, alias_of=upstream_token)
 
 
 @dataclass(eq=False)
@@ -95,18 +99,18 @@ class CatalogueEntry:
     source: DatasetSource
     dataset: Dataset
     read_at: float
-    ask_again: float
-    """When the upstream is to be asked again; 0 when something else is known by now."""
+    """When the upstream described the dataset; seconds since 1970, like all times here."""
+    refresh_at: float
+    """When the dataset is to be described again; 0 once another entry has replaced this one."""
     epoch: int = 0
-    """Of tiles that are made anew from time to time; 0 when there are none such."""
-    expires: float = inf
-    """When the epoch ends."""
+    """The epoch of tiles that are fetched again from time to time; 0 when there are none such."""
+    epoch_ends: float = inf
     stacks: LRUCache[ImageBase, Stack] = field(default_factory=lambda: LRUCache(_MOST_STACKS))
 
     def stack(self, base: ImageBase) -> Stack:
-        """The stack of an image base.
+        """Return the stack of an image base.
 
-        :raises CannotDisplay:
+        :raises CannotDisplay: there is no such channel, or it cannot be drawn this way.
         """
         stack = self.stacks.get(base)
         if stack is None:
@@ -117,16 +121,20 @@ class CatalogueEntry:
     def _epoch_of(self, channels: Sequence[Channel]) -> int:
         return self.epoch if isfinite(self.source.lifetime(channels)) else 0
 
-    def until(self, stack: Stack) -> float | None:
-        """When tiles of the stack are made anew, if ever."""
-        return self.expires if stack.epoch else None
+    def expires(self, stack: Stack) -> float | None:
+        """Return when tiles of the stack are fetched again, None for never."""
+        return self.epoch_ends if stack.epoch else None
+
+    def is_like(self, other: CatalogueEntry) -> bool:
+        """Return whether both describe the same dataset in the same epoch."""
+        return self.epoch == other.epoch and repr(self.dataset) == repr(other.dataset)
 
 
-class Catalogue:
+class Catalogue(Service):
     """All tokens.
 
-    :param sources: the upstreams of tokens that have one of their own.
-    :param otherwise: the upstream of all others; None where there are no others.
+    :param sources: the sources of tokens that have their own.
+    :param default: the source of all other tokens; None where there are no others.
     """
 
     _log = Logger()
@@ -134,143 +142,148 @@ class Catalogue:
     def __init__(
         self,
         sources: Mapping[str, DatasetSource],
-        otherwise: DatasetSource | None,
-        shelf: DescriptionStore,
+        default: DatasetSource | None,
+        descriptions: DescriptionStore,
         clock: IReactorTime,
     ) -> None:
         self._sources = sources
-        self._otherwise = otherwise
-        self._shelf = shelf
+        self._default = default
+        self._descriptions = descriptions
         self._clock = clock
-        self._known: LRUCache[str, CatalogueEntry] = LRUCache(_MOST_TOKENS)
+        self._entries: LRUCache[str, CatalogueEntry] = LRUCache(_MOST_TOKENS)
         self._unknown: TTLCache[str, UpstreamFailure] = TTLCache(_MOST_TOKENS, _UNKNOWN_FOR, clock.seconds)
-        self._asking: SingleFlight[str, str, CatalogueEntry] = SingleFlight(self._ask, clock)
+        self._describing: SingleFlight[str, str, CatalogueEntry] = SingleFlight(self._describe, clock)
+
+    def stopService(self) -> Deferred[None]:
+        """Cancel what is being asked."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._describing.stop())
 
     def tokens(self) -> list[str]:
-        """The tokens that are configured or have been asked for, in order."""
-        return sorted({*self._sources, *self._known})
+        """Return the tokens that are configured or have been asked for, in order."""
+        return sorted({*self._sources, *self._entries})
 
     def source(self, token: str) -> DatasetSource:
-        """Where the token's voxels come from.
+        """Return where the token's voxels come from.
 
-        :raises UnknownToken: from nowhere.
+        :raises UnknownToken: when no source is configured for it.
         """
-        source = self._sources.get(token, self._otherwise)
+        source = self._sources.get(token, self._default)
         if source is None:
             raise UnknownToken(f"there is no section [dataset {token}], and no upstream for tokens that have none")
         return source
 
-    def at_hand(self, token: str) -> CatalogueEntry | None:
-        """What is known without asking anybody."""
-        known: CatalogueEntry | None = self._known.get(token)
-        if known is not None and self._clock.seconds() > min(known.ask_again, known.expires):
-            known.ask_again = self._clock.seconds() + _RETRY_EVERY
+    def entry_now(self, token: str) -> CatalogueEntry | None:
+        """Return the entry that is in memory, or None. An old one is refreshed in the background."""
+        entry: CatalogueEntry | None = self._entries.get(token)
+        if entry is not None and self._clock.seconds() > min(entry.refresh_at, entry.epoch_ends):
+            entry.refresh_at = self._clock.seconds() + _RETRY_EVERY
             self.refresh(token)
-        return known
+        return entry
 
-    async def known(self, token: str) -> CatalogueEntry:
-        """What is known of the token.
+    async def entry(self, token: str) -> CatalogueEntry:
+        """Return the entry of the token.
 
-        :raises UnknownToken: there is none such.
-        :raises UpstreamFailure: nothing is known and the upstream does not say.
+        :raises UnknownToken: there is no such token.
+        :raises UpstreamFailure: there is no entry yet, and the upstream does not describe the token.
         """
-        known = self.at_hand(token)
-        if known is not None:
-            return known
+        entry = self.entry_now(token)
+        if entry is not None:
+            return entry
         unknown = self._unknown.get(token)
         if unknown is not None:
             raise unknown.with_traceback(None)
-        return await self._asking.join(token, token)
+        return await self._describing.join(token, token)
 
-    async def renewed(self, token: str, known: CatalogueEntry) -> CatalogueEntry:
-        """What is known of the token now, for a tile that may have grown old.
+    async def current_entry(self, token: str, entry: CatalogueEntry) -> CatalogueEntry:
+        """Return the entry in the current epoch.
 
-        Where an epoch has ended the upstream is asked, and waited for a moment; if it does not say, the epoch goes on.
+        Where the epoch of `entry` has ended, the upstream is asked, and waited for a moment. If it does not answer,
+        the epoch goes on.
         """
-        if self._clock.seconds() < known.expires:
-            return known
+        if self._clock.seconds() < entry.epoch_ends:
+            return entry
         try:
-            return await self._asking.join(token, token).addTimeout(_PATIENCE, self._clock)
+            return await self._describing.join(token, token).addTimeout(_PATIENCE, self._clock)
         except (DeferredTimeout, UpstreamFailure):
-            self._put_off(known)
-            return known
+            self._postpone(entry)
+            return entry
 
     def refresh(self, token: str) -> None:
-        """Ask again, in the background; what is known stays until there is an answer."""
-        if not self._asking.is_flying(token):
-            self._asking.join(token, token).addErrback(
+        """Describe the dataset again, in the background. The entry stays until there is an answer."""
+        if not self._describing.is_flying(token):
+            self._describing.join(token, token).addErrback(
                 lambda failure: self._log.debug("{token}: {reason}", token=token, reason=failure.getErrorMessage())
             )
 
-    async def _ask(self, flight: Flight[str, str, CatalogueEntry]) -> None:
+    # -- describing
+
+    async def _describe(self, flight: Flight[str, str, CatalogueEntry]) -> None:
         token = flight.key
-        flight.progress.report()
+        flight.progress.report()  # a description is worth finishing, whoever leaves
         source = self.source(token)
-        kept = None
-        if token not in self._known:
-            kept = await self._kept(token, source)
-            if kept is not None and self._clock.seconds() < min(kept.ask_again, kept.expires):
-                self._known[token] = kept
-                flight.deliver(token, kept)
-                return
+        kept = None if token in self._entries else await self._load(token, source)
+        if kept is not None and self._clock.seconds() < min(kept.refresh_at, kept.epoch_ends):
+            self._entries[token] = kept
+            flight.deliver(token, kept)
+            return
         try:
-            known = await self._ask_upstream(token, source)
+            entry = await self._ask_upstream(token, source)
         except CancelledError:
             raise
         except (UnknownToken, UpstreamRefused) as error:
             self._unknown[token] = error
             raise
         except UpstreamFailure as error:
-            before = kept or self._known.get(token)
-            if before is None:
+            earlier = kept or self._entries.get(token)
+            if earlier is None:
                 raise
-            self._log.warn("{token} is served as it was known before: {reason}", token=token, reason=str(error))
-            self._put_off(before)
-            known = before
-        old = self._known.get(token)
-        if old is not None and old.epoch == known.epoch and repr(old.dataset) == repr(known.dataset):
-            old.read_at, old.ask_again, old.expires = known.read_at, known.ask_again, known.expires
-            known = old  # nothing new: keep the stacks
+            self._log.warn("{token} is served by its earlier description: {reason}", token=token, reason=str(error))
+            self._postpone(earlier)
+            entry = earlier
+        flight.deliver(token, self._replace(token, entry))
+
+    def _replace(self, token: str, entry: CatalogueEntry) -> CatalogueEntry:
+        """Put the entry into the catalogue. An equal one is kept, with its stacks, and gets the new times."""
+        old = self._entries.get(token)
+        if old is not None and old.is_like(entry):
+            old.read_at, old.refresh_at, old.epoch_ends = entry.read_at, entry.refresh_at, entry.epoch_ends
+            entry = old
         elif old is not None:
-            old.ask_again = 0
-        self._known[token] = known
-        flight.deliver(token, known)
+            old.refresh_at = 0
+        self._entries[token] = entry
+        return entry
 
-    def _put_off(self, known: CatalogueEntry) -> None:
-        """The upstream says nothing: what is known is good for a while longer."""
-        known.ask_again = self._clock.seconds() + _RETRY_EVERY
-        known.expires = max(known.expires, known.ask_again)
+    def _postpone(self, entry: CatalogueEntry) -> None:
+        """Keep an entry for a while longer: the upstream does not answer."""
+        entry.refresh_at = self._clock.seconds() + _RETRY_EVERY
+        entry.epoch_ends = max(entry.epoch_ends, entry.refresh_at)
 
-    async def _kept(self, token: str, source: DatasetSource) -> CatalogueEntry | None:
-        kept = await self._shelf.load(token, source.origin())
+    async def _load(self, token: str, source: DatasetSource) -> CatalogueEntry | None:
+        """Return the entry that is kept in the index, or None."""
+        kept = await self._descriptions.load(token, source.origin())
         if kept is None:
             return None
         try:
-            return self._made(source, source.dataset(token, kept.text), kept.read_at)
+            return _make_entry(source, source.dataset(token, kept.text), kept.read_at)
         except UpstreamBroken as error:
-            self._log.warn("what the index says of {token} makes no sense: {reason}", token=token, reason=str(error))
+            self._log.warn("the index has a bad description of {token}: {reason}", token=token, reason=str(error))
             return None
 
-    def _made(self, source: DatasetSource, dataset: Dataset, read_at: float) -> CatalogueEntry:
-        lifetime, ask_again = source.lifetime(dataset.channels), read_at + source.info_max_age
-        if not isfinite(lifetime):
-            return CatalogueEntry(source, dataset, read_at, ask_again)
-        # That in which the upstream was asked, so that all processes, and the next start, agree on it.
-        epoch = int(read_at // lifetime) + 1
-        return CatalogueEntry(source, dataset, read_at, ask_again, epoch, epoch * lifetime)
-
     async def _ask_upstream(self, token: str, source: DatasetSource) -> CatalogueEntry:
-        text = await source.upstream.describe(source.called or token)
-        now = self._clock.seconds()
-        known = self._made(source, source.dataset(token, text), now)
+        text = await source.upstream.describe(source.alias_of or token)
+        entry = _make_entry(source, source.dataset(token, text), self._clock.seconds())
         saving = Deferred.fromCoroutine(
-            self._shelf.save(known.dataset, source.origin(), Description(text, known.read_at))
+            self._descriptions.save(entry.dataset, source.origin(), Description(text, entry.read_at))
         )
-        saving.addErrback(
-            lambda failure: self._log.failure("open_storage what is known of {token}", failure, token=token)
-        )
-        return known
+        saving.addErrback(lambda failure: self._log.failure("saving the description of {token}", failure, token=token))
+        return entry
 
-    async def stop(self) -> None:
-        """Ask nobody any more."""
-        await self._asking.stop()
+
+def _make_entry(source: DatasetSource, dataset: Dataset, read_at: float) -> CatalogueEntry:
+    lifetime, refresh_at = source.lifetime(dataset.channels), read_at + source.info_max_age
+    if not isfinite(lifetime):
+        return CatalogueEntry(source, dataset, read_at, refresh_at)
+    # Derived from `read_at`, so that all processes, and the next start, agree.
+    epoch = int(read_at // lifetime) + 1
+    return CatalogueEntry(source, dataset, read_at, refresh_at, epoch, epoch * lifetime)

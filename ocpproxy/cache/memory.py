@@ -1,18 +1,18 @@
-"""A memory of bounded bytes that a scan does not wash out.
+"""A memory of bounded bytes that a scan does not flush.
 
 Viewers do two things at once: they come back to the same few hundred tiles every minute, and they fly through ten
 thousand that nobody will ask for again. A plain LRU keeps the second and forgets the first. This is S3-FIFO (Yang et
 al., *FIFO queues are all you need for cache eviction*, SOSP 2023), which approximates LRU and resists scans:
 
-* what is new enters a *small* queue, a tenth of the room. What leaves it unused is forgotten, but its name is
-  remembered for a while; what was used meanwhile moves to the *main* queue;
-* what is new and whose name is remembered was wanted twice: it enters the main queue at once;
-* what comes to the end of the main queue goes round again once for each use since, three times at the most.
+* A new value enters a *small* queue, a tenth of the memory. When it leaves that queue unused it is forgotten, but its
+  key is remembered for a while; when it was used meanwhile it moves to the *main* queue.
+* A new value whose key is remembered was wanted twice: it enters the main queue at once.
+* A value at the end of the main queue goes round again once for each use since, three times at most.
 
-A hit only counts itself: nothing is moved, so it costs the look-up and an addition.
+A hit only counts itself: nothing is moved, so it costs a look-up and an addition.
 
-The names remembered are far more than fit into memory (the paper remembers about as many), because what is used once a
-minute has to be recognised behind a whole flight.
+Far more keys are remembered than values fit into memory (the paper remembers about as many), because a tile that is
+used once a minute has to be recognised behind a whole flight.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 _SMALL = 0.1
+"""The share of the small queue."""
 _MOST_USES = 3
-_NAMES = 50_000
-"""Names remembered, as hashes of some 100 bytes each: two different names that share one are only let in early."""
+_KEYS = 50_000
+"""Keys remembered, as hashes of some 100 bytes each. Of two keys with one hash the second is only let in early."""
 
 
 class _Held(Generic[V]):
-    """Something in memory."""
+    """A value in memory."""
 
     __slots__ = ("size", "uses", "value")
 
@@ -41,8 +42,8 @@ class _Held(Generic[V]):
         self.uses = 0
 
 
-class Memory(Generic[K, V]):
-    """Values by key, `size` bytes of them at the most."""
+class S3FifoMemory(Generic[K, V]):
+    """Values by key, `size` bytes of them at most."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -51,13 +52,13 @@ class Memory(Generic[K, V]):
         self._held: dict[K, _Held[V]] = {}
         self._small: OrderedDict[K, None] = OrderedDict()
         self._main: OrderedDict[K, None] = OrderedDict()
-        self._left: OrderedDict[int, None] = OrderedDict()
+        self._remembered: OrderedDict[int, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._held)
 
     def get(self, key: K) -> V | None:
-        """The value, which counts as used; or None."""
+        """Return the value and count the use; or return None."""
         held = self._held.get(key)
         if held is None:
             return None
@@ -66,27 +67,28 @@ class Memory(Generic[K, V]):
         return held.value
 
     def add(self, key: K, value: V, size: int) -> None:
-        """Keep the value, which takes so many bytes.
+        """Keep the value, which takes `size` bytes.
 
-        What is there already under the key stays, and what is larger than the whole memory is not kept.
+        A key that is there keeps its value. A value that is larger than the whole memory is not kept.
         """
         if key in self._held or size > self.size:
             return
         while self.used + size > self.size:
             if self._small_used > _SMALL * self.size or not self._main:
-                self._drop_small()
+                self._shift_small()
             else:
-                self._drop_main()
+                self._shift_main()
         self._held[key] = _Held(value, size)
         self.used += size
-        if hash(key) in self._left:
-            del self._left[hash(key)]
+        if hash(key) in self._remembered:
+            del self._remembered[hash(key)]
             self._main[key] = None
         else:
             self._small[key] = None
             self._small_used += size
 
-    def _drop_small(self) -> None:
+    def _shift_small(self) -> None:
+        """Take the oldest value from the small queue: to the main queue if it was used, else out."""
         key, _ = self._small.popitem(last=False)
         held = self._held[key]
         self._small_used -= held.size
@@ -95,11 +97,12 @@ class Memory(Generic[K, V]):
             self._main[key] = None
             return
         self._forget(key, held)
-        self._left[hash(key)] = None
-        if len(self._left) > _NAMES:
-            self._left.popitem(last=False)
+        self._remembered[hash(key)] = None
+        if len(self._remembered) > _KEYS:
+            self._remembered.popitem(last=False)
 
-    def _drop_main(self) -> None:
+    def _shift_main(self) -> None:
+        """Take the oldest value from the main queue: to its end if it was used, else out."""
         key = next(iter(self._main))
         held = self._held[key]
         if held.uses:

@@ -1,21 +1,23 @@
-"""A cuboid's voxels become its tiles: what somebody waits for first, and what is made is stored while the rest is made.
+"""A cuboid's voxels become its tiles: those that somebody waits for first.
 
-The awaited tiles are rendered in a lane of their own, each as soon as somebody asks for it, and answered from memory.
-The others are begun when those have been answered, and a few at a time: sending answers needs the processor too.
+The tiles that somebody waits for are rendered in a lane of their own, each as soon as somebody asks for it, and are
+delivered from memory. The others are begun when those have been delivered, a few at a time: sending answers needs the
+processor too. What is made is stored while the rest is made.
 
 A cuboid with all its pictures takes ten megabytes, so nothing of it may be left to the garbage collector, which comes
-when it likes: a `CuboidRenderer` is in a cycle with its flight for the time of its ``with`` block only.
+late. A `CuboidRenderer` is in a cycle with its flight only within its ``async with`` block.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredQueue
 
-from ocpproxy.cache.lookup import Result, TileAnswer, ready
+from ocpproxy.cache.lookup import Found
 from ocpproxy.concurrency.single_flight import Flight
 from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.imagery.drawing import draw
@@ -24,83 +26,89 @@ from ocpproxy.model.voxels import Voxels
 
 Pictures = list[tuple[Tile, bytes]]
 
-_AHEAD_AT_ONCE = 4
-"""Tiles that nobody waits for, made by one thread at a time: two milliseconds' work."""
-_GONE = object()
+_AHEAD_BATCH = 4
+"""Tiles that nobody waits for, rendered by one job: two milliseconds of work."""
+_TAKEN = object()
 
 
-def _draw(cuboid: Cuboid, voxels: Sequence[Voxels | None], left: dict[Tile, None], some: Sequence[Tile]) -> Pictures:
-    """The pictures of those of the tiles that are still left, which they are not any more. (In a thread.)"""
-    return [(tile, draw(cuboid, voxels, tile)) for tile in some if left.pop(tile, _GONE) is not _GONE]
+@dataclass(frozen=True, slots=True)
+class RenderLanes:
+    """Where renders run."""
+
+    urgent: RunInThread
+    """For tiles that somebody waits for."""
+    ahead: RunInThread
+    """For tiles that nobody waits for yet."""
+
+
+def _draw(cuboid: Cuboid, voxels: Sequence[Voxels | None], left: dict[Tile, None], tiles: Sequence[Tile]) -> Pictures:
+    """Take those of the tiles that are left out of `left`, and return their pictures. (In a thread.)"""
+    return [(tile, draw(cuboid, voxels, tile)) for tile in tiles if left.pop(tile, _TAKEN) is not _TAKEN]
 
 
 class CuboidRenderer:
-    """The making of all tiles of one cuboid, within an ``async with`` block.
+    """Renders all tiles of one cuboid, within an ``async with`` block.
 
     :param voxels: of each channel that is shown, axes (z, y, x).
-    :param render: makes in a thread what somebody waits for.
-    :param ahead: makes in a thread what nobody waits for yet.
-    :param seconds: the time.
+    :param deliver: called with each tile and its picture as soon as it is made.
     """
 
     def __init__(
         self,
-        flight: Flight[Cuboid, Tile, TileAnswer],
+        flight: Flight[Cuboid, Tile, Found],
         voxels: Sequence[Voxels | None],
-        render: RunInThread,
-        ahead: RunInThread,
-        seconds: Callable[[], float],
+        lanes: RenderLanes,
+        deliver: Callable[[Tile, bytes], None],
     ) -> None:
         self._flight = flight
         self._voxels = voxels
-        self._render = render
-        self._ahead = ahead
-        self._seconds = seconds
+        self._lanes = lanes
+        self._deliver = deliver
         self._left = dict.fromkeys(flight.key.tiles())
-        self._missing = len(self._left)  # threads take from what is left at any time
+        self._unmade = len(self._left)  # threads take from what is left at any time
         self._made: DeferredQueue[Any] = DeferredQueue()  # Pictures, or a Failure
-        self._work: set[Deferred[Any]] = set()
+        self._jobs: set[Deferred[Any]] = set()
 
     async def __aenter__(self) -> None:
-        """Begin."""
-        self._flight.on_item_wanted(self._asked)
-        self._go_on()
+        """Start to render."""
+        self._flight.on_item_wanted(self._wanted)
+        self._render_ahead()
 
     async def __aexit__(self, *_: object) -> None:
-        """End, whether or not all is made."""
+        """Drop what is not rendered yet."""
         self._flight.on_item_wanted(None)
         self._left.clear()
-        for one in list(self._work):
-            one.cancel()
+        for job in list(self._jobs):
+            job.cancel()
 
     async def pictures(self) -> AsyncIterator[Pictures]:
-        """All pictures, as many at a time as have been made while the last ones were looked after."""
-        while self._missing > 0:
-            some: Pictures = await self._made.get()
+        """Yield all pictures, each time as many as have been made since the last time."""
+        while self._unmade > 0:
+            made: Pictures = await self._made.get()
             while self._made.pending:
-                some = some + await self._made.get()
-            if some:
-                self._missing -= len(some)
-                yield some
+                made = made + await self._made.get()
+            if made:
+                self._unmade -= len(made)
+                yield made
 
-    def _asked(self, tile: Tile) -> None:
+    def _wanted(self, tile: Tile) -> None:
         if tile in self._left:
-            self._begin(self._render, [tile])
+            self._start(self._lanes.urgent, [tile])
 
-    def _go_on(self) -> None:
-        if self._left and not self._work:
-            self._begin(self._ahead, list(islice(self._left, _AHEAD_AT_ONCE)))
+    def _render_ahead(self) -> None:
+        if self._left and not self._jobs:
+            self._start(self._lanes.ahead, list(islice(self._left, _AHEAD_BATCH)))
 
-    def _begin(self, lane: RunInThread, some: list[Tile]) -> None:
-        making: Deferred[Any] = lane(_draw, self._flight.key, self._voxels, self._left, some)
-        self._work.add(making)
-        making.addCallback(self._deliver).addErrback(self._made.put).addCallback(self._ended, making)
+    def _start(self, lane: RunInThread, tiles: list[Tile]) -> None:
+        job: Deferred[Any] = lane(_draw, self._flight.key, self._voxels, self._left, tiles)
+        self._jobs.add(job)
+        job.addCallback(self._finished).addErrback(self._made.put).addCallback(self._ended, job)
 
-    def _deliver(self, pictures: Pictures) -> None:
-        for tile, picture in pictures:
-            self._flight.deliver(tile, TileAnswer(ready(tile, picture, self._seconds()), Result.MISS))
-        self._made.put(pictures)
+    def _finished(self, made: Pictures) -> None:
+        for tile, picture in made:
+            self._deliver(tile, picture)
+        self._made.put(made)
 
-    def _ended(self, _: object, making: Deferred[Any]) -> None:
-        self._work.discard(making)
-        self._go_on()
+    def _ended(self, _: object, job: Deferred[Any]) -> None:
+        self._jobs.discard(job)
+        self._render_ahead()

@@ -1,12 +1,12 @@
-"""Voxels, fetched once however many stacks show them.
+"""Cutouts, fetched once for all stacks that show the same voxels.
 
 A cutout is one request to an upstream. Several stacks may want the same voxels: yz and its transpose zy; a channel by
-itself and in false colours; the same colours with other letters; one dataset under two tokens, with different looks.
-So a cutout whose box lies *within* one that is being fetched, or was fetched a moment ago, is cut out of that.
+itself and in false colours; the same colours with other letters; one dataset under two tokens with different displays.
+So a cutout whose box lies *within* one that is being fetched, or was fetched a moment ago, is cut out of that one.
 
-There the line is drawn. A box that only overlaps others (an xz slab crosses 32 and more xy slabs, and shares a few
-rows with each) is fetched whole: putting it together would take a request for each missing piece, for voxels of which
-the upstream reads whole cubes anyway. And it is drawn at the process: what other processes share is tiles, on disk; a
+Partial overlaps are not shared. A box that only overlaps others (an xz slab crosses 32 and more xy slabs, and shares a
+few rows with each) is fetched whole: putting it together would take a request for each missing piece, for voxels of
+which the upstream reads whole blocks anyway. Nor are cutouts shared between processes. Those share tiles, on disk; a
 lease belongs to a cuboid of one stack, so two processes may fetch the same voxels for two stacks.
 """
 
@@ -29,8 +29,8 @@ _KEPT_FOR = 60.0
 """Seconds that voxels are kept for other stacks."""
 
 
-class _Volume(NamedTuple):
-    """Where voxels come from: equal volumes have the same voxel at every coordinate."""
+class _Grid(NamedTuple):
+    """A grid of voxels: equal grids have the same voxel at every coordinate."""
 
     origin: str
     token: str
@@ -42,70 +42,70 @@ class _Volume(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
-    volume: _Volume
+class _Request:
+    """A cutout, compared by the voxels that it is for."""
+
+    grid: _Grid
     box: Box
     upstream: Upstream = field(compare=False)
     cutout: Cutout = field(compare=False)
 
-    def holds(self, other: _Wanted) -> bool:
+    @classmethod
+    def of(cls, upstream: Upstream, cutout: Cutout) -> _Request:
+        dataset, level = cutout.dataset, cutout.dataset.levels[cutout.level]
+        grid = _Grid(
+            upstream.origin, dataset.upstream_token, cutout.channel, cutout.time, cutout.level, level, cutout.epoch
+        )
+        return cls(grid, cutout.box, upstream, cutout)
+
+    def contains(self, other: _Request) -> bool:
         a, b = self.box, other.box
-        return self.volume == other.volume and all(a[n] <= b[n] and b[n + 1] <= a[n + 1] for n in range(0, len(a), 2))
+        return self.grid == other.grid and all(a[n] <= b[n] and b[n + 1] <= a[n + 1] for n in range(0, len(a), 2))
 
     def part(self, voxels: Voxels, box: Box) -> Voxels:
-        """The voxels of a box within this one."""
+        """Return the voxels of a box within this one, whose own voxels are given."""
         (x, _, y, _, z, _), (x0, x1, y0, y1, z0, z1) = self.box, box
         return voxels[z0 - z : z1 - z, y0 - y : y1 - y, x0 - x : x1 - x]
 
 
 class SharedCutouts:
-    """Fetches voxels.
+    """Fetches cutouts.
 
     :param memory: bytes of voxels kept for stacks that want the same.
     """
 
     def __init__(self, clock: IReactorTime, memory: int) -> None:
-        self._recent: TTLCache[_Wanted, Voxels] = TTLCache(
+        self._recent: TTLCache[_Request, Voxels] = TTLCache(
             memory, _KEPT_FOR, clock.seconds, getsizeof=lambda voxels: voxels.nbytes
         )
-        self._fetches: SingleFlight[_Wanted, None, Voxels] = SingleFlight(self._fly, clock)
+        self._flights: SingleFlight[_Request, None, Voxels] = SingleFlight(self._fetch, clock)
 
     async def fetch(self, upstream: Upstream, cutouts: Sequence[Cutout | None]) -> list[Voxels | None]:
-        """The voxels of each cutout, side by side, axes (z, y, x); None for None.
+        """Return the voxels of each cutout, fetched side by side, axes (z, y, x); None for None.
 
-        :raises UpstreamFailure: the first there is; the other cutouts are given up.
+        :raises UpstreamFailure: of the first cutout that fails; the others are cancelled.
         """
-        return await gather([self._one(upstream, cutout) for cutout in cutouts])
+        return await gather([self._fetch_one(upstream, cutout) for cutout in cutouts])
 
-    async def _one(self, upstream: Upstream, cutout: Cutout | None) -> Voxels | None:
+    async def _fetch_one(self, upstream: Upstream, cutout: Cutout | None) -> Voxels | None:
         if cutout is None:
             return None
-        level = cutout.dataset.levels[cutout.level]
-        volume = _Volume(
-            upstream.origin,
-            cutout.dataset.upstream_token,
-            cutout.channel,
-            cutout.time,
-            cutout.level,
-            level,
-            cutout.epoch,
-        )
-        wanted = _Wanted(volume, cutout.box, upstream, cutout)
+        request = _Request.of(upstream, cutout)
         for recent in list(self._recent):
-            voxels = self._recent.get(recent) if recent.holds(wanted) else None
+            voxels = self._recent.get(recent) if recent.contains(request) else None
             if voxels is not None:
                 return recent.part(voxels, cutout.box)
-        flying = next((flight for flight in self._fetches.flying_keys() if flight.holds(wanted)), wanted)
-        return flying.part(await self._fetches.join(flying, None), cutout.box)
+        whole = next((flying for flying in self._flights.flying_keys() if flying.contains(request)), request)
+        return whole.part(await self._flights.join(whole, None), cutout.box)
 
-    async def _fly(self, flight: Flight[_Wanted, None, Voxels]) -> None:
-        wanted = flight.key
-        voxels = await wanted.upstream.cutout(wanted.cutout)
+    async def _fetch(self, flight: Flight[_Request, None, Voxels]) -> None:
+        request = flight.key
+        voxels = await request.upstream.cutout(request.cutout)
         flight.progress.report()
         if voxels.nbytes <= self._recent.maxsize:
-            self._recent[wanted] = voxels
+            self._recent[request] = voxels
         flight.deliver(None, voxels)
 
     async def stop(self) -> None:
-        """Fetch nothing any more."""
-        await self._fetches.stop()
+        """Cancel what is being fetched."""
+        await self._flights.stop()

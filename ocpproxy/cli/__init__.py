@@ -1,1 +1,1 @@
-"""The ``ocpproxy`` command."""
+"""The ``ocpproxy`` command: one module for each subcommand, and `main`."""

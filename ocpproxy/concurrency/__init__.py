@@ -2,7 +2,9 @@
 
 ================  =====================================================================
 `single_flight`   one fetch at a time for all who want the same
+`progress`        whether the answer to a request has begun to arrive
 `gather`          coroutines side by side, all or nothing
+`shield`          work that goes on when its caller stops waiting
 `threads`         a thread pool with lanes
 ================  =====================================================================
 """

@@ -57,6 +57,10 @@ class Flight(Generic[K, I, R]):
         """Return the items that somebody waits for now, first come first."""
         return list(self._waiting)
 
+    def is_waited_for(self, item: I) -> bool:
+        """Return whether somebody waits for the item now."""
+        return item in self._waiting
+
     def on_item_wanted(self, callback: Callable[[I], None] | None) -> None:
         """Call `callback` for each item as soon as the first one waits for it, those waiting now included.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -56,15 +56,15 @@ def faults(
             yield Fault(section, "channels", "", "the names that {channel} in url stands for")
     if found.get("authorization") and len(hosts(found)) > 1:
         yield Fault(section, "authorization", "(not shown)", "one host for all channels, to which it is sent")
-    if is_dataset or serves_any_token(kind, found):
+    if is_dataset or serves_any_token(kind, found.get("url", ())):
         for key, expected in kind.required.items():
             if key in found and not found[key]:
                 yield Fault(section, key, "", expected)
 
 
-def serves_any_token(kind: UpstreamKind, found: Mapping[str, Any]) -> bool:
-    """Return whether ``[upstream]`` can be asked for tokens that have no section of their own."""
-    return not kind.has_address or all("{token}" in address for _, address in found.get("url", ()))
+def serves_any_token(kind: UpstreamKind, url: Iterable[tuple[str | None, str]]) -> bool:
+    """Return whether an upstream at these addresses can be asked for tokens that have no section of their own."""
+    return not kind.has_address or all("{token}" in address for _, address in url)
 
 
 def _wrong_address(kind: UpstreamKind, channel: str | None, address: str) -> str | None:

@@ -1,9 +1,13 @@
 """The only package that builds things and sees the real reactor.
 
-==========  ======================================================================
-`tap`       what twistd finds: options and `makeService`
-`gateway`   one whole gateway, and the order in which its services start and stop
-`services`  services that only start and stop something
-`workers`   several processes on one socket
-==========  ======================================================================
+============  ======================================================================
+`tap`         what twistd finds: options and `makeService`
+`gateway`     one whole gateway, and the order in which its services start and stop
+`storage`     the half of a gateway that ``ocpproxy fsck`` needs too
+`services`    services that only start and stop something
+`workers`     several processes on the same sockets: the parent
+`worker`      one of these processes
+`link`        what a worker and its parent send each other
+`scraping`    the metrics of several processes as one text
+============  ======================================================================
 """

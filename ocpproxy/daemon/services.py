@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from types import FrameType
 from typing import Any
 
@@ -12,11 +12,10 @@ from twisted.application.service import MultiService, Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
 
-from ocpproxy.metrics import Metrics
+from ocpproxy.metrics import LoopLag
 
 _LAG_EVERY = 0.1
 _CLOSE_WITHIN = 1.0
@@ -28,7 +27,7 @@ class OrderedServices(MultiService):
     _log = Logger()
 
     def stopService(self) -> Deferred[None]:
-        """Stop them; one that fails does not keep the others from stopping."""
+        """Stop the services. One that fails does not keep the others from stopping."""
         Service.stopService(self)
         return Deferred.fromCoroutine(self._stop())
 
@@ -41,7 +40,7 @@ class OrderedServices(MultiService):
 
 
 class ListeningPorts(Service):
-    """The sockets."""
+    """The listening sockets of some endpoints."""
 
     _log = Logger()
 
@@ -55,29 +54,35 @@ class ListeningPorts(Service):
 
         :raises CannotListenError: the daemon does not start without one of its sockets.
         """
-        for endpoint in self._endpoints:
-            failed: list[Any] = []
-            endpoint.listen(self._factory).addCallbacks(self._opened, failed.append)
-            if failed:
-                failed[0].raiseException()
-
-    def _opened(self, port: IListeningPort) -> None:
-        self.ports.append(port)
+        self.ports = [listen(endpoint, self._factory) for endpoint in self._endpoints]
 
     def startService(self) -> None:
-        """Say where."""
+        """Log the addresses."""
         super().startService()
         for port in self.ports:
-            self._log.info("ocpproxy answers at {where}", where=address(port))
+            self._log.info("ocpproxy answers at {address}", address=url(port))
 
     def stopService(self) -> Deferred[Any]:
-        """Take no more connections."""
+        """Accept no more connections."""
         super().stopService()
         return gatherResults([maybeDeferred(port.stopListening) for port in self.ports])
 
 
-def address(port: IListeningPort) -> str:
-    """Where a socket listens, as people say it."""
+def listen(endpoint: IStreamServerEndpoint, factory: Any) -> IListeningPort:
+    """Listen at once and return the port.
+
+    :raises CannotListenError: the socket cannot be opened.
+    """
+    opened: list[IListeningPort] = []
+    failed: list[Any] = []
+    endpoint.listen(factory).addCallbacks(opened.append, failed.append)
+    if failed:
+        failed[0].raiseException()
+    return opened[0]
+
+
+def url(port: IListeningPort) -> str:
+    """Return where a socket listens, for people."""
     host = port.getHost()
     return f"http://{host.host}:{host.port}/" if isinstance(host, (IPv4Address, IPv6Address)) else str(host)
 
@@ -87,19 +92,19 @@ class BackgroundTask(Service):
 
     _log = Logger()
 
-    def __init__(self, work: Any) -> None:
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._work = work
         self._running: Deferred[None] | None = None
 
     def startService(self) -> None:
-        """Begin."""
+        """Start the coroutine."""
         super().startService()
         self._running = Deferred.fromCoroutine(self._work())
         self._running.addErrback(lambda failure: failure.trap(CancelledError) and None)
         self._running.addErrback(lambda failure: self._log.failure("in the background", failure))
 
     def stopService(self) -> Deferred[None] | None:
-        """Cancel it, and wait for its end."""
+        """Cancel the coroutine, and wait for its end."""
         super().stopService()
         if self._running is not None:
             self._running.cancel()
@@ -109,7 +114,7 @@ class BackgroundTask(Service):
 class CleanExit(Service):
     """Makes TERM end the daemon with exit code 0.
 
-    twistd stops on TERM too, but then kills itself with the same signal, which a supervisor sees as a death.
+    twistd stops on TERM too, but then kills itself with the same signal, which a supervisor takes for a crash.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -117,60 +122,59 @@ class CleanExit(Service):
         self._stopping = False
 
     def startService(self) -> None:
-        """Take TERM over, once the reactor has set its own handlers."""
+        """Handle TERM, once the reactor has installed its own handlers."""
         super().startService()
         self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._term)
 
     def _term(self, number: int, frame: FrameType | None) -> None:
-        if not self._stopping:  # another TERM does not stop it any faster
+        if not self._stopping:  # a second TERM does not stop it any faster
             self._stopping = True
             self._reactor.callFromThread(self._reactor.stop)
 
 
 class ShortSwitchInterval(Service):
-    """Lets the event loop have the interpreter back soon.
+    """Lets the event loop get the interpreter back soon.
 
-    A thread that wants the interpreter's lock waits 5 ms before it asks for it, each time: with threads busy on
-    rows or pixels, that is what most late hits wait for. A tenth of that costs the threads a percent or so.
+    A thread that wants the interpreter's lock waits 5 ms before it asks for it, each time. With threads busy on rows or
+    pixels, that is what most late hits wait for. A tenth of that costs the threads a percent or so.
     """
 
     _INTERVAL = 0.0005
 
     def startService(self) -> None:
-        """From now on."""
+        """Set the short interval."""
         super().startService()
         self._before = sys.getswitchinterval()
         sys.setswitchinterval(self._INTERVAL)
 
     def stopService(self) -> None:
-        """As it was."""
+        """Set the interval that was set before."""
         super().stopService()
         sys.setswitchinterval(self._before)
 
 
 class LagProbe(Service):
-    """Samples how late the event loop is."""
+    """Measures how late the event loop comes to a timer, ten times a second."""
 
-    def __init__(self, reactor: Any, metrics: Metrics) -> None:
+    def __init__(self, reactor: Any, lag: LoopLag) -> None:
         self._reactor = reactor
-        self._metrics = metrics
+        self._lag = lag
         self._due = 0.0
-        self._loop = LoopingCall(self._sample)
 
     def startService(self) -> None:
-        """Begin."""
+        """Set the first timer."""
         super().startService()
         self._due = self._reactor.seconds() + _LAG_EVERY
         self._timer = self._reactor.callLater(_LAG_EVERY, self._sample)
 
     def stopService(self) -> None:
-        """End."""
+        """Cancel the timer."""
         super().stopService()
         self._timer.cancel()
 
     def _sample(self) -> None:
         now = self._reactor.seconds()
-        self._metrics.loop_lag.observe(max(0.0, now - self._due))
+        self._lag.observe(max(0.0, now - self._due))
         self._due = now + _LAG_EVERY
         self._timer = self._reactor.callLater(_LAG_EVERY, self._sample)
 
@@ -183,7 +187,7 @@ class IdleConnections(Service):
         self._reactor = reactor
 
     def stopService(self) -> Deferred[None]:
-        """Close them."""
+        """Close the connections."""
         super().stopService()
         closed: Deferred[None] = self._pool.closeCachedConnections()
-        return closed.addTimeout(_CLOSE_WITHIN, self._reactor, lambda *_: None)  # a TLS peer may never say good-bye
+        return closed.addTimeout(_CLOSE_WITHIN, self._reactor, lambda *_: None)  # a TLS peer may never close its end

@@ -1,6 +1,6 @@
 """What twistd finds: ``twistd ocpproxy``.
 
-`Options` reads the configuration and refuses what cannot be used; `makeService` makes one gateway of it, or the parent
+`Options` reads the configuration, and refuses what cannot be used. `makeService` makes one gateway of it, or the parent
 of several (`ocpproxy.daemon.workers`).
 """
 
@@ -42,7 +42,7 @@ class Options(usage.Options):
 
 
 def load(path: str | None) -> Settings:
-    """The settings of a file, or those of a daemon without one.
+    """Return the settings of a file, or those of a daemon without one.
 
     :raises BadConfiguration: with everything that is wrong.
     """
@@ -63,14 +63,14 @@ def load(path: str | None) -> Settings:
 
 
 def makeService(options: Options) -> IService:
-    """What twistd runs."""
+    """Return what twistd runs."""
     from twisted.internet import reactor
 
     settings: Settings = options["settings"]
     if settings.server.workers == 1:
-        parts: MultiService = make_gateway(settings, reactor, Metrics())
+        services: MultiService = make_gateway(settings, reactor, Metrics()).services
     else:
-        parts = OrderedServices()
-        WorkerPool(settings, reactor).setServiceParent(parts)
-    CleanExit(reactor).setServiceParent(parts)
-    return parts
+        services = OrderedServices()
+        WorkerPool(settings, reactor).setServiceParent(services)
+    CleanExit(reactor).setServiceParent(services)
+    return services

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ocpproxy.imagery import palette, pixels, png
+from ocpproxy.imagery.pixels import SliceVoxels
 from ocpproxy.model.dataset import Z
 from ocpproxy.model.display import DrawMode
 from ocpproxy.model.stack import Cuboid, Tile
@@ -18,46 +19,50 @@ _REDS = bytes(part for red in range(256) for part in (red, 0, 0))
 
 
 def draw(cuboid: Cuboid, voxels: Sequence[Voxels | None], tile: Tile) -> bytes:
-    """The picture of one tile of the cuboid.
+    """Return the picture of one tile of the cuboid, as PNG.
 
     :param voxels: the box of the cuboid for each channel that its stack shows, axes (z, y, x); None for a channel that
-        has nothing at the tile's time.
+        has no voxels at the tile's time.
     """
     stack = cuboid.stack
-    faces = [None if each is None else _face(cuboid, each, tile.slice) for each in voxels]
+    slices = [None if each is None else _slice(cuboid, each, tile.slice) for each in voxels]
     if stack.mode is DrawMode.FALSE_COLOUR:
-        lights = [
-            (pixels.grey(face, shown), shown.colour or "C")
-            for face, shown in zip(faces, stack.shown, strict=True)
-            if face is not None
-        ]
-        shape = lights[0][0].shape
-        look = stack.display
-        return png.rgba(pixels.false_colour(lights, (shape[0], shape[1]), look.gain, opaque=look.opaque))
-    (face,), (shown,) = faces, stack.shown
-    assert face is not None  # noqa: S101 - a tile is within its only channel's times (Stack.tile)
+        return _draw_false_colour(cuboid, slices)
+    (content,), (shown,) = slices, stack.shown
+    assert content is not None  # noqa: S101 - a tile is within its only channel's times (Stack.tile)
     if stack.mode is DrawMode.LABELS:
-        return png.indexed(palette.indices(face), palette.COLOURS, clear=True)
+        return png.indexed(palette.indices(content), palette.COLOURS, clear=True)
     if stack.mode is DrawMode.RGBA:
-        return png.rgba(pixels.rgba(face))
+        return png.rgba(pixels.rgba(content))
     if stack.mode is DrawMode.RED:
-        return png.indexed(pixels.grey(face, shown), _REDS, clear=False)
-    return png.grey(pixels.grey(face, shown))
+        return png.indexed(pixels.grey(content, shown), _REDS, clear=False)
+    return png.grey(pixels.grey(content, shown))
 
 
-def _face(cuboid: Cuboid, voxels: Voxels, slice_: int) -> pixels.Face:
-    """The slice as its tile's pixels lie: axes (row, column), one z step stretched or shrunk to its pixels."""
+def _draw_false_colour(cuboid: Cuboid, slices: Sequence[SliceVoxels | None]) -> bytes:
+    stack = cuboid.stack
+    lights = [
+        (pixels.grey(content, shown), shown.colour or "C")
+        for content, shown in zip(slices, stack.shown, strict=True)
+        if content is not None
+    ]
+    rows, columns = lights[0][0].shape
+    coloured = pixels.false_colour(lights, (rows, columns), stack.display.gain, opaque=stack.display.opaque)
+    return png.rgba(coloured)
+
+
+def _slice(cuboid: Cuboid, voxels: Voxels, slice_: int) -> SliceVoxels:
+    """Return a slice, laid out as the tile's pixels: axes (row, column), z steps repeated or left out."""
     columns, _, through = cuboid.stack.plane.axes
-    face: pixels.Face = voxels.take(
-        slice_ - cuboid.box[2 * through], axis=2 - through
-    )  # what is left: two of z, y, x in order
-    lines = _lines(cuboid)
-    if lines is not None:
-        face = face[lines]
-    return face.T if columns == Z else face
+    # Axes (z, y, x) without the one that goes through the slices.
+    content: SliceVoxels = voxels.take(slice_ - cuboid.box[2 * through], axis=2 - through)
+    indices = _z_indices(cuboid)
+    if indices is not None:
+        content = content[indices]
+    return content.T if columns == Z else content
 
 
 @lru_cache(maxsize=64)
-def _lines(cuboid: Cuboid) -> npt.NDArray[np.intp] | None:
-    lines = cuboid.slices_by_pixel()
-    return None if lines is None else np.array(lines, np.intp)
+def _z_indices(cuboid: Cuboid) -> npt.NDArray[np.intp] | None:
+    slices = cuboid.slices_by_pixel()
+    return None if slices is None else np.array(slices, np.intp)

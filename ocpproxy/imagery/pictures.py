@@ -1,6 +1,6 @@
-"""Pictures of tiles as they are kept and served: PNG of ours, and PNG and JPEG that came ready-made.
+"""Encoded pictures of tiles: PNG of ours, and ready-made PNG and JPEG of other tile servers.
 
-What a picture is can be told from its bytes alone, so nothing beside them has to be kept.
+The bytes alone show what a picture is, so nothing else has to be stored.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _SMALLEST_JPEG = 100
 _MODES = {"L", "LA", "P", "RGB", "RGBA"}
 _LAST = 64
-"""Bytes of the last chunk of pixels, at least: its last eight are the picture's name."""
+"""The least bytes of the last chunk of pixels: its last eight are the fingerprint."""
 _IEND = 12
-"""Bytes of PNG's last chunk."""
+"""Bytes of the last chunk of a PNG."""
 
 
 def content_type(picture: bytes | memoryview) -> bytes:
-    """What it is to be called."""
+    """Return the value of ``Content-Type``."""
     return b"image/jpeg" if picture[:1] == _JPEG[:1] else b"image/png"
 
 
 def is_whole(picture: bytes | memoryview) -> bool:
-    """Whether these bytes begin and end as a tile's picture does: what a torn or foreign file does not."""
+    """Return whether the bytes begin and end as a tile's picture does. Those of a torn or foreign file do not."""
     if picture[:3] == _JPEG:
         return len(picture) >= _SMALLEST_JPEG and picture[-2:] == _JPEG_END
     return png.is_whole(picture)
 
 
 def is_uniform(picture: bytes) -> bool:
-    """Whether it is certain that all pixels of a tile are the same."""
+    """Return whether all pixels of a tile are certainly the same."""
     return picture[:3] != _JPEG and png.is_uniform(picture)
 
 
 def fingerprint(picture: bytes | memoryview) -> str:
-    """A name for the picture's content. That of a PNG is read off it; a JPEG has no checksum, and is hashed."""
+    """Return a name for the content: the checksums in a PNG; the hash of a JPEG, which has none."""
     if picture[:3] == _JPEG:
         return blake2b(picture, digest_size=16).hexdigest()
     return png.fingerprint(picture)
 
 
 def is_tile(picture: bytes) -> bool:
-    """Whether a file that came from elsewhere can be kept and served as a tile as it is.
+    """Return whether a picture of another tile server can be stored and served unchanged.
 
-    It must be a sound JPEG or PNG of 512 x 512 and 8 bits, and the PNG's pixels the last thing in it, for their
-    checksum is its name.
+    It must be an undamaged JPEG or PNG of 512 x 512 pixels and 8 bits. The pixels of a PNG must be its last chunk, for
+    their checksum is its fingerprint.
     """
     if not is_whole(picture):
         return False

@@ -1,13 +1,15 @@
-"""The PNG of a tile, written fast.
+"""Writes the PNG of a tile, fast.
 
-A tile is always 512 x 512; where the volume ends before the tile does, the rest is 0 (clients of CATMAID's tile
-sources fail on truncated tiles). Grey tiles are 8-bit and of colour type 0; what has at most 256 colours is indexed
-(type 3), which is a quarter of the bytes, and of the time, of RGBA (type 6).
+A tile is always 512 x 512. Where the volume ends before the tile does, the rest is 0: clients of CATMAID's tile
+sources fail on truncated tiles. Grey tiles are 8-bit, colour type 0. Tiles of at most 256 colours are indexed (type 3),
+which takes a quarter of the bytes, and of the time, of RGBA (type 6).
 
-The writer is ours because it is 20 times faster than the general ones on electron micrographs and the render is what
-a miss waits for: every row is filtered with PNG's filter 2, *up*, which is one numpy subtraction for the whole image
-(rows that repeat become zeros), and ISA-L's level 1 deflates it. Both let go of the GIL. The result is a few percent
-larger than Pillow's default. Format: W3C PNG, third edition, sections 5 (chunks), 9 (filters) and 11.2 (IHDR, PLTE),
+The writer is ours because a miss waits for it, and it is 20 times faster than the general ones on electron micrographs.
+Every row is filtered with PNG's filter 2, *up*, which is one numpy subtraction for the whole image (repeated rows
+become zeros), and ISA-L's level 1 deflates it. Both release the GIL. The result is a few percent larger than Pillow's
+default.
+
+Format: W3C PNG, third edition, sections 5 (chunks), 9 (filters) and 11.2 (IHDR, PLTE),
 11.3.1 (tRNS).
 """
 
@@ -62,29 +64,29 @@ _SMALLEST = len(_HEAD) + 12 + len(_END)
 
 
 def _body(pixels: Pixels) -> bytes:
-    """The IDAT chunk of pixels, shape (rows, bytes of a row, at most those of a whole tile)."""
+    """Return the IDAT chunk of pixels, axes (row, column) or (row, column, sample), at most a whole tile."""
     rows, columns, samples = pixels.shape if pixels.ndim == 3 else (*pixels.shape, 1)
     if rows > TILE or columns > TILE:
         raise ValueError(f"expected at most {TILE} x {TILE} pixels, not {columns} x {rows}")
     filtered = np.zeros((TILE, 1 + TILE * samples), np.uint8)
     filtered[:, 0] = _UP
     filtered[:rows, 1 : columns * samples + 1] = pixels.reshape(rows, columns * samples)
-    # Row r becomes row r - row (r-1) modulo 256. The rows above the padding are needed, so subtract from a copy.
+    # Row r becomes row r minus row r - 1, modulo 256. The original rows are needed, so subtract a copy.
     above = filtered[: min(rows, TILE - 1), 1:].copy()
     filtered[1 : len(above) + 1, 1:] -= above
     return _chunk(b"IDAT", _deflate(filtered.tobytes(), 1))
 
 
 def grey(pixels: Pixels) -> bytes:
-    """A tile of grey pixels (y, x); what is missing to 512 x 512 becomes 0.
+    """Return a tile of grey pixels (y, x), filled up with 0.
 
-    :raises ValueError: when there are more rows or columns than a tile has; so do the other writers.
+    :raises ValueError: when there are more rows or columns than a tile has. The other writers raise it too.
     """
     return _HEAD + _body(pixels) + _END
 
 
 def indexed(pixels: Pixels, colours: bytes, *, clear: bool) -> bytes:
-    """A tile of indices (y, x) into colours (three bytes each); what is missing becomes index 0.
+    """Return a tile of indices (y, x) into colours (three bytes each), filled up with index 0.
 
     :param clear: index 0 is transparent.
     """
@@ -93,19 +95,19 @@ def indexed(pixels: Pixels, colours: bytes, *, clear: bool) -> bytes:
 
 
 def rgba(pixels: Pixels) -> bytes:
-    """A tile of colours (y, x, 4); what is missing becomes transparent."""
+    """Return a tile of colours (y, x, 4), filled up with transparent black."""
     return _head(_RGBA) + _body(pixels) + _END
 
 
 @cache
 def blank(*, clear: bool) -> bytes:
-    """The tile of everything outside a volume: black, or transparent (grey all the same: every client reads that)."""
+    """Return the tile of everything outside a volume: black, or transparent. Both are grey: every client reads that."""
     nothing = _body(np.zeros((0, 0), np.uint8))
     return _HEAD + (_chunk(b"tRNS", b"\0\0") if clear else b"") + nothing + _END
 
 
 def is_whole(picture: bytes | memoryview) -> bool:
-    """Whether these bytes begin and end as a PNG tile of ours does: what a torn or foreign file does not."""
+    """Return whether the bytes begin and end as a PNG tile of ours does. Those of a torn or foreign file do not."""
     return (
         len(picture) >= _SMALLEST
         and picture[:24] == _HEAD[:24]  # signature, IHDR, 512 x 512
@@ -114,7 +116,7 @@ def is_whole(picture: bytes | memoryview) -> bool:
 
 
 def is_uniform(picture: bytes) -> bool:
-    """Whether it is certain that all pixels of a tile are the same: of ours it always is."""
+    """Return whether all pixels of a tile are certainly the same; for a PNG of ours that is always found out."""
     if len(picture) > _LARGEST_UNIFORM:
         return False
     samples = 4 if picture[25] == _RGBA else 1
@@ -125,13 +127,13 @@ def is_uniform(picture: bytes) -> bool:
         if picture[24] != _DEPTH or first[1:] != first[1 : 1 + samples] * TILE:
             return False
         rest = inflater.decompress(inflater.unconsumed_tail, line * TILE)
-    except zlib.error:  # not one of ours: its pixels may be in several chunks
+    except zlib.error:  # not one of ours, whose pixels may be in several chunks
         return False
     return rest == (bytes((_UP,)) + bytes(line - 1)) * (TILE - 1)
 
 
 def fingerprint(picture: bytes | memoryview) -> str:
-    """A name for the picture's content, read off it without hashing: its length, its pixels' Adler-32, its CRC-32.
+    """Return a name for the content without hashing it: its length, the Adler-32 of its pixels, and its CRC-32.
 
     The last IDAT chunk ends with the zlib stream's Adler-32 of all filtered pixels and the chunk's own CRC-32, just
     before the 12 bytes of IEND.

@@ -1,26 +1,24 @@
 """The index database: adbapi as a service that nobody waits for without bound.
 
-MySQL (or MariaDB) through PyMySQL, or SQLite, behind one `Database`; what differs between them is a `Dialect` value.
-SQL is written once, with ``?`` for every value.
+MySQL (or MariaDB) through PyMySQL, or SQLite, behind one `Database`.
 
-**Up or away.** The gateway lives without its index: hits need none, and a miss can be fetched and stored and be
-accounted for later. So the database is at every moment *up* or *away*, and `Database.run` raises `DatabaseUnavailable` at once
-while it is away. It goes away when it refuses, or when an interaction outlasts the caller's patience (a frozen server
-neither answers nor refuses); a probe finds it when it is back and tells those who asked (`when_up`). At the start it is
-away until the schema has been looked at.
+**Available or not.** The gateway lives without its index: hits need none, and a miss can be fetched and stored, and get
+its rows later. So the database is at every moment *available* or *unavailable*. While it is unavailable, `Database.run`
+raises `DatabaseUnavailable` at once. It becomes unavailable when it refuses, or when an interaction outlasts the
+caller's patience (a frozen server neither answers nor refuses). A probe finds it when it is back. At the start it is
+unavailable until the schema has been looked at.
 
 **Run twice.** A connection that MySQL has closed is noticed only by the statement that uses it (adbapi's
-``cp_reconnect`` still lets that one fail), and InnoDB may choose a transaction as the victim of a deadlock. Both are
-mended by running the interaction again, so interactions must be safe to run twice; ours compute what they add to an
-account from the rows they find, within the transaction.
+``cp_reconnect`` still lets that one fail), and InnoDB may choose a transaction as the victim of a deadlock. In both
+cases the interaction is run again, so interactions must be safe to run twice. Ours compute what they add to the totals
+from the rows that they find, within the transaction.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import pymysql
 from twisted.application.service import Service
@@ -31,24 +29,19 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ocpproxy.config import IndexUrl
-from ocpproxy.index.dialect import MYSQL, SQLITE, Dialect, Transaction
+from ocpproxy.index.availability import Availability
+from ocpproxy.index.backends import Backend
+from ocpproxy.index.dialect import Transaction
 from ocpproxy.index.schema.upgrade import upgrade
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
 PATIENCE = 5.0
-"""Seconds that a background interaction may take before the database counts as away."""
+"""Seconds that a background interaction may take before the database counts as unavailable."""
 _PROBE_EVERY = 0.5
 _ATTEMPTS = 10
-"""Runs of one interaction; more than the pool has connections, for all of them may have been closed by the server."""
-_UPGRADE = 300
-"""Seconds that one statement of a schema step may take."""
-_STUCK = 10
-"""Seconds after which a MySQL connection that says nothing is given up (its thread is stuck until then)."""
-
-
+"""Runs of one interaction: more than the pool has connections, for the server may have closed all of them."""
 _REFUSALS = (pymysql.OperationalError, pymysql.InterfaceError, sqlite3.OperationalError)
 
 
@@ -57,37 +50,23 @@ class DatabaseUnavailable(Exception):
 
 
 class OutcomeUnknown(DatabaseUnavailable):
-    """The work was begun, and may still be carried out: its end is told to `late`."""
+    """The work was begun, and may still be done: `late` gets its outcome."""
 
 
 class Database(Service):
     """The index database.
 
-    :param pool: makes the adbapi pool; called at `startService`, because twistd forks after makeService.
-    :param connect: opens one connection outside the pool, for the schema.
+    :param report: called with each change between available and unavailable.
     """
 
     _log = Logger()
 
-    def __init__(
-        self,
-        reactor: Any,
-        dialect: Dialect,
-        pool: Callable[[], adbapi.ConnectionPool],
-        connect: Callable[[], Any],
-        up: Callable[[bool], None] = lambda up: None,
-    ) -> None:
+    def __init__(self, reactor: Any, backend: Backend, report: Callable[[bool], None] = lambda available: None) -> None:
         self._reactor = reactor
-        self.dialect = dialect
-        self._make_pool = pool
-        self._connect = connect
-        self._told = up
+        self._backend = backend
+        self._availability = Availability(report)
         self._pool: adbapi.ConnectionPool | None = None
         self._schema_known = False
-        self.up = False
-        self.reason = "it has not answered yet"
-        self._listeners: list[Callable[[], None]] = []
-        self._waiting: list[Deferred[None]] = []
         self._probe = LoopingCall(self._look)
         self._probe.clock = reactor
         self._looking: Deferred[None] | None = None
@@ -95,17 +74,17 @@ class Database(Service):
     # -- life
 
     def startService(self) -> None:
-        """Open the pool and begin to look whether the database is there."""
+        """Make the pool, and begin to look whether the database is there. Not before: twistd forks."""
         super().startService()
-        self._pool = self._make_pool()
-        self._told(False)
+        self._pool = self._backend.make_pool(self._reactor)
+        self._availability.start()
         self._probe.start(_PROBE_EVERY)
 
     def stopService(self) -> Deferred[None] | None:
-        """Stop looking. The pool closes itself when the reactor stops, behind everybody who may still use it."""
+        """Refuse work. The pool closes itself when the reactor stops, after everybody who may still use it."""
         super().stopService()
         self._probe.stop()
-        self.up, self.reason = False, "the gateway is stopping"
+        self._availability.stop()
         if self._looking is not None:
             self._looking.cancel()
         return None
@@ -115,121 +94,80 @@ class Database(Service):
         if self._pool is not None:
             self._pool.close()
 
-    def when_up(self, call: Callable[[], None]) -> None:
-        """Call this every time that the database has come back, the first time included."""
-        self._listeners.append(call)
+    # -- availability
 
-    def wait_up(self) -> Deferred[None]:
-        """Fires when the database is up."""
-        waiting: Deferred[None] = Deferred(lambda d: self._waiting.remove(d))
-        self._waiting.append(waiting)
-        if self.up:
-            self._release()
-        return waiting
+    @property
+    def available(self) -> bool:
+        """True while the database answers."""
+        return self._availability.available
 
-    def _release(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for one in waiting:
-            one.callback(None)
+    @property
+    def reason(self) -> str:
+        """Why the database is unavailable, for people."""
+        return self._availability.reason
 
-    # -- up and away
+    def when_available(self, call: Callable[[], None]) -> None:
+        """Call `call` each time that the database becomes available, the first time included."""
+        self._availability.when_available(call)
+
+    def wait_available(self) -> Deferred[None]:
+        """Return a Deferred that fires as soon as the database is available."""
+        return self._availability.wait()
 
     def _look(self) -> None:
-        """One turn of the probe: when the database is away, see whether it is back. Never two looks at a time."""
-        if self.up or self._looking is not None:
+        """See whether an unavailable database is back. Never two looks at a time."""
+        if self.available or self._looking is not None:
             return
-        self._looking = Deferred.fromCoroutine(self._arrive())
+        self._looking = Deferred.fromCoroutine(self._try_connect())
         self._looking.addErrback(lambda failure: self._log.failure("looking for the database", failure))
         self._looking.addBoth(lambda _: setattr(self, "_looking", None))
 
-    async def _arrive(self) -> None:
+    async def _try_connect(self) -> None:
         pool = self._pool
         if pool is None:
             return
         try:
-            await pool.runInteraction(self._reading, lambda tx: tx.many("SELECT 1"), (), {})
+            await pool.runInteraction(lambda cursor: cursor.execute("SELECT 1"))
             if not self._schema_known:
-                taken = await deferToThreadPool(self._reactor, pool.threadpool, self._upgrade)
+                steps = await deferToThreadPool(self._reactor, pool.threadpool, self._upgrade)
                 self._schema_known = True
-                self._log.info("index schema is ready, {taken} steps taken", taken=taken)
+                self._log.info("the index schema is ready, {steps} steps were applied", steps=steps)
         except CancelledError:
             return
-        except Exception as error:  # whatever a driver may raise: it is still away
-            if self.reason != str(error):
-                self._log.warn("the index database is away: {reason}", reason=str(error))
-            self.reason = str(error)
+        except Exception as error:  # whatever a driver may raise: it is still unavailable
+            self._availability.down(str(error))
             return
-        if not self.running:
-            return
-        self.up, self.reason = True, ""
-        self._told(True)
-        self._log.info("the index database is up")
-        self._release()
-        for call in self._listeners:
-            call()
+        if self.running:
+            self._availability.up()
 
     def _upgrade(self) -> int:
-        connection = self._connect()
+        """Apply the missing steps of the schema, and return their number. (In a thread.)"""
+        connection = self._backend.connect()
         try:
             cursor = connection.cursor()
-            if self.dialect is MYSQL:
-                cursor.execute("SELECT GET_LOCK('ocpproxy schema', 1)")
-                if cursor.fetchone() != (1,):
-                    raise DatabaseUnavailable("another process is making the schema")
-            elif self.dialect.begin:
-                cursor.execute(self.dialect.begin)
-            taken = upgrade(cursor, self.dialect.name, self.dialect.errors)
+            if not self._backend.lock_schema(cursor):
+                raise DatabaseUnavailable("another process is changing the schema")
+            steps = upgrade(cursor, self._backend.dialect.name, self._backend.dialect.errors)
             connection.commit()
-            return taken
+            return steps
         finally:
             connection.close()
 
-    def _gone(self, reason: str) -> DatabaseUnavailable:
-        if self.up:
-            self.up, self.reason = False, reason
-            self._told(False)
-            self._log.warn("the index database is away: {reason}", reason=reason)
-        return DatabaseUnavailable(reason)
+    # -- interactions
 
-    def _too_slow(self, patience: float) -> OutcomeUnknown:
-        reason = f"no answer within {patience:g} s"
-        if patience == PATIENCE:  # a caller in a hurry says nothing of the database
-            self._gone(reason)
-        return OutcomeUnknown(reason)
+    async def run(self, interaction: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run the interaction in a transaction, and return its result.
 
-    # -- work
-
-    def _writing(self, cursor: Any, interaction: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
-        if self.dialect.begin:
-            cursor.execute(self.dialect.begin)
-        return self._reading(cursor, interaction, args, kwargs)
-
-    def _reading(self, cursor: Any, interaction: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
-        return interaction(Transaction(cursor, self.dialect), *args, **kwargs)
-
-    async def run(
-        self,
-        interaction: Callable[Concatenate[Transaction, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """Run the interaction in a transaction, with the patience of background work.
-
-        :raises DatabaseUnavailable: when the database is not there, or does not answer in time.
+        :raises DatabaseUnavailable: when the database is unavailable, or does not answer within `PATIENCE`.
         """
-        return await self._run(self._writing, PATIENCE, None, interaction, args, kwargs)
+        return await self._run(self._begun, PATIENCE, None, interaction, args, kwargs)
 
-    async def read(
-        self,
-        interaction: Callable[Concatenate[Transaction, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """The same for an interaction that only reads: each of its statements sees a snapshot, and it blocks nobody.
+    async def read(self, interaction: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run an interaction that only reads. Each of its statements sees a snapshot, and it blocks nobody.
 
-        :raises DatabaseUnavailable: when the database is not there, or does not answer in time.
+        :raises DatabaseUnavailable: as `run`.
         """
-        return await self._run(self._reading, PATIENCE, None, interaction, args, kwargs)
+        return await self._run(self._transaction, PATIENCE, None, interaction, args, kwargs)
 
     async def run_within(
         self,
@@ -239,19 +177,29 @@ class Database(Service):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """`run` for somebody who waits at most `patience` seconds.
+        """Run the interaction for a caller who waits at most `patience` seconds.
 
-        An interaction cannot be called back: it may still be carried out when nobody waits for it any more (patience
-        ran out, or the caller was cancelled). Its result then goes to `late`, or None when it came to nothing. That
-        a short patience ran out does not yet mean that the database is away.
+        An interaction cannot be called back: it may still be done when nobody waits any more (patience ran out, or
+        the caller was cancelled). Then `late` gets its result, or None when it failed. That a patience shorter than
+        `PATIENCE` ran out does not make the database unavailable.
 
-        :raises DatabaseUnavailable: when the database is not there; `OutcomeUnknown` when it does not answer in time.
+        :raises DatabaseUnavailable: when the database is unavailable.
+        :raises OutcomeUnknown: when it does not answer in time.
         """
-        return await self._run(self._writing, patience, late, interaction, args, kwargs)
+        return await self._run(self._begun, patience, late, interaction, args, kwargs)
+
+    def _begun(self, cursor: Any) -> Transaction:
+        """Return a transaction that writes."""
+        if self._backend.dialect.begin:
+            cursor.execute(self._backend.dialect.begin)
+        return self._transaction(cursor)
+
+    def _transaction(self, cursor: Any) -> Transaction:
+        return Transaction(cursor, self._backend.dialect)
 
     async def _run(
         self,
-        within: Callable[..., T],
+        begin: Callable[[Any], Transaction],
         patience: float,
         late: Callable[[T | None], None] | None,
         interaction: Callable[..., T],
@@ -259,122 +207,74 @@ class Database(Service):
         kwargs: dict[str, Any],
     ) -> T:
         failed: Exception | None = None
+        dialect = self._backend.dialect
         for _ in range(_ATTEMPTS):
-            if not self.up or self._pool is None:
+            if not self.available or self._pool is None:
                 raise DatabaseUnavailable(self.reason)
-            wanted: list[bool] = [True]
-
-            def if_wanted(cursor: Any, wanted: list[bool] = wanted) -> T:
-                # Work that has been given up while it waited for a thread is not begun.
-                if not wanted:
-                    raise DatabaseUnavailable("nobody waits for it any more")
-                return within(cursor, interaction, args, kwargs)
-
-            work: Deferred[T] = self._pool.runInteraction(if_wanted)
+            attempt = _Attempt(lambda cursor: interaction(begin(cursor), *args, **kwargs), late)
             try:
-                return await self._bounded(work, patience, late, wanted)
+                return await attempt.start(self._pool, self._reactor, patience, self._too_slow)
             except CancelledError:
                 raise
-            except self.dialect.errors as error:
+            except dialect.errors as error:
                 failed = error
-                if self.dialect.conflict(error) or self.dialect.lost(error):
+                if dialect.conflict(error) or dialect.lost(error):
                     continue
                 if isinstance(error, _REFUSALS):
                     break
                 raise
-        raise self._gone(str(failed)) from failed
+        self._availability.down(str(failed))
+        raise DatabaseUnavailable(str(failed)) from failed
 
-    def _bounded(
-        self, work: Deferred[T], patience: float, late: Callable[[T | None], None] | None, wanted: list[bool]
+    def _too_slow(self, patience: float) -> OutcomeUnknown:
+        reason = f"no answer within {patience:g} s"
+        if patience == PATIENCE:  # that a caller in a hurry gave up means nothing
+            self._availability.down(reason)
+        return OutcomeUnknown(reason)
+
+
+class _Attempt(Generic[T]):
+    """One run of an interaction, for a caller who may stop waiting.
+
+    :param late: gets the result when nobody waits any more, or None when it failed.
+    """
+
+    def __init__(self, interaction: Callable[[Any], T], late: Callable[[T | None], None] | None) -> None:
+        self._interaction = interaction
+        self._late = late
+        self._wanted = True
+
+    def start(
+        self,
+        pool: adbapi.ConnectionPool,
+        reactor: Any,
+        patience: float,
+        too_slow: Callable[[float], DatabaseUnavailable],
     ) -> Deferred[T]:
-        """The result of the work, for `patience` seconds and as long as it is not cancelled."""
+        """Return the result, for `patience` seconds and as long as the Deferred is not cancelled."""
 
         def cancelled(_: object) -> None:
-            wanted.clear()
+            self._wanted = False
             timer.cancel()
 
         def out_of_patience() -> None:
-            wanted.clear()
-            answer.errback(self._too_slow(patience))
+            self._wanted = False
+            result.errback(too_slow(patience))
 
-        answer: Deferred[T] = Deferred(cancelled)
-        timer = self._reactor.callLater(patience, out_of_patience)
-
-        def finished(result: Any) -> None:
-            if not answer.called:
+        def finished(outcome: Any) -> None:
+            if not result.called:
                 timer.cancel()
-                answer.callback(result)
-            elif late is not None:
-                late(None if isinstance(result, Failure) else result)
+                result.callback(outcome)
+            elif self._late is not None:
+                self._late(None if isinstance(outcome, Failure) else outcome)
 
-        work.addBoth(finished)
-        return answer
+        result: Deferred[T] = Deferred(cancelled)
+        timer = reactor.callLater(patience, out_of_patience)
+        pool.runInteraction(self._begin).addBoth(finished)
+        return result
 
-
-def open_database(url: IndexUrl, reactor: Any, up: Callable[[bool], None] = lambda up: None) -> Database:
-    """The database that the address names; nothing is opened before it is started."""
-    if url.mysql:
-        options: dict[str, Any] = {
-            "user": url.user,
-            "password": url.password,
-            "database": url.database,
-            "charset": "utf8mb4",
-            "connect_timeout": 5,
-            **({"unix_socket": url.unix_socket} if url.unix_socket else {"host": url.host, "port": url.port}),
-        }
-
-        def prepare(connection: Any) -> None:
-            cursor = connection.cursor()
-            # Times are UTC. Gap locks would only make deadlocks: every writer of the account locks `metadata` first.
-            cursor.execute("SET SESSION time_zone = '+00:00'")
-            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-            cursor.close()
-
-        return Database(
-            reactor,
-            MYSQL,
-            lambda: adbapi.ConnectionPool(
-                "pymysql",
-                cp_reactor=reactor,
-                cp_reconnect=True,
-                cp_noisy=False,
-                cp_min=1,
-                cp_max=8,
-                cp_openfun=prepare,
-                read_timeout=_STUCK,
-                write_timeout=_STUCK,
-                **options,
-            ),
-            lambda: pymysql.connect(read_timeout=_UPGRADE, **options),
-            up,
-        )
-
-    def pragmas(connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA busy_timeout = 4000")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-
-    def connect() -> sqlite3.Connection:
-        Path(url.path).parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(url.path, isolation_level=None, timeout=4)
-        pragmas(connection)
-        return connection
-
-    return Database(
-        reactor,
-        SQLITE,
-        lambda: adbapi.ConnectionPool(
-            "sqlite3",
-            url.path,
-            cp_reactor=reactor,
-            cp_noisy=False,
-            cp_min=1,
-            cp_max=2,
-            cp_openfun=pragmas,
-            check_same_thread=False,
-            isolation_level=None,
-            timeout=4,
-        ),
-        connect,
-        up,
-    )
+    def _begin(self, cursor: Any) -> T:
+        """Run the interaction, unless it was given up while it waited for a thread. (In a database thread.)"""
+        if not self._wanted:
+            raise DatabaseUnavailable("nobody waits for it any more")
+        return self._interaction(cursor)

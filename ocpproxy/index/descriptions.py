@@ -1,7 +1,7 @@
-"""What upstreams said of their tokens, kept in the index (``datasets``) from one start to the next.
+"""Descriptions of datasets, kept in the index (``datasets``) from one start to the next.
 
-So a gateway that is restarted while an upstream is down still knows where each volume begins and ends, and serves what
-it has. A row is used only by the upstream it came from.
+A gateway that is restarted while an upstream is down still knows where each volume begins and ends, and serves what it
+has. A row is used only for the upstream that it came from.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from ocpproxy.index.dialect import Transaction
 from ocpproxy.model.dataset import Dataset, Plane
 
 PATIENCE = 1.0
-"""Seconds that a first request for a token waits for the database before the upstream is asked."""
+"""Seconds that the first request for a token waits for the database before the upstream is asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What an upstream said, and when (seconds since 1970)."""
+    """What an upstream reported of a token, as text, and when (seconds since 1970)."""
 
     text: str
     read_at: float
 
 
 def load(tx: Transaction, token: str, origin: str) -> Description | None:
-    """The description of the token by this upstream."""
+    """Return the description of a token by the upstream `origin`, or None."""
     row = tx.maybe(
         "SELECT info, read_at FROM datasets WHERE dataset = ? AND origin = ? AND info IS NOT NULL", token, origin
     )
@@ -37,7 +37,7 @@ def load(tx: Transaction, token: str, origin: str) -> Description | None:
 
 
 def save(tx: Transaction, token: str, origin: str, description: Description, historical: tuple[object, ...]) -> None:
-    """Keep it. `historical` are the values of the columns that the old cache had."""
+    """Keep a description. `historical` are the values of the columns that the old tile cache had."""
     tx.run(
         f"{tx.dialect.insert_new} datasets (dataset, ximagesz, yimagesz, zoffset, zmaxslice, zscale) "
         "VALUES (?, ?, ?, ?, ?, ?)",
@@ -63,16 +63,16 @@ class Descriptions:
         self._clock = clock
 
     async def load(self, token: str, origin: str) -> Description | None:
-        """The description of the token by this upstream, if it is there and the index answers."""
+        """Return the description of a token by the upstream `origin`; None if there is none or the index is down."""
         try:
-            if not self._database.up:  # it is looked for just now: at the start that takes a moment
-                await self._database.wait_up().addTimeout(PATIENCE, self._clock)
+            if not self._database.available:  # at the start the database becomes available in a moment
+                await self._database.wait_available().addTimeout(PATIENCE, self._clock)
             return await self._database.run_within(PATIENCE, None, load, token, origin)
         except (DatabaseUnavailable, DeferredTimeout):
             return None
 
     async def save(self, dataset: Dataset, origin: str, description: Description) -> None:
-        """Keep it, if the index answers; if not, nothing is lost but a question at the next start."""
+        """Keep a description, if the index answers. If not, the next start asks the upstream once more."""
         finest = dataset.finest
         historical = (
             finest.size[0],

@@ -1,6 +1,6 @@
 """What differs between MySQL and SQLite, as values, and a transaction that hides it.
 
-SQL is written once, in words that both understand, with ``?`` for every value; a `Dialect` has the few words that
+SQL is written once, in words that both understand, with ``?`` for every value. A `Dialect` has the few words that
 differ.
 """
 
@@ -23,21 +23,32 @@ class Dialect:
 
     name: str
     errors: type[Exception]
+    """The base class of the driver's errors."""
     placeholder: str
     begin: str | None
-    """A statement that begins a writing transaction, where the driver does not."""
+    """The statement that begins a writing transaction, where the driver does not."""
     insert_new: str
-    """The words of an INSERT that passes over rows that are there already."""
+    """The beginning of an INSERT that skips rows that exist already."""
     now: str
     """Microseconds since 1970 by the clock that all processes share."""
     for_update: str
     """Ends a SELECT whose rows stay locked until the transaction ends."""
     later: str
-    """The later of a row's ``reftime`` and the time text ``{}``."""
+    """The later of a row's ``reftime`` and the time ``{}``."""
     lost: Callable[[Exception], bool]
-    """The connection was lost: the same interaction on a new one may well work."""
+    """Returns whether the connection was lost: the same interaction may work on a new one."""
     conflict: Callable[[Exception], bool]
-    """Another transaction was in the way: the same interaction may well work."""
+    """Returns whether another transaction was in the way: the same interaction may work now."""
+
+
+_MYSQL_LOST = {2006, 2013, 2055, 4031, 0, 1927}
+"""Gone away, lost during a query, lost at some point, killed when idle; PyMySQL's 0 for a socket that it has closed."""
+_MYSQL_CONFLICT = {1213, 1205, 1020}
+"""Deadlock, lock wait timeout, row changed since it was read."""
+
+
+def _mysql_code(error: Exception) -> object:
+    return error.args[0] if isinstance(error, pymysql.MySQLError) and error.args else None
 
 
 MYSQL = Dialect(
@@ -49,11 +60,8 @@ MYSQL = Dialect(
     now="CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)",
     for_update=" FOR UPDATE",
     later="GREATEST(reftime, CAST({} AS DATETIME(6)))",
-    # Gone away, lost during query, lost at some point, idle-killed; and what PyMySQL says of a socket it has closed.
-    lost=lambda e: (
-        isinstance(e, pymysql.MySQLError) and e.args[:1] in ((2006,), (2013,), (2055,), (4031,), (0,), (1927,))
-    ),
-    conflict=lambda e: isinstance(e, pymysql.MySQLError) and e.args[:1] in ((1213,), (1205,), (1020,)),
+    lost=lambda error: _mysql_code(error) in _MYSQL_LOST,
+    conflict=lambda error: _mysql_code(error) in _MYSQL_CONFLICT,
 )
 SQLITE = Dialect(
     name="sqlite",
@@ -64,13 +72,13 @@ SQLITE = Dialect(
     now="CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)",
     for_update="",  # BEGIN IMMEDIATE has locked everything
     later="MAX(reftime, {})",
-    lost=lambda e: False,
-    conflict=lambda e: isinstance(e, sqlite3.OperationalError) and "locked" in str(e),
+    lost=lambda error: False,
+    conflict=lambda error: isinstance(error, sqlite3.OperationalError) and "locked" in str(error),
 )
 
 
 class Transaction:
-    """One transaction in a database thread; committed when the interaction returns, rolled back when it raises."""
+    """One transaction in a database thread: committed when the interaction returns, rolled back when it raises."""
 
     def __init__(self, cursor: Any, dialect: Dialect) -> None:
         self._cursor = cursor
@@ -80,28 +88,34 @@ class Transaction:
         self._cursor.execute(sql.replace("?", self.dialect.placeholder), tuple(values))
 
     def run(self, sql: str, *values: Any) -> int:
-        """Execute; the number of rows that were changed."""
+        """Execute the statement and return the number of rows that were changed."""
         self._execute(sql, values)
         return int(self._cursor.rowcount)
 
     def run_many(self, sql: str, rows: Iterable[Values]) -> None:
-        """Execute once for each row of values."""
+        """Execute the statement once for each row of values."""
         self._cursor.executemany(sql.replace("?", self.dialect.placeholder), list(rows))
 
     def many(self, sql: str, *values: Any) -> list[Row]:
-        """All rows of the answer."""
+        """Return all rows of the result."""
         self._execute(sql, values)
         return [tuple(row) for row in self._cursor.fetchall()]
 
     def maybe(self, sql: str, *values: Any) -> Row | None:
-        """The one row of the answer, or None."""
+        """Return the only row of the result, or None when it has none.
+
+        :raises ValueError: when it has several.
+        """
         rows = self.many(sql, *values)
         if len(rows) > 1:
             raise ValueError(f"expected at most one row, got {len(rows)}: {sql}")
         return rows[0] if rows else None
 
     def one(self, sql: str, *values: Any) -> Row:
-        """The one row of the answer."""
+        """Return the only row of the result.
+
+        :raises ValueError: when it has none, or several.
+        """
         row = self.maybe(sql, *values)
         if row is None:
             raise ValueError(f"expected one row, got none: {sql}")

@@ -1,11 +1,11 @@
-"""Leases: who may do what, among all processes on one index.
+"""Leases: something is done by one process at a time, among all processes on one index.
 
-A lease is a row of ``fetching``: a name, its owner, and when it expires. It is renewed while it is held and given back
-when it is done; should its owner die, it can be taken by anyone as soon as it has expired. So nothing is ever locked
-for longer than the term, whatever crashes.
+A lease is a row of ``fetching``: a name, its owner, and when it expires. Its owner renews it while it holds it, and
+deletes it when the work is done. Should the owner die, anyone can take the lease over as soon as it has expired. So
+nothing is locked for longer than the term, whatever crashes.
 
-Time is the database's, because every process sees the same one. While the database is away there are no leases:
-`Leases.take` raises, and a process then works as if it were alone.
+Time is the database's: every process sees the same. While the database is unavailable there are no leases:
+`Leases.acquire` raises, and a process then works as if it were alone.
 """
 
 from __future__ import annotations
@@ -29,35 +29,36 @@ PATIENCE = 0.5
 
 
 class Lease(Protocol):
-    """A way to have something done by one process at a time."""
+    """Leases, as those who need one see them."""
 
-    async def take(self, name: str) -> bool:
+    async def acquire(self, name: str) -> bool:
         """Return whether the lease is ours now; then `release` must follow.
 
         :raises DatabaseUnavailable: nobody can tell.
         """
 
     async def release(self, name: str) -> None:
-        """Let go."""
+        """Give the lease back. When the database is unavailable the lease expires by itself."""
 
 
 class LeaseOutcome(Enum):
-    """What a look at a lease tells."""
+    """Who holds a lease after somebody tried to acquire it."""
 
     OURS = "ours"
     ANOTHERS = "another's"
 
 
-def take(tx: Transaction, name: str, owner: str, term: int) -> LeaseOutcome:
-    """Insert the row, or take it over when it has expired. `term` is in microseconds."""
+# -- interactions
+
+
+def acquire(tx: Transaction, name: str, owner: str, term: int) -> LeaseOutcome:
+    """Insert the row of a lease, or take over one that has expired. `term` is in microseconds."""
     now = tx.dialect.now
     row = tx.maybe(f"SELECT owner, expires <= {now} FROM fetching WHERE url = ?" + tx.dialect.for_update, name)
     if row is None:
-        if tx.run(
-            f"{tx.dialect.insert_new} fetching (url, owner, expires) VALUES (?, ?, {now} + ?)", name, owner, term
-        ):
-            return LeaseOutcome.OURS
-        return LeaseOutcome.ANOTHERS  # somebody was faster by a moment
+        insert = f"{tx.dialect.insert_new} fetching (url, owner, expires) VALUES (?, ?, {now} + ?)"
+        inserted = tx.run(insert, name, owner, term)
+        return LeaseOutcome.OURS if inserted else LeaseOutcome.ANOTHERS  # another process was faster by a moment
     if row[0] != owner and not row[1]:
         return LeaseOutcome.ANOTHERS
     tx.run(f"UPDATE fetching SET owner = ?, expires = {now} + ? WHERE url = ?", owner, term, name)
@@ -65,24 +66,24 @@ def take(tx: Transaction, name: str, owner: str, term: int) -> LeaseOutcome:
 
 
 def release(tx: Transaction, name: str, owner: str) -> None:
-    """Delete the row, if it is still the owner's."""
+    """Delete the row of a lease, if it is still the owner's."""
     tx.run("DELETE FROM fetching WHERE url = ? AND owner = ?", name, owner)
 
 
 def renew(tx: Transaction, held: dict[str, str], term: int) -> None:
-    """Put off the expiry of these leases: owners by name."""
+    """Put off the expiry of leases, given as owners by name. `term` is in microseconds."""
     for name, owner in held.items():
         tx.run(f"UPDATE fetching SET expires = {tx.dialect.now} + ? WHERE url = ? AND owner = ?", term, name, owner)
 
 
-def forget(tx: Transaction, process: str) -> int:
-    """Delete all rows of a process that is dead."""
+def release_all(tx: Transaction, process: str) -> int:
+    """Delete the leases of a dead process, and return their number."""
     prefix = f"{process}#"
     return tx.run("DELETE FROM fetching WHERE SUBSTR(owner, 1, ?) = ?", len(prefix), prefix)
 
 
-def expired(tx: Transaction) -> list[str]:
-    """Delete the rows that expired and that nobody took; their names."""
+def delete_expired(tx: Transaction) -> list[str]:
+    """Delete the leases that have expired and that nobody took over; return their names."""
     names = [str(row[0]) for row in tx.many(f"SELECT url FROM fetching WHERE expires <= {tx.dialect.now}")]
     for name in names:
         tx.run(f"DELETE FROM fetching WHERE url = ? AND expires <= {tx.dialect.now}", name)
@@ -93,8 +94,8 @@ def expired(tx: Transaction) -> list[str]:
 class Leases(Service):
     """The leases of this process.
 
-    The owner of a row is this process and a number that is new each time: so a lease that is taken for somebody who has
-    left, or given back late, is never mistaken for the next one of the same name.
+    The owner in a row is this process and a number that is new each time. So a lease that was acquired for somebody who
+    has left, or that is released late, is never mistaken for the next one of the same name.
 
     :param term: seconds that a lease holds without being renewed.
     """
@@ -114,17 +115,17 @@ class Leases(Service):
         self._microseconds = int(self.term * 1_000_000)
 
     def startService(self) -> None:
-        """Begin to renew what is held."""
+        """Start to renew what is held, three times a term."""
         super().startService()
         self._renewing.start(self.term / 3, now=False)
 
     def stopService(self) -> Deferred[None]:
-        """Give everything back."""
+        """Release everything that is held."""
         super().stopService()
         self._renewing.stop()
-        return Deferred.fromCoroutine(self._give_back_all())
+        return Deferred.fromCoroutine(self._release_held())
 
-    async def _give_back_all(self) -> None:
+    async def _release_held(self) -> None:
         for name in list(self._held):
             await self.release(name)
 
@@ -139,33 +140,32 @@ class Leases(Service):
         except Exception:
             self._log.failure("leases could not be renewed")
 
-    async def take(self, name: str) -> bool:
-        """Whether the lease is ours now; if it is, `release` must follow.
+    async def acquire(self, name: str) -> bool:
+        """Return whether the lease is ours now; then `release` must follow.
 
-        :raises DatabaseUnavailable: when the database does not answer at once.
+        :raises DatabaseUnavailable: when the database does not answer within `PATIENCE`.
         """
         owner = f"{self.owner}#{next(self._numbers)}"
 
-        def too_late(held: LeaseOutcome | None) -> None:
-            """The database answered when nobody waited any more."""
-            if held is LeaseOutcome.OURS:
-                Deferred.fromCoroutine(self._give_back(name, owner)).addErrback(
-                    lambda failure: self._log.failure("giving back {name}", failure, name=name)
+        def too_late(outcome: LeaseOutcome | None) -> None:
+            if outcome is LeaseOutcome.OURS:
+                Deferred.fromCoroutine(self._release(name, owner)).addErrback(
+                    lambda failure: self._log.failure("releasing {name}", failure, name=name)
                 )
 
-        held = await self.database.run_within(PATIENCE, too_late, take, name, owner, self._microseconds)
-        if held is LeaseOutcome.OURS:
+        outcome = await self.database.run_within(PATIENCE, too_late, acquire, name, owner, self._microseconds)
+        if outcome is LeaseOutcome.OURS:
             self._held[name] = owner
-        return held is LeaseOutcome.OURS
+        return outcome is LeaseOutcome.OURS
 
     async def release(self, name: str) -> None:
-        """Let go of what is held. When the database is away the lease expires by itself."""
+        """Give the lease back. When the database is unavailable the lease expires by itself."""
         owner = self._held.pop(name, None)
         if owner is not None:
-            await self._give_back(name, owner)
+            await self._release(name, owner)
 
-    async def _give_back(self, name: str, owner: str) -> None:
+    async def _release(self, name: str, owner: str) -> None:
         try:
             await self.database.run(release, name, owner)
         except DatabaseUnavailable:
-            self._log.debug("{name} could not be given back; it expires", name=name)
+            self._log.debug("{name} could not be released; it expires", name=name)

@@ -1,8 +1,10 @@
 """Values and rules: datasets, stacks, addresses. No Twisted, no I/O, no clock.
 
 ==========  ==========================================================================
+`voxels`    the types of voxels
 `dataset`   levels, channels and boxes of voxels
-`stack`     planes, tiles and cuboids: how a dataset becomes tiles
 `address`   tile URLs, read and written
+`display`   how a dataset is shown: what its operator has set, how a channel is drawn
+`stack`     planes, tiles and cuboids: how a dataset becomes tiles
 ==========  ==========================================================================
 """

@@ -1,12 +1,15 @@
 """Tiles on disk and their rows in the index, as one promise.
 
-==============  ============================================================
-`tile_store`    reads, writes and evicts tiles
+==============  =================================================================
+`tile_store`    reads, stores and evicts tiles
+`capacity`      how much the cache may hold; space reserved for storing
 `files`         tiles as files: whole or not there
 `page_cache`    files that can be read without waiting for the disk
 `keys`          path and key of a tile, both ways
 `journal`       the tiles that a crash may leave without a row or a file
 `rows`          rows and totals, as interactions
-`fsck`          finds and mends differences between disk and index
-==============  ============================================================
+`pending`       tiles whose rows have to be reconciled with their files
+`uses`          when tiles were used last
+`fsck`          finds and mends what disk and index do not agree on
+==============  =================================================================
 """

@@ -1,11 +1,11 @@
 """Tiles as files: whole or not there.
 
-A file is written under a temporary name in its own directory and then given its name, which fails if there is one
-already: so a file, once there, never changes until it is removed, and whoever created it is the one who accounts for
-it. Tiles of one single value, of which sparse volumes have millions, have no file of their own: their names are links
-to one that they share, kept beside the directory of tiles.
+A file is written under a temporary name in its own directory and then linked to its name, which fails if that exists.
+So a file never changes until it is removed, and only its creator inserts its row. Tiles of one single value, of which
+sparse volumes have millions, have no file of their own: their names are links to a file that they share, kept beside
+the directory of tiles.
 
-Everything here blocks and is called in a thread, but for `TileFiles.open_now`, which the event loop calls itself.
+Everything here blocks and is called in a thread, except `TileFiles.open_now`, which the event loop calls.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from ocpproxy.store.page_cache import PageCache
 B = TypeVar("B", bytes, memoryview)
 
 LARGEST = 8 * 2**20
-"""Bytes of a tile that is read; a longer file is none of ours."""
-_MARK = "user.ocpproxy.said"
-"""The extended attribute in which is kept what an upstream said of a tile's version."""
-_LONGEST_MARK = 1024
+"""Bytes of a tile; a longer file is none of ours."""
+_VALIDATORS = "user.ocpproxy.said"
+"""The extended attribute that keeps an upstream's validators of a tile."""
+_LONGEST_VALIDATORS = 1024
 _READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-"""No link is followed, and what is no file (a FIFO) is not waited for."""
+"""No link is followed, and nothing waits for a FIFO."""
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV}
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTile:
-    """A tile as it lies on disk."""
+    """A tile as it is on disk."""
 
     picture: bytes
     modified: float
@@ -49,28 +49,28 @@ class StoredTile:
 
 
 class OpenTile:
-    """A tile's file, open, whole, and all of it in the page cache a moment ago. Whoever has it closes it."""
+    """A tile's file: open, whole, and in the page cache a moment ago. The caller closes it."""
 
     __slots__ = ("fd", "modified", "picture")
 
     def __init__(self, fd: int, picture: memoryview, modified: float) -> None:
         self.fd = fd
         self.picture = picture
-        """Its content, until the next tile is opened."""
+        """The content, valid until the next tile is opened."""
         self.modified = modified
         """Seconds since 1970."""
 
     def close(self) -> None:
-        """Be done with it."""
+        """Close the file."""
         os.close(self.fd)
 
 
 class TornTile(Exception):
-    """The file is there but is no whole tile."""
+    """The file exists but is no whole tile."""
 
 
 def _content(fd: int, read: Callable[[int, int], B]) -> tuple[B, float]:
-    """The whole content of a tile's file, and the time of its making."""
+    """Return the content of a tile's file, and when it was made."""
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
         raise TornTile
@@ -81,7 +81,7 @@ def _content(fd: int, read: Callable[[int, int], B]) -> tuple[B, float]:
 
 
 def _made(found: os.stat_result) -> float:
-    """When a tile was made. A shared file is older: its latest link is as near as can be told, and never before."""
+    """Return when a tile was made. For a shared file that is its latest link, which is never too early."""
     return found.st_mtime if found.st_nlink == 1 else found.st_ctime
 
 
@@ -102,7 +102,7 @@ class TileFiles:
         return os.path.join(self.directory, keys.path(tile))
 
     def read(self, tile: Tile) -> StoredTile | None:
-        """The tile, or None when there is no file: one ``open``.
+        """Return the tile, or None when it has no file: one ``open``.
 
         :raises TornTile: when the file is torn or not a tile.
         """
@@ -121,9 +121,9 @@ class TileFiles:
         return StoredTile(picture, modified)
 
     def open_now(self, tile: Tile) -> OpenTile | None:
-        """The tile, or None when there is no file, without waiting for the disk. For one thread.
+        """Return the tile, or None when it has no file, without waiting for the disk. For one thread.
 
-        :raises BlockingIOError: it would have to wait, or somebody has to look closer: use `read`.
+        :raises BlockingIOError: when that needs the disk, or the file is not as it should be; use `read`.
         """
         try:
             fd = self._page_cache.open(self._at(tile))
@@ -138,29 +138,29 @@ class TileFiles:
             raise BlockingIOError from None
 
     def stat(self, tile: Tile) -> tuple[int, float] | None:
-        """(bytes, seconds since 1970 of its making) of the tile's file, or None."""
+        """Return (bytes, seconds since 1970 of its making) of the tile's file, or None when it has none."""
         try:
             found = os.stat(self._at(tile), follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return None
         return (found.st_size, _made(found)) if stat.S_ISREG(found.st_mode) else None
 
-    def mark(self, tile: Tile, said: bytes) -> None:
-        """Keep some bytes with a tile's file; not with one that several tiles share, nor where that cannot be done."""
+    def keep_validators(self, tile: Tile, validators: bytes) -> None:
+        """Keep some bytes with a tile's file; not with a shared one, nor where the file system cannot."""
         name = self._at(tile)
         with contextlib.suppress(OSError):
             if os.stat(name, follow_symlinks=False).st_nlink == 1:
-                os.setxattr(name, _MARK, said[:_LONGEST_MARK], follow_symlinks=False)
+                os.setxattr(name, _VALIDATORS, validators[:_LONGEST_VALIDATORS], follow_symlinks=False)
 
-    def marked(self, tile: Tile) -> bytes | None:
-        """What is kept with a tile's file."""
+    def read_validators(self, tile: Tile) -> bytes | None:
+        """Return the bytes that are kept with a tile's file, or None."""
         try:
-            return os.getxattr(self._at(tile), _MARK, follow_symlinks=False)
+            return os.getxattr(self._at(tile), _VALIDATORS, follow_symlinks=False)
         except OSError:
             return None
 
     def create(self, tile: Tile, picture: bytes) -> bool:
-        """Make the tile's file; False when there is one already, which is left as it is.
+        """Make the tile's file. Return False when it exists already; then it stays as it is.
 
         :raises OSError: when the disk refuses; then nothing is left behind.
         """
@@ -179,7 +179,7 @@ class TileFiles:
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                # A file system without hard links: the look and the rename are two steps there.
+                # A file system without hard links: here the check and the rename are two steps.
                 if os.path.lexists(name):
                     return False
                 os.rename(temporary, name)
@@ -187,7 +187,7 @@ class TileFiles:
 
     @contextlib.contextmanager
     def _written(self, temporary: str, picture: bytes) -> Iterator[str]:
-        """A file with this content, for the time of a block."""
+        """Write a file with this content, for the time of a block."""
         fd = self._open_new(temporary)
         try:
             with open(fd, "wb", buffering=0) as file:
@@ -200,7 +200,7 @@ class TileFiles:
                 os.unlink(temporary)
 
     def _link_uniform(self, name: str, picture: bytes) -> bool:
-        """`create` by a link to the file that all tiles with this picture share."""
+        """Create the tile as a link to the file that all tiles with this picture share."""
         shared = self._uniform / f"{blake2b(picture, digest_size=16).hexdigest()}.png"
         for _ in range(10):
             if not shared.exists() or shared.read_bytes() != picture:
@@ -209,13 +209,13 @@ class TileFiles:
                 os.link(shared, name)
             except FileExistsError:
                 return False
-            except FileNotFoundError:  # the directory of the tile, mostly
+            except FileNotFoundError:  # mostly the directory of the tile
                 with contextlib.suppress(FileNotFoundError):
                     os.makedirs(os.path.dirname(name), exist_ok=True)
             except OSError as error:
                 if error.errno != errno.EMLINK:
                     raise
-                self._share(shared, picture)  # it has all the links that a file can have: the next one begins
+                self._share(shared, picture)  # it has as many links as a file can have: a new one takes its name
             else:
                 return True
         raise OSError(errno.EIO, "the directory vanishes while a tile is written", name)
@@ -225,9 +225,9 @@ class TileFiles:
             os.rename(temporary, shared)
 
     def remove_unshared(self, owners: Collection[str]) -> None:
-        """Remove the shared files to which no tile is linked any more, and what dead processes left of them.
+        """Remove the shared files that no tile is linked to, and the temporary ones of dead processes.
 
-        :param owners: the processes that live.
+        :param owners: the living processes.
         """
         with contextlib.suppress(FileNotFoundError):
             for entry in os.scandir(self._uniform):
@@ -240,8 +240,8 @@ class TileFiles:
         for _ in range(10):
             try:
                 return os.open(name, flags, 0o644)
-            except FileNotFoundError:  # also when a reclaim took the empty directory just now
-                with contextlib.suppress(FileNotFoundError):  # or took a directory above it
+            except FileNotFoundError:  # also when an eviction has just removed the empty directory
+                with contextlib.suppress(FileNotFoundError):  # or a directory above it
                     os.makedirs(os.path.dirname(name), exist_ok=True)
             except FileExistsError:  # left by a write that was cut short
                 os.unlink(name)
@@ -261,19 +261,19 @@ class TileFiles:
             parent = parent.parent
 
     def remove_temporary(self, path: str) -> None:
-        """Remove a temporary file that its owner can no longer remove."""
+        """Remove a temporary file of a dead process."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self.directory, path))
 
     def remove_temporaries(self, tiles: Iterable[Tile], owner: str) -> None:
-        """The same for all that a dead process may have left of these tiles."""
+        """Remove all temporary files that a dead process may have left of these tiles."""
         for tile in tiles:
             self.remove_temporary(f"{keys.path(tile)}.{owner}.tmp")
 
-    def writable(self) -> None:
-        """Prove that tiles can be written.
+    def check_writable(self) -> None:
+        """Write a file and remove it.
 
-        :raises OSError: when they cannot.
+        :raises OSError: when tiles cannot be written.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=self.directory, prefix="probe", suffix=self._temporary) as probe:
@@ -281,10 +281,10 @@ class TileFiles:
             probe.flush()
 
     def walk(self) -> Iterator[tuple[str, int]]:
-        """(path, bytes) of every file below the directory, directory by directory; links are not followed."""
-        for place, folders, names in os.walk(self.directory):
+        """Yield (path, bytes) of every file below the directory; links are not followed."""
+        for directory, folders, names in os.walk(self.directory):
             folders.sort()
             for name in names:
-                full = os.path.join(place, name)
+                full = os.path.join(directory, name)
                 with contextlib.suppress(FileNotFoundError):
                     yield os.path.relpath(full, self.directory), os.lstat(full).st_size

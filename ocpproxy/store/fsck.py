@@ -1,13 +1,13 @@
 """Finds what disk and index do not agree on, and mends it.
 
-Three looks, each in slices that leave room for everybody else:
+Three looks, each in pieces that leave time for everybody else:
 
-* the journals of processes that died: a short list of tiles to look at again (`Fsck.recover`);
+* the journals of dead processes: a short list of tiles to reconcile (`Fsck.recover`);
 * every file: has it a row? (disk to index) and every row: has it a file? (index to disk);
 * the totals: ``numtiles`` and ``bytes`` against the rows.
 
-The daemon does all three at its start, in the background; ``ocpproxy fsck`` does them now, reads every file too, and
-tells what it mended. Both may run while daemons serve: tiles that a living process is working on are in its journal
+The daemon does all three in the background when it starts. ``ocpproxy fsck`` does them at once, reads every file too,
+and prints what it mends. Both may run while daemons serve: tiles that a living process is changing are in its journal,
 and are left to it.
 """
 
@@ -22,9 +22,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from ocpproxy.concurrency.threads import RunInThread
-from ocpproxy.index.database import Database, DatabaseUnavailable, OutcomeUnknown
-from ocpproxy.metrics import Metrics
+from ocpproxy.index.database import DatabaseUnavailable, OutcomeUnknown
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import keys, rows
 from ocpproxy.store.files import TornTile
@@ -32,24 +30,24 @@ from ocpproxy.store.journal import DeadJournal
 from ocpproxy.store.keys import Key
 from ocpproxy.store.tile_store import TileStore
 
-_AT_ONCE = 200
-_REST = 0.02
-"""Seconds between two pieces of a sweep that nobody waits for: with it, hits do not notice."""
+_BATCH = 200
+_PAUSE = 0.02
+"""Seconds between two pieces of a sweep in the background, so that hits do not notice."""
 _RECOVER_EVERY = 30.0
-_AGAIN_AFTER = 5.0
-"""Seconds after the index has gone away in the middle."""
+_RETRY_AFTER = 5.0
+"""Seconds after the index has become unavailable in the middle."""
 _TEMPORARY = re.compile(r".*\.([\w.-]+)\.tmp")
 
-Rest = Callable[[None], Deferred[None]]
+Pause = Callable[[None], Deferred[None]]
 Report = Callable[[str, str], None]
-"""Told of each thing that was mended: what it was, and where."""
+"""Called with each thing that was mended: what it was, and where."""
 
 
-def _look_at(files: Iterator[tuple[str, int]]) -> tuple[dict[Tile, int], list[str]]:
-    """The next files of a walk: tiles with their sizes, and what is no tile's. (In a thread.)"""
+def _next_files(files: Iterator[tuple[str, int]]) -> tuple[dict[Tile, int], list[str]]:
+    """Return the next files of a walk: tiles with their sizes, and the paths of what is no tile. (In a thread.)"""
     sizes: dict[Tile, int] = {}
     strays = []
-    for path, size in islice(files, _AT_ONCE):
+    for path, size in islice(files, _BATCH):
         tile = keys.tile_at(path)
         if tile is None:
             strays.append(path)
@@ -61,58 +59,46 @@ def _look_at(files: Iterator[tuple[str, int]]) -> tuple[dict[Tile, int], list[st
 class Fsck:
     """Mends one store.
 
-    :param forget_owner: gives back the leases of a process that died.
+    :param release_leases: releases the leases of a dead process.
     """
 
     _log = Logger()
 
     def __init__(
-        self,
-        store: TileStore,
-        database: Database,
-        run_in_thread: RunInThread,
-        forget_owner: Callable[[str], Awaitable[None]],
-        metrics: Metrics,
-        report: Report | None = None,
+        self, store: TileStore, release_leases: Callable[[str], Awaitable[None]], report: Report | None = None
     ) -> None:
         self._store = store
-        self._database = database
-        self._in_thread = run_in_thread
-        self._forget_owner = forget_owner
-        self._metrics = metrics
-        self._told = report
-
-    def failed(self) -> None:
-        """Put down that a turn failed; the next one tries again."""
-        self._metrics.failed_turns.labels("mend").inc()
-        self._log.failure("mending failed; it is tried again")
+        self._release_leases = release_leases
+        self._on_mended = report
 
     def _report(self, what: str, where: str) -> None:
-        self._metrics.mended.labels(what).inc()
+        self._store.metrics.mended.labels(what).inc()
         self._log.info("mended: {what}: {where}", what=what, where=where)
-        if self._told is not None:
-            self._told(what, where)
+        if self._on_mended is not None:
+            self._on_mended(what, where)
 
     async def recover(self) -> None:
-        """Settle what dead processes left in doubt, and give back their leases.
+        """Reconcile what dead processes left pending, and release their leases.
 
         :raises DatabaseUnavailable: nothing is lost; call again.
         """
-        dead: list[DeadJournal] = await self._in_thread(self._store.journal.dead)
+        store = self._store
+        dead: list[DeadJournal] = await store.run_in_thread(store.journal.dead)
         try:
             while dead:
                 journal = dead[-1]
-                await self._in_thread(self._store.files.remove_temporaries, journal.tiles, journal.owner)
-                await self._settle(sorted(journal.tiles))
-                await self._forget_owner(journal.owner)
-                dead.pop().bury()
+                await store.run_in_thread(store.files.remove_temporaries, journal.tiles, journal.owner)
+                await self._reconcile(sorted(journal.tiles))
+                await self._release_leases(journal.owner)
+                dead.pop().remove()
         finally:
             for journal in dead:
-                journal.leave()
+                journal.release()
 
-    async def _settle(self, tiles: list[Tile]) -> None:
-        for start in range(0, len(tiles), _AT_ONCE):
-            done = await self._database.run(rows.settle, tiles[start : start + _AT_ONCE], self._store.files.stat)
+    async def _reconcile(self, tiles: list[Tile]) -> None:
+        for start in range(0, len(tiles), _BATCH):
+            batch = tiles[start : start + _BATCH]
+            done = await self._store.database.run(rows.reconcile, batch, self._store.files.stat)
             for tile in done.inserted:
                 self._report("file without a row", keys.path(tile))
             for tile in done.deleted:
@@ -120,113 +106,123 @@ class Fsck:
             for tile in done.resized:
                 self._report("row with a wrong size", keys.path(tile))
 
-    async def _settle_idle(self, tiles: list[Tile]) -> None:
-        """Settle those that no living process is working on.
+    async def _reconcile_idle(self, tiles: list[Tile]) -> None:
+        """Reconcile those tiles that no living process is changing.
 
-        The journals are read after the difference was seen: a process notes a tile before it touches row or file, so
-        whatever made the difference either is noted or is over, and then `settle` finds nothing to do.
+        The journals are read after the difference was seen. A process notes a tile before it touches row or file, so
+        whatever made the difference is either noted, or over; then `reconcile` finds nothing to do.
         """
         if tiles:
-            _, busy = await self._in_thread(self._store.journal.living)
-            await self._settle([tile for tile in tiles if tile not in busy and not self._store.is_in_hand(tile)])
+            _, changing = await self._store.run_in_thread(self._store.journal.living)
+            idle = [tile for tile in tiles if tile not in changing and tile not in self._store.pending]
+            await self._reconcile(idle)
 
-    async def sweep(self, *, read_all: bool = False, rest: Rest = succeed) -> None:
+    async def sweep(self, *, read_all: bool = False, pause: Pause = succeed) -> None:
         """Compare all files, all rows and the totals.
 
         :param read_all: open every file to see whether it is whole.
-        :param rest: called between two pieces of work; the next one waits for it.
+        :param pause: called between two pieces of work; the next one waits for it.
         :raises DatabaseUnavailable: what was found until then is mended.
         """
-        overflowed, self._store.overflowed = self._store.overflowed, False
+        store = self._store
+        overflowed, store.pending.overflowed = store.pending.overflowed, False
         try:
-            await self._disk_to_index(read_all, rest)
-            await self._index_to_disk(rest)
-            owners, _ = await self._in_thread(self._store.journal.living)
-            await self._in_thread(self._store.files.remove_unshared, owners)
+            await self._disk_to_index(read_all, pause)
+            await self._index_to_disk(pause)
+            owners, _ = await store.run_in_thread(store.journal.living)
+            await store.run_in_thread(store.files.remove_unshared, owners)
         except BaseException:
-            self._store.overflowed = overflowed
+            store.pending.overflowed = overflowed
             raise
         try:
-            await self._totals()
+            await self._correct_totals()
         except OutcomeUnknown:
-            self._log.warn("the rows could not be counted in time; their totals are taken as they stand")
-        await self._store.refresh()
+            self._log.warn("the rows could not be counted in time; their totals are not checked")
+        await store.pending.refresh()
 
-    async def _totals(self) -> None:
-        said, counted = await self._database.read(rows.miscounted)
-        if said != counted:
-            said, counted = await self._database.run(rows.correct)
-        if said != counted:
-            self._report("totals", f"numtiles {said.tiles} is {counted.tiles}, bytes {said.bytes} is {counted.bytes}")
+    async def _correct_totals(self) -> None:
+        totals, counted = await self._store.database.read(rows.count)
+        if totals != counted:
+            totals, counted = await self._store.database.run(rows.correct_totals)
+        if totals != counted:
+            tiles, size = f"numtiles {totals.tiles} is {counted.tiles}", f"bytes {totals.bytes} is {counted.bytes}"
+            self._report("totals", f"{tiles}, {size}")
 
-    async def _disk_to_index(self, read_all: bool, rest: Rest) -> None:
-        files = self._store.files.walk()
+    async def _disk_to_index(self, read_all: bool, pause: Pause) -> None:
+        store = self._store
+        files = store.files.walk()
         while True:
-            sizes, strays = await self._in_thread(_look_at, files)
+            sizes, strays = await store.run_in_thread(_next_files, files)
             if not sizes and not strays:
                 return
-            owners, busy = await self._in_thread(self._store.journal.living)
+            owners, changing = await store.run_in_thread(store.journal.living)
             for path in strays:
-                await self._stray(path, owners)
+                await self._check_stray(path, owners)
             if read_all:
-                sizes = {tile: size for tile, size in sizes.items() if tile in busy or not await self._torn(tile)}
-            unaccounted = await self._database.read(rows.unaccounted, sizes)
-            await self._settle_idle([tile for tile in unaccounted if tile not in busy])
-            await rest(None)
+                whole = [tile for tile in sizes if tile in changing or not await self._is_torn(tile)]
+                sizes = {tile: sizes[tile] for tile in whole}
+            differing = await store.database.read(rows.without_row, sizes)
+            await self._reconcile_idle([tile for tile in differing if tile not in changing])
+            await pause(None)
 
-    async def _stray(self, path: str, owners: set[str]) -> None:
+    async def _check_stray(self, path: str, owners: set[str]) -> None:
         found = _TEMPORARY.fullmatch(path)
         if found is None:
             self._log.warn("{path} in the cache directory is no tile; it is left alone", path=path)
         elif found[1] not in owners:
-            await self._in_thread(self._store.files.remove_temporary, path)
+            await self._store.run_in_thread(self._store.files.remove_temporary, path)
             self._report("temporary file of a dead process", path)
 
-    async def _torn(self, tile: Tile) -> bool:
+    async def _is_torn(self, tile: Tile) -> bool:
+        """Return whether a tile's file is torn; then it is removed."""
         try:
-            await self._in_thread(self._store.files.read, tile)
+            await self._store.run_in_thread(self._store.files.read, tile)
         except TornTile:
             await self._store.discard([tile])
-            await self._store.settled()
+            await self._store.pending.reconciled()
             self._report("torn tile", keys.path(tile))
             return True
         return False
 
-    async def _index_to_disk(self, rest: Rest) -> None:
+    async def _index_to_disk(self, pause: Pause) -> None:
+        store = self._store
         after: Key = (-(2**63), -(2**63))
         while True:
-            found, named = await self._database.read(rows.page, after, _AT_ONCE)
+            found, named = await store.database.read(rows.next_rows, after, _BATCH)
             if not found:
                 return
             after = found[-1]
             for key in [key for key in found if key not in named]:
-                if await self._database.run(rows.drop, [key]):
+                if await store.database.run(rows.drop_rows, [key]):
                     self._report("row that names no tile", f"highkey {key[0]}, lowkey {key[1]}")
-            missing = await self._in_thread(
-                lambda tiles: [tile for tile in tiles if self._store.files.stat(tile) is None], list(named.values())
+            missing = await store.run_in_thread(
+                lambda tiles: [tile for tile in tiles if store.files.stat(tile) is None], list(named.values())
             )
-            await self._settle_idle(missing)
-            await rest(None)
+            await self._reconcile_idle(missing)
+            await pause(None)
 
+    async def run(self, clock: IReactorTime, *, sweep: bool) -> None:
+        """Mend for as long as the daemon runs.
 
-async def keep_mended(mender: Fsck, store: TileStore, database: Database, clock: IReactorTime, *, sweeps: bool) -> None:
-    """All of it once the index is there; then what other processes leave when they die, and what overflowed.
+        Everything once, as soon as the index is available; then what other processes leave behind when they die, and
+        what overflowed.
 
-    :param sweeps: whether it is for this process to sweep at the start: among workers it is for one.
-    """
-    swept = not sweeps
-    while True:
-        await database.wait_up()
-        try:
-            await mender.recover()
-            if not swept or store.overflowed:
-                await mender.sweep(rest=lambda _: deferLater(clock, _REST))
-                swept = True
-        except DatabaseUnavailable:
-            await deferLater(clock, _AGAIN_AFTER)
-            continue
-        except CancelledError:
-            raise
-        except Exception:
-            mender.failed()
-        await deferLater(clock, _RECOVER_EVERY)
+        :param sweep: sweep at the start. Among workers one does.
+        """
+        swept = not sweep
+        while True:
+            await self._store.database.wait_available()
+            try:
+                await self.recover()
+                if not swept or self._store.pending.overflowed:
+                    await self.sweep(pause=lambda _: deferLater(clock, _PAUSE))
+                    swept = True
+            except DatabaseUnavailable:
+                await deferLater(clock, _RETRY_AFTER)
+                continue
+            except CancelledError:
+                raise
+            except Exception:
+                self._store.metrics.failed_passes.labels("mend").inc()
+                self._log.failure("mending failed; it is tried again")
+            await deferLater(clock, _RECOVER_EVERY)

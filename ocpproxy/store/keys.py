@@ -1,6 +1,6 @@
 """The names of a tile: its path in the cache directory and its key in ``contents``.
 
-Both say the whole identity, so either can be made from the other's, and the index can be rebuilt from the disk::
+Both hold the whole identity of the tile, so the index can be rebuilt from the disk::
 
     token/plane/channel/version / time / level / row_col / slice.png        the path
     highkey = time << 40 | datasetid << 16 | level                          datasetid: the id of the stack's name
@@ -29,7 +29,10 @@ _PATH = re.compile(
 
 
 class NotIndexable(ValueError):
-    """The tile's numbers are larger than the key of ``contents`` can hold. One sentence for anyone."""
+    """The tile's numbers are larger than the key of ``contents`` can hold.
+
+    The message is one sentence that is safe to show to clients.
+    """
 
 
 def _check(tile: Tile) -> None:
@@ -45,7 +48,7 @@ def _check(tile: Tile) -> None:
 
 
 def path(tile: Tile) -> str:
-    """The path of the tile's file, relative to the directory of tiles.
+    """Return the path of the tile's file, relative to the directory of tiles.
 
     :raises NotIndexable: when the tile could not be indexed.
     """
@@ -54,7 +57,7 @@ def path(tile: Tile) -> str:
 
 
 def tile_at(path_: str) -> Tile | None:
-    """The tile whose file has this path, or None when it is no tile's."""
+    """Return the tile whose file has this path, or None when no tile has."""
     found = _PATH.fullmatch(path_)
     if found is None:
         return None
@@ -66,9 +69,9 @@ def tile_at(path_: str) -> Tile | None:
 
 
 def pack(tile: Tile, datasetid: int) -> Key:
-    """(highkey, lowkey) of the tile whose stack has this id.
+    """Return (highkey, lowkey) of the tile; `datasetid` is the id of its stack.
 
-    :raises NotIndexable: never a wrapped key.
+    :raises NotIndexable: when a number does not fit. A key never wraps around.
     """
     _check(tile)
     if not 0 < datasetid < 1 << _ID:
@@ -79,12 +82,12 @@ def pack(tile: Tile, datasetid: int) -> Key:
 
 
 def datasetid(highkey: int) -> int:
-    """The id of the stack in a highkey."""
+    """Return the id of the stack in a highkey."""
     return highkey >> _LEVEL & (1 << _ID) - 1
 
 
 def unpack(key: Key, stack: str) -> Tile | None:
-    """The tile of a key, whose stack's name is given; None when no tile has such a key."""
+    """Return the tile of a key; `stack` is the name of its stack. None when no tile has such a key."""
     high, low = key
     tile = Tile(
         stack,

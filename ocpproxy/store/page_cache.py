@@ -1,15 +1,15 @@
 """TileFiles that are in the kernel's memory already: opened and read without ever waiting for a disk.
 
-An event loop that opens and reads a file itself saves the way through a thread, which takes several times as long. But
-a disk that is slow, or a file server that has gone away, would then hold up everybody. Linux can be asked to do only
-what needs no disk, and to say EAGAIN otherwise:
+An event loop that opens and reads a file itself saves the detour through a thread, which takes several times as long.
+But then a slow disk, or a dead file server, would hold up everybody. Linux can be asked to do only what needs no disk,
+and to fail with EAGAIN otherwise:
 
 * ``openat2`` with ``RESOLVE_CACHED`` (Linux 5.12; openat2(2)) opens a file only when every name on its path is in the
-  cache of names. It also knows of names that are known not to be there;
+  cache of names. It also finds names that are known not to exist;
 * ``preadv2`` with ``RWF_NOWAIT`` (4.14; readv(2)) reads only what is in the page cache. Python has it as `os.preadv`.
 
-EAGAIN is Python's BlockingIOError. An older kernel, a file system that cannot tell, or a sandbox that forbids the call
-come to the same: what is asked for has to be done in a thread. Python has no ``openat2``, hence ctypes.
+EAGAIN is Python's BlockingIOError. An older kernel, a file system that cannot tell, and a sandbox that forbids the call
+give the same error: the work has to be done in a thread. Python has no ``openat2``, hence ctypes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import os
 import sys
 
 _OPENAT2 = 437
-"""The number of the system call, the same on every architecture that Linux has."""
+"""The number of the system call, the same on every architecture."""
 _RESOLVE_CACHED = 0x20
 _AT_FDCWD = -100
-_NOT_HERE = {errno.ENOSYS, errno.EINVAL, errno.E2BIG, errno.EPERM}
-"""What a kernel or a sandbox says that does not have the call or the flag."""
+_UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.E2BIG, errno.EPERM}
+"""The errors of a kernel or a sandbox without the call or the flag."""
 
 
 class _How(ctypes.Structure):
@@ -34,7 +34,7 @@ class _How(ctypes.Structure):
 
 
 def _system_call() -> ctypes._NamedFuncPointer:
-    # PyDLL: it keeps the interpreter's lock, which a call that never waits would only lose to busier threads.
+    # PyDLL keeps the interpreter's lock: a call that never waits would only lose it to busier threads.
     call = ctypes.PyDLL(None, use_errno=True).syscall
     call.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
     call.restype = ctypes.c_long
@@ -51,37 +51,37 @@ class PageCache:
         self._scratch = bytearray(2**18)
 
     def open(self, path: str) -> int:
-        """A descriptor of the file.
+        """Return a descriptor of the file.
 
-        :raises BlockingIOError: that would have to wait for a disk, or cannot be told.
+        :raises BlockingIOError: when that needs the disk, or nobody can tell.
         :raises OSError: as `os.open`.
         """
         sys.audit("open", path, None, self._how.flags)  # as os.open does
         if self._able:
-            place = ctypes.addressof(self._how)
-            found = self._call(_OPENAT2, _AT_FDCWD, os.fsencode(path), place, ctypes.sizeof(self._how))
+            how = ctypes.addressof(self._how)
+            found = self._call(_OPENAT2, _AT_FDCWD, os.fsencode(path), how, ctypes.sizeof(self._how))
             if found >= 0:
                 return int(found)
             number = ctypes.get_errno()
-            if number not in _NOT_HERE:
+            if number not in _UNSUPPORTED:
                 raise OSError(number, os.strerror(number), path)
             self._able = False
         raise BlockingIOError(errno.EAGAIN, "this system cannot tell what is in memory", path)
 
     def read(self, fd: int, size: int) -> memoryview:
-        """The first `size` bytes of the file, until the next one is read.
+        """Return the first `size` bytes of the file, valid until the next file is read.
 
-        :raises BlockingIOError: they are not all in memory, or there are fewer.
+        :raises BlockingIOError: when they are not all in memory, or the file is shorter.
         """
         if len(self._scratch) < size:
             self._scratch = bytearray(size)
-        place = memoryview(self._scratch)[:size]
+        content = memoryview(self._scratch)[:size]
         try:
-            read = os.preadv(fd, [place], 0, os.RWF_NOWAIT)
+            read = os.preadv(fd, [content], 0, os.RWF_NOWAIT)
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
             read = -1
         if read != size:
             raise BlockingIOError(errno.EAGAIN, "not all of the file is in memory")
-        return place
+        return content

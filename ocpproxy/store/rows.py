@@ -1,12 +1,12 @@
-"""The account of the tiles on disk: rows of ``contents`` and their totals in ``metadata``, as interactions.
+"""The rows of ``contents`` and their totals in ``metadata``, as interactions.
 
-Every interaction that changes the account first locks the one row of ``metadata``: writers of the account take turns,
-so none can deadlock with another, and ``numtiles`` and ``bytes`` change in the transaction that changes the rows, by
-exactly what was found and done there. All are safe to run twice.
+Every interaction that changes rows first locks the one row of ``metadata``. So writers take turns and cannot deadlock,
+and ``numtiles`` and ``bytes`` change in the transaction that changes the rows, by exactly what was found and done
+there. All interactions are safe to run twice.
 
-`settle` is the one rule of the account: *a tile has a row if and only if it has a file*. Storing, recovering after a
-crash, finding a torn file and fsck all come to the same: settle these tiles. The file is looked at within the
-transaction. Reclaiming is the other direction: the row goes first, then the file.
+`reconcile` is the one rule: *a tile has a row if and only if it has a file*. Storing, recovering after a crash, finding
+a torn file and fsck all reconcile some tiles. The file is looked at within the transaction. Eviction is the other
+direction: the row goes first, then the file.
 """
 
 from __future__ import annotations
@@ -24,23 +24,30 @@ from ocpproxy.store.keys import Key
 _AT_ONCE = 400
 """Keys in one statement."""
 
-DisplaySettings = Callable[[Tile], tuple[int, float] | None]
-"""(bytes, time of its making in seconds since 1970) of a tile's file, or None."""
+Stat = Callable[[Tile], tuple[int, float] | None]
+"""Returns (bytes, seconds since 1970 of its making) of a tile's file, or None when it has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the cache holds."""
+    """Numbers of tiles and bytes."""
 
     tiles: int = 0
     bytes: int = 0
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.tiles + other.tiles, self.bytes + other.bytes)
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(self.tiles - other.tiles, self.bytes - other.bytes)
+
 
 @dataclass(slots=True)
 class Reconciled:
-    """What `settle` did."""
+    """What `reconcile` did."""
 
     usage: Usage
+    """The totals now."""
     inserted: list[Tile] = field(default_factory=list)
     deleted: list[Tile] = field(default_factory=list)
     resized: list[Tile] = field(default_factory=list)
@@ -48,16 +55,18 @@ class Reconciled:
 
 @dataclass(frozen=True, slots=True)
 class Evicted:
-    """What `delete_least_recent` did: rows that are gone; `tiles` are those whose files are to go now."""
+    """What `delete_least_recent` did."""
 
     usage: Usage
-    rows: int
-    bytes: int
+    """The totals now."""
+    removed: Usage
+    """The deleted rows and their bytes."""
     tiles: list[Tile]
+    """The tiles of the deleted rows, whose files have to be removed now."""
 
 
 def stamp(seconds: float) -> str:
-    """A time as ``reftime`` keeps it: UTC, to the microsecond."""
+    """Return a time as ``reftime`` stores it: UTC, to the microsecond."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
@@ -128,31 +137,31 @@ def _delete(tx: Transaction, wanted: Iterable[Key]) -> int:
     )
 
 
-def settle(tx: Transaction, tiles: Iterable[Tile], look: DisplaySettings) -> Reconciled:
+def reconcile(tx: Transaction, tiles: Iterable[Tile], stat: Stat) -> Reconciled:
     """Make rows and totals agree with the files of these tiles."""
     done = Reconciled(_lock(tx))
-    facts = {tile: look(tile) for tile in tiles}
-    # A stack that is new gets its id only when there is a file to account for.
-    ids = _stack_ids(tx, {tile.stack for tile, fact in facts.items() if fact}, make=True)
-    ids |= _stack_ids(tx, {tile.stack for tile in facts} - ids.keys(), make=False)
-    groups = _by_highkey(facts, ids)
+    files = {tile: stat(tile) for tile in tiles}
+    # A new stack gets an id only when one of its tiles has a file.
+    ids = _stack_ids(tx, {tile.stack for tile, file in files.items() if file}, make=True)
+    ids |= _stack_ids(tx, {tile.stack for tile in files} - ids.keys(), make=False)
+    groups = _by_highkey(files, ids)
     rows = _rows(tx, groups)
     new: list[tuple[int, int, str, str, int]] = []
     gone: list[Key] = []
     size = 0
     for high, lows in groups.items():
         for low, tile in lows.items():
-            fact, row = facts[tile], rows.get((high, low))
-            if fact is not None and row is None:
-                new.append((high, low, keys.path(tile), stamp(fact[1]), fact[0]))
+            file, row = files[tile], rows.get((high, low))
+            if file is not None and row is None:
+                new.append((high, low, keys.path(tile), stamp(file[1]), file[0]))
                 done.inserted.append(tile)
-            elif fact is None and row is not None:
+            elif file is None and row is not None:
                 gone.append((high, low))
                 size -= row
                 done.deleted.append(tile)
-            elif fact is not None and row is not None and fact[0] != row:
-                tx.run("UPDATE contents SET bytes = ? WHERE highkey = ? AND lowkey = ?", fact[0], high, low)
-                size += fact[0] - row
+            elif file is not None and row is not None and file[0] != row:
+                tx.run("UPDATE contents SET bytes = ? WHERE highkey = ? AND lowkey = ?", file[0], high, low)
+                size += file[0] - row
                 done.resized.append(tile)
     if new:
         tx.run_many("INSERT INTO contents (highkey, lowkey, filename, reftime, bytes) VALUES (?, ?, ?, ?, ?)", new)
@@ -163,7 +172,7 @@ def settle(tx: Transaction, tiles: Iterable[Tile], look: DisplaySettings) -> Rec
 
 
 def record_uses(tx: Transaction, uses: Mapping[Tile, float]) -> None:
-    """Put down when tiles were used last (seconds since 1970); a later time that is there already stays."""
+    """Record when tiles were used last (seconds since 1970). A later time that is recorded already stays."""
     groups = _by_highkey(uses, _stack_ids(tx, {tile.stack for tile in uses}, make=False))
     for high, lows in groups.items():
         for some in _pieces(lows):
@@ -179,26 +188,27 @@ def record_uses(tx: Transaction, uses: Mapping[Tile, float]) -> None:
 
 
 def delete_least_recent(tx: Transaction, at_most: int, keep: Usage, intend: Callable[[list[Tile]], None]) -> Evicted:
-    """Delete the rows that were used least recently, `at_most` so many, until no more than `keep` is left.
+    """Delete the least recently used rows, `at_most` of them, until no more than `keep` is left.
 
-    :param intend: told of the tiles before anything is changed.
+    :param intend: called with the tiles before anything is changed.
     """
     before = _lock(tx)
-    rows: list[tuple[Key, int]] = []
-    freed = 0
+    removed = Usage()
+    found: list[Key] = []
     for high, low, nbytes in tx.many("SELECT highkey, lowkey, bytes FROM contents ORDER BY reftime LIMIT ?", at_most):
-        if before.bytes - freed <= keep.bytes and before.tiles - len(rows) <= keep.tiles:
+        left = before - removed
+        if left.bytes <= keep.bytes and left.tiles <= keep.tiles:
             break
-        rows.append(((int(high), int(low)), int(nbytes)))
-        freed += int(nbytes)
-    named = _named(tx, [key for key, _ in rows])
+        found.append((int(high), int(low)))
+        removed += Usage(1, int(nbytes))
+    named = _named(tx, found)
     intend(list(named.values()))
-    _delete(tx, [key for key, _ in rows])
-    return Evicted(_add(tx, before, -len(rows), -freed), len(rows), freed, list(named.values()))
+    _delete(tx, found)
+    return Evicted(_add(tx, before, -removed.tiles, -removed.bytes), removed, list(named.values()))
 
 
 def _named(tx: Transaction, found: list[Key]) -> dict[Key, Tile]:
-    """The tiles of these keys; a row whose stack is not known, or whose key is no tile's, is left out."""
+    """Return the tiles of these keys, without rows whose stack is unknown or whose key is no tile's."""
     ids = sorted({keys.datasetid(high) for high, _ in found})
     names = {
         int(id_): str(name)
@@ -210,17 +220,17 @@ def _named(tx: Transaction, found: list[Key]) -> dict[Key, Tile]:
     return {key: tile for key, tile in tiles.items() if tile is not None}
 
 
-# -- for the mender
+# -- for fsck
 
 
 def usage(tx: Transaction) -> Usage:
-    """The totals as they stand."""
+    """Return the totals."""
     tiles, size = tx.one("SELECT numtiles, bytes FROM metadata")
     return Usage(int(tiles), int(size))
 
 
-def unaccounted(tx: Transaction, sizes: Mapping[Tile, int]) -> list[Tile]:
-    """Those of the tiles (with the bytes of their files) that have no row, or one that says another size."""
+def without_row(tx: Transaction, sizes: Mapping[Tile, int]) -> list[Tile]:
+    """Return those of the tiles (with the bytes of their files) that have no row, or a row with another size."""
     ids = _stack_ids(tx, {tile.stack for tile in sizes}, make=False)
     groups = _by_highkey(sizes, ids)
     rows = _rows(tx, groups)
@@ -228,8 +238,8 @@ def unaccounted(tx: Transaction, sizes: Mapping[Tile, int]) -> list[Tile]:
     return [tile for tile, size in sizes.items() if known.get(tile) != size]
 
 
-def page(tx: Transaction, after: Key, count: int) -> tuple[list[Key], dict[Key, Tile]]:
-    """The next rows in the order of their keys, and the tiles of those whose key is a tile's."""
+def next_rows(tx: Transaction, after: Key, count: int) -> tuple[list[Key], dict[Key, Tile]]:
+    """Return the keys of the next rows, in order, and the tiles of those whose key is a tile's."""
     found = [
         (int(high), int(low))
         for high, low in tx.many(
@@ -244,8 +254,8 @@ def page(tx: Transaction, after: Key, count: int) -> tuple[list[Key], dict[Key, 
     return found, _named(tx, found)
 
 
-def drop(tx: Transaction, wanted: Iterable[Key]) -> int:
-    """Delete rows that name no tile, such as those of the historical cache; the number that were there."""
+def drop_rows(tx: Transaction, wanted: Iterable[Key]) -> int:
+    """Delete rows that name no tile, such as those of the historical cache; return how many there were."""
     before = _lock(tx)
     gone = size = 0
     for key in wanted:
@@ -257,19 +267,19 @@ def drop(tx: Transaction, wanted: Iterable[Key]) -> int:
     return gone
 
 
-def miscounted(tx: Transaction) -> tuple[Usage, Usage]:
-    """The totals as they stand, and as the rows say."""
+def count(tx: Transaction) -> tuple[Usage, Usage]:
+    """Return the totals, and what the rows add up to."""
     # One statement sees one snapshot of both tables, whatever other processes do meanwhile.
-    said_tiles, said_size, tiles, size = tx.one(
+    total_tiles, total_size, tiles, size = tx.one(
         "SELECT (SELECT numtiles FROM metadata), (SELECT bytes FROM metadata), COUNT(*), COALESCE(SUM(bytes), 0) "
         "FROM contents"
     )
-    return Usage(int(said_tiles), int(said_size)), Usage(int(tiles), int(size))
+    return Usage(int(total_tiles), int(total_size)), Usage(int(tiles), int(size))
 
 
-def correct(tx: Transaction) -> tuple[Usage, Usage]:
-    """Count again while nobody can change the account, and mend the totals; (as they stood, as they are)."""
+def correct_totals(tx: Transaction) -> tuple[Usage, Usage]:
+    """Count again while nobody can change rows, and correct the totals; return them before and after."""
     before = _lock(tx)
-    said, counted = miscounted(tx)
-    _add(tx, before, counted.tiles - said.tiles, counted.bytes - said.bytes)
-    return said, counted
+    totals, counted = count(tx)
+    _add(tx, before, counted.tiles - totals.tiles, counted.bytes - totals.bytes)
+    return totals, counted

@@ -1,90 +1,76 @@
-"""Tiles on disk and their account in the index, as one promise.
+"""Tiles on disk and their rows in the index, as one promise.
 
-The file is the truth, the row is its account. `TileStore.read` opens one file and needs no database; `write` creates
-files and answers as soon as they are there, and the account follows in the background, many tiles in one transaction.
-While the index is away the tiles that were written wait to be *settled* (`ocpproxy.store.rows`); the journal
-remembers them should the process die. A use is noted in memory and written down every few seconds.
-
-====================  ============================================================
-`keys`                path and key of a tile, both ways
-`files`               tiles as files: whole or not there
-`pagecache`           what the event loop may read itself
-`journal`             what a crash would leave in doubt
-`account`             rows and totals, as interactions
-`mend`                finds and mends what disagrees, at the start and for fsck
-====================  ============================================================
+The file is the truth, the row its account. `TileStore.read` opens one file and needs no database. `store` creates files
+and returns as soon as they are there; their rows follow in the background (`pending`). The journal names the tiles
+whose files are being changed or whose rows are pending, should the process die. A use is noted in memory (`uses`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from ocpproxy.concurrency.shield import shield
 from ocpproxy.concurrency.threads import RunInThread
-from ocpproxy.index.database import PATIENCE, Database, DatabaseUnavailable, OutcomeUnknown
+from ocpproxy.index.database import PATIENCE, Database, OutcomeUnknown
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import rows
+from ocpproxy.store.capacity import CacheLimits, Capacity
 from ocpproxy.store.files import OpenTile, StoredTile, TileFiles, TornTile
 from ocpproxy.store.journal import Journal
-from ocpproxy.store.keys import NotIndexable
-from ocpproxy.store.rows import Usage
+from ocpproxy.store.pending import PendingRows
+from ocpproxy.store.rows import Evicted, Usage
+from ocpproxy.store.uses import LastUses
 
-__all__ = ["NotIndexable", "OpenTile", "StoredTile", "TileStore", "Usage"]
+Pictures = Sequence[tuple[Tile, bytes]]
+"""Tiles and their encoded pictures."""
 
-_SETTLE_AT_ONCE = 512
-_USES_EVERY = 2.0
-_USES_AT_ONCE = 2000
-_MOST_IN_DOUBT = 200_000
-"""Tiles that may wait for the index in memory; beyond, the journal remembers them and the mender finds them."""
-_MOST_USES = 500_000
+
+@dataclass(frozen=True, slots=True)
+class CacheDirectory:
+    """The directory of a cache, as one process uses it."""
+
+    path: Path
+    """Tiles are in ``tiles/``, the journals of the processes in ``journal/``."""
+    owner: str
+    """A name of the process that no other has."""
+    limits: CacheLimits
 
 
 class TileStore(Service):
     """The store of one cache directory.
 
-    :param directory: of the cache; tiles are in ``tiles/``, the journals of the processes in ``journal/``.
     :param run_in_thread: runs blocking work on files.
-    :param owner: a name of this process that no other has.
     """
 
     _log = Logger()
 
     def __init__(
         self,
-        directory: Path,
+        directory: CacheDirectory,
         database: Database,
         reactor: Any,
         run_in_thread: RunInThread,
-        owner: str,
         metrics: Metrics,
     ) -> None:
-        self.files = TileFiles(directory / "tiles", owner)
-        self.journal = Journal(directory / "journal", owner)
-        self._database = database
-        self._reactor = reactor
-        self._in_thread = run_in_thread
-        self._metrics = metrics
-        self._said = Usage()
-        self._sayings = 0
-        self._doubts: dict[Tile, int] = {}
-        self._doubted_bytes = 0
-        self._doubted_tiles = 0
-        self._uses: dict[Tile, float] = {}
-        self._changing = 0
-        self._settling: Deferred[None] | None = None
-        self.overflowed = False
-        """More tiles were stored while the index was away than are remembered here: a sweep has to find them."""
-        self._uses_loop = LoopingCall(self._write_uses)
-        self._uses_loop.clock = reactor
-        database.when_up(self._up)
+        self.files = TileFiles(directory.path / "tiles", directory.owner)
+        self.journal = Journal(directory.path / "journal", directory.owner)
+        self.database = database
+        self.run_in_thread = run_in_thread
+        self.metrics = metrics
+        self.pending = PendingRows(database, self.files.stat, metrics, self._clear_journal)
+        self.capacity = Capacity(directory.limits, lambda: self.usage, reactor)
+        self._uses = LastUses(database, reactor, metrics)
+        self._changes = 0
 
     # -- life
 
@@ -96,276 +82,194 @@ class TileStore(Service):
         super().startService()
         self.files.directory.mkdir(parents=True, exist_ok=True)
         self.journal.open()
-        self.files.writable()
-        self._uses_loop.start(_USES_EVERY, now=False)
+        self.files.check_writable()
+        self._uses.start()
 
     def stopService(self) -> Deferred[None]:
-        """Write down what is only in memory; what the index will not take stays in the journal."""
+        """Write to the index what is only in memory. What it does not take stays in the journal."""
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        self._uses_loop.stop()
-        await self._write_uses()
-        if self._settling is None:
-            self._settle_soon()
-        if self._settling is not None:
-            await self._settling
-        self._maybe_clear()
+        await self._uses.stop()
+        self.pending.reconcile_soon()
+        await self.pending.pause()
+        self._clear_journal()
         self.journal.close()
 
-    def _up(self) -> None:
-        self._settle_soon()
-        Deferred.fromCoroutine(self.refresh()).addErrback(
-            lambda failure: failure.trap(DatabaseUnavailable) and None,
-        )
-
-    # -- tiles
+    # -- reading
 
     def open_now(self, tile: Tile) -> OpenTile | None:
-        """The tile's file, if that needs no waiting for the disk, or None when there is none.
+        """Return the tile's file, open, or None when there is none, without waiting for the disk.
 
-        :raises BlockingIOError: that cannot be told at once: `read` can.
+        :raises BlockingIOError: when that is not possible; use `read`.
         :raises NotIndexable: when there can be no such tile.
         """
         return self.files.open_now(tile)
 
     async def read(self, tile: Tile) -> StoredTile | None:
-        """The tile from disk, or None. A torn file is removed, and is None.
+        """Return the tile from disk, or None. A torn file is removed, and is None.
 
         :raises NotIndexable: when there can be no such tile.
         """
         try:
-            found: StoredTile | None = await self._in_thread(self.files.read, tile)
+            found: StoredTile | None = await self.run_in_thread(self.files.read, tile)
         except TornTile:
             self._log.warn("{tile} is torn: removed", tile=tile)
-            self._metrics.mended.labels("torn tile").inc()
+            self.metrics.mended.labels("torn tile").inc()
             await self.discard([tile])
             return None
         return found
 
-    def used(self, tile: Tile) -> None:
-        """The tile was served just now."""
-        if len(self._uses) < _MOST_USES or tile in self._uses:
-            self._uses[tile] = self._reactor.seconds()
+    def note_use(self, tile: Tile) -> None:
+        """Note that the tile is used now."""
+        self._uses.note(tile)
 
-    async def mark(self, tile: Tile, said: Mapping[str, str]) -> None:
-        """Keep with a tile's file what its upstream said of its version, where the file system can."""
-        await self._in_thread(self.files.mark, tile, json.dumps(dict(said)).encode())
-
-    async def marked(self, tile: Tile) -> tuple[bytes, Mapping[str, str]] | None:
-        """The tile with what was kept with it; None when it is not here, or nothing was."""
-        found = await self.read(tile)
-        mark = None if found is None else await self._in_thread(self.files.marked, tile)
-        if found is None or mark is None:
+    async def read_with_validators(self, tile: Tile) -> tuple[bytes, Mapping[str, str]] | None:
+        """Return the tile and the validators that are kept with it; None when either is missing."""
+        stored = await self.read(tile)
+        kept = None if stored is None else await self.run_in_thread(self.files.read_validators, tile)
+        if stored is None or kept is None:
             return None
         try:
-            said = json.loads(mark)
+            validators = json.loads(kept)
         except ValueError:
             return None
-        fine = isinstance(said, dict) and all(isinstance(part, str) for pair in said.items() for part in pair)
-        return (found.picture, said) if fine else None
+        fine = isinstance(validators, dict) and all(isinstance(v, str) for pair in validators.items() for v in pair)
+        return (stored.picture, validators) if fine else None
 
-    async def write(self, pictures: Sequence[tuple[Tile, bytes]]) -> int:
-        """Store the tiles; those that are there already stay as they are. Returns how many are stored now.
+    # -- storing
 
-        The account follows by itself. A disk that refuses is logged, and the tiles are not stored.
+    async def store(self, pictures: Pictures) -> int:
+        """Store the tiles that there is space for, and return how many are new.
+
+        Tiles that exist stay as they are.
         """
-        created: list[tuple[Tile, int]] = []
-        refused = await self._in_hand(self._create, pictures, created, then=lambda: dict(created))
-        if refused is not None:
-            self._metrics.unstored.inc(len(pictures) - len(created))
-            self._log.error("a tile could not be stored: {reason}", reason=str(refused))
+        wanted = Usage(len(pictures), sum(len(picture) for _, picture in pictures))
+        async with self.capacity.reserve(wanted) as granted:
+            fitting = []
+            for tile, picture in pictures:
+                granted -= len(picture)
+                if granted >= 0:
+                    fitting.append((tile, picture))
+            if len(fitting) < len(pictures):
+                self._log.warn(
+                    "no space in the cache: {count} of {all} tiles are not stored",
+                    count=len(pictures) - len(fitting),
+                    all=len(pictures),
+                )
+            return await self.write(fitting) if fitting else 0
+
+    async def write(self, pictures: Pictures) -> int:
+        """Write the tiles to disk, and return how many are new; those that exist stay as they are.
+
+        When the disk refuses, that is logged, and the other tiles are not written.
+        """
+        created: dict[Tile, int] = {}
+        error = await shield(self._change(created, self._create, pictures, created))
+        if error is not None:
+            self.metrics.unstored.inc(len(pictures) - len(created))
+            self._log.error("a tile could not be stored: {reason}", reason=str(error))
         return len(created)
 
-    def _in_hand(
-        self, work: Callable[..., Any], *args: Any, then: Callable[[], Mapping[Tile, int]], **kwargs: Any
-    ) -> Deferred[Any]:
-        """Change files in a thread; when the thread has ended, the tiles that `then` names are in doubt.
-
-        That is so whether or not anybody still waits for the result: a thread cannot be called back.
-        """
-        self._changing += 1
-        answer: Deferred[Any] = Deferred(lambda _: None)
-
-        def ended(result: Any) -> None:
-            self._changed(then())
-            if not answer.called:
-                answer.callback(result)
-
-        self._in_thread(work, *args, **kwargs).addBoth(ended)
-        return answer
-
-    def _changed(self, tiles: Mapping[Tile, int]) -> None:
-        self._changing -= 1
-        for tile, size in tiles.items():
-            self.doubt(tile, size)
-        self._settle_soon()
-        self._maybe_clear()
-
-    def _create(self, pictures: Sequence[tuple[Tile, bytes]], created: list[tuple[Tile, int]]) -> OSError | None:
+    def _create(self, pictures: Pictures, created: dict[Tile, int]) -> OSError | None:
+        """Create files, and note them in `created`; return what the disk refused. (In a thread.)"""
         try:
             self.journal.note(tile for tile, _ in pictures)
             for tile, picture in pictures:
                 if self.files.create(tile, picture):
-                    created.append((tile, len(picture)))
+                    created[tile] = len(picture)
         except OSError as error:
             return error
         return None
 
+    async def keep_validators(self, tile: Tile, validators: Mapping[str, str]) -> None:
+        """Keep an upstream's validators with a tile's file, where the file system can."""
+        await self.run_in_thread(self.files.keep_validators, tile, json.dumps(dict(validators)).encode())
+
     async def discard(self, tiles: Iterable[Tile]) -> None:
-        """Remove the tiles' files, whatever the index says; the account follows."""
+        """Remove the tiles' files, whatever the index says; the rows follow."""
         tiles = list(tiles)
-        await self._in_hand(self._remove, tiles, then=lambda: dict.fromkeys(tiles, 0))
+        await shield(self._change(dict.fromkeys(tiles, 0), self._remove, tiles))
 
     def _remove(self, tiles: Sequence[Tile]) -> None:
+        """Remove files. (In a thread.)"""
         self.journal.note(tiles)
         for tile in tiles:
             self.files.remove(tile)
 
-    # -- the account
+    async def _change(self, changed: Mapping[Tile, int], work: Callable[..., Any], *args: Any) -> Any:
+        with self._changing(changed):
+            return await self.run_in_thread(work, *args)
+
+    @contextmanager
+    def _changing(self, changed: Mapping[Tile, int]) -> Iterator[None]:
+        """Keep the journal while a block changes files; afterwards the changed tiles are pending."""
+        self._changes += 1
+        try:
+            yield
+        finally:
+            self._changes -= 1
+            self.pending.add(changed)
+            self._clear_journal()
+
+    def _clear_journal(self) -> None:
+        """Empty the journal if the index knows all that this process has done."""
+        if not self.pending and not self._changes and not self.pending.overflowed:
+            self.journal.clear()
+
+    # -- evicting
 
     @property
     def usage(self) -> Usage:
-        """What the cache holds: the account as it was last seen, and what is not in it yet."""
-        return Usage(self._said.tiles + self._doubted_tiles, self._said.bytes + self._doubted_bytes)
-
-    @property
-    def in_doubt(self) -> int:
-        """Tiles whose account is not settled."""
-        return len(self._doubts)
+        """What the cache holds, as far as this process knows."""
+        return self.pending.usage
 
     async def refresh(self) -> Usage:
-        """DisplaySettings what the account says now: other processes change it too.
+        """Read what the cache holds from the index, which other processes change too.
 
-        :raises DatabaseUnavailable:
+        :raises DatabaseUnavailable: the index does not answer.
         """
-        said = self._sayings
-        usage = await self._database.read(rows.usage)
-        if said == self._sayings:  # else something newer has been said meanwhile
-            self._say(usage)
-        return self.usage
+        return await self.pending.refresh()
 
-    def _say(self, usage: Usage) -> None:
-        self._said = usage
-        self._sayings += 1
-        self._metrics.cache_tiles.set(self.usage.tiles)
-        self._metrics.cache_bytes.set(self.usage.bytes)
-        self._metrics.unsettled.set(self.in_doubt)
+    async def evict(self, keep: Usage, at_most: int) -> Usage:
+        """Evict the least recently used tiles, `at_most` of them, until no more than `keep` is left.
 
-    def doubt(self, tile: Tile, size: int = 0) -> None:
-        """The account of this tile has to be looked at; `size` bytes may have come to it."""
-        if len(self._doubts) < _MOST_IN_DOUBT or tile in self._doubts:
-            self._undoubt(tile)
-            self._doubts[tile] = size
-            self._doubted_bytes += size
-            self._doubted_tiles += size > 0
-        else:
-            self.overflowed = True
+        Return what was evicted. The rows go first; the journal names the files that a crash leaves behind.
 
-    def _undoubt(self, tile: Tile) -> None:
-        size = self._doubts.pop(tile, 0)
-        self._doubted_bytes -= size
-        self._doubted_tiles -= size > 0
-
-    def is_in_hand(self, tile: Tile) -> bool:
-        """Whether this process will settle the tile anyway."""
-        return tile in self._doubts
-
-    def _settle_soon(self) -> None:
-        if self._settling is None and self._doubts and self._database.up:
-            self._settling = Deferred.fromCoroutine(self._settle())
-            self._settling.addErrback(lambda failure: self._log.failure("settling the account", failure))
-            self._settling.addBoth(self._settled)
-
-    def _settled(self, _: object) -> None:
-        self._settling = None
-        self._maybe_clear()
-
-    async def _settle(self) -> None:
-        while self._doubts:
-            batch = {tile: self._doubts[tile] for tile, _ in zip(self._doubts, range(_SETTLE_AT_ONCE), strict=False)}
-            try:
-                done = await self._database.run(rows.settle, list(batch), self.files.stat)
-            except DatabaseUnavailable:
-                return
-            except CancelledError:
-                raise
-            except Exception:
-                self._metrics.failed_turns.labels("settle").inc()
-                self._log.failure("{count} tiles could not be accounted for; a sweep will look again", count=len(batch))
-                self.overflowed = True
-                done = None
-            for tile, size in batch.items():
-                if self._doubts.get(tile) == size:
-                    self._undoubt(tile)
-            self._say(done.usage if done else self._said)
-
-    async def settled(self) -> None:
-        """Returns when nothing is in doubt, or the index is away."""
-        while self._doubts and self._database.up:
-            self._settle_soon()
-            if self._settling is not None:
-                done: Deferred[None] = Deferred()
-                self._settling.addBoth(lambda _: done.callback(None))  # noqa: B023 - awaited before the next turn
-                await done
-
-    def _maybe_clear(self) -> None:
-        if not self._doubts and not self._changing and not self.overflowed:
-            self.journal.clear()
-
-    async def _write_uses(self) -> None:
-        """Put the uses that are only in memory into the index; they stay in memory while it is away."""
-        while self._uses and self._database.up:
-            some = {tile: self._uses[tile] for tile, _ in zip(self._uses, range(_USES_AT_ONCE), strict=False)}
-            try:
-                await self._database.run(rows.record_uses, some)
-            except DatabaseUnavailable:
-                return
-            except CancelledError:
-                raise
-            except Exception:
-                self._metrics.failed_turns.labels("uses").inc()
-                self._log.failure("uses could not be noted")
-            for tile, used in some.items():
-                if self._uses.get(tile) == used:
-                    del self._uses[tile]
-            if len(some) < _USES_AT_ONCE:
-                return
-
-    async def shrink(self, keep: Usage, at_most: int) -> Usage:
-        """Remove the tiles used least recently, `at_most` so many, until no more than `keep` is left.
-
-        Returns what was removed. The rows go first; what a crash leaves of their files is in the journal. Whatever
-        becomes of the transaction, when it has ended, perhaps long after patience has, the tiles that it meant are
-        settled.
-
-        :raises DatabaseUnavailable:
+        :raises DatabaseUnavailable: the index does not answer.
         """
-        await self.settled()  # what is chosen is chosen from the rows: all that is on disk must have one
-        await self._write_uses()
-        meant: dict[Tile, int] = {}
+        await self.pending.reconciled()  # the rows choose, so all that is on disk must have one
+        await self._uses.write()
+        intended: dict[Tile, int] = {}
 
         def intend(tiles: list[Tile]) -> None:
             self.journal.note(tiles)
-            meant.update(dict.fromkeys(tiles, 0))
+            intended.update(dict.fromkeys(tiles, 0))
 
-        def late(done: rows.Evicted | None) -> None:
-            removing = self._in_hand(self._remove, done.tiles if done else [], then=lambda: meant)
-            removing.addErrback(lambda failure: self._log.failure("removing what was forgotten late", failure))
-            self._changing -= 1
-
-        self._changing += 1
+        ended: Deferred[Evicted | None] = Deferred()
+        removed = shield(self._remove_evicted(ended, intended))
         try:
-            done = await self._database.run_within(PATIENCE, late, rows.delete_least_recent, at_most, keep, intend)
+            evicted = await self.database.run_within(
+                PATIENCE, ended.callback, rows.delete_least_recent, at_most, keep, intend
+            )
         except (OutcomeUnknown, CancelledError):
-            raise  # `late` will be told
+            raise  # the transaction ends later, and then calls `ended.callback`
         except BaseException:
-            self._changed(meant)
+            ended.callback(None)
             raise
-        self._say(done.usage)
-        removing = self._in_hand(self._remove, done.tiles, then=lambda: meant)
-        self._changing -= 1
-        await removing
-        self._metrics.reclaimed.inc(done.rows)
-        return Usage(done.rows, done.bytes)
+        self.pending.see_totals(evicted.usage)
+        ended.callback(evicted)
+        await removed
+        self.metrics.evicted.inc(evicted.removed.tiles)
+        return evicted.removed
+
+    async def _remove_evicted(self, ended: Deferred[Evicted | None], intended: Mapping[Tile, int]) -> None:
+        """Remove the files of evicted rows when the transaction has ended, perhaps long after anybody waits for it.
+
+        Whatever has become of it, the intended tiles are reconciled.
+        """
+        with self._changing(intended):
+            evicted = await ended
+            if evicted is not None:
+                await self.run_in_thread(self._remove, evicted.tiles)

@@ -1,12 +1,17 @@
 """HTTP in.
 
-===========  =================================================================================
-`site`       the HTTP server; requests that are being answered
-`channel`    one connection: answers leave at once; bounds for clients that do not read
-`hot_path`   hits answered within the HTTP channel
-`answers`    headers, validators, and the one table from failures to HTTP
-`tiles`      tiles, and everything else behind a token
-`catmaid`    documents for CATMAID and its clients
-`pages`      the gateway's own pages, and the resource tree
-===========  =================================================================================
+===============  =================================================================================
+`site`           the HTTP server: connections with the hot path, requests
+`channel`        one connection: answers leave at once; bounds for clients that do not read
+`hot_path`       hits answered within the HTTP channel
+`route_cache`    which tile a request's target means
+`answers`        headers, validators, and the one table from failures to HTTP
+`answer_record`  what is counted and logged of every answer
+`open_requests`  the requests that are being answered
+`tree`           the resource tree
+`resources`      resources that are answered by coroutines
+`tiles`          tiles, and everything else behind a token
+`catmaid`        documents for CATMAID and its clients
+`pages`          the gateway's own pages
+===============  =================================================================================
 """

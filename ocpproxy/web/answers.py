@@ -1,9 +1,9 @@
-"""What an answer is made of: headers, validators, and the one table from failures to HTTP.
+"""Answers: headers, validators, and the one table from failures to HTTP.
 
-Viewers decide most of it. CATMAID's WebGL layers stall for seconds, and never ask again, when a tile's answer is no
-picture; so what is outside is a black tile, and an upstream's failure is a picture too, with a status that programs see
-and ``no-store``, so that no cache keeps it. ``Access-Control-Allow-Origin`` must be on every answer: a copy without
-it in a browser's cache breaks the next request that needs it.
+Viewers decide most of it. CATMAID's WebGL layers stall for seconds, and never ask again, when the answer to a tile is
+no picture. So what lies outside is a black tile, and an upstream's failure is a picture too, with a status that
+programs see, and ``no-store``, so that no cache keeps it. ``Access-Control-Allow-Origin`` must be on every answer: a
+copy without it in a browser's cache breaks the next request that needs it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from math import ceil
 from twisted.web.http import stringToDatetime
 from twisted.web.server import Request
 
-from ocpproxy.cache.lookup import EncodedTile, Result, TileAnswer
+from ocpproxy.cache.lookup import EncodedTile, Result
+from ocpproxy.cache.tiles import TileAnswer
 from ocpproxy.imagery import pictures, png
 from ocpproxy.model.address import BadAddress
 from ocpproxy.model.dataset import CannotDisplay
@@ -30,10 +31,10 @@ COMMON = {
     b"cache-status": b"ocpproxy",
     b"x-content-type-options": b"nosniff",
 }
-"""On every answer."""
+"""Headers of every answer."""
 ALLOWED = b"GET, HEAD, OPTIONS"
 
-_STATUS = {
+_CACHE_STATUS = {
     Result.HIT_MEMORY: b"ocpproxy; hit; detail=memory",
     Result.HIT_DISK: b"ocpproxy; hit",
     Result.MISS: b"ocpproxy; fwd=miss; stored",
@@ -49,41 +50,41 @@ class Reply:
     code: int
     body: bytes
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
-    sized: bool = True
-    """Whether the body is what its length is to be told of."""
+    has_length: bool = True
+    """False for the answer to a HEAD whose body's length is unknown."""
 
     def send(self, request: Request) -> None:
-        """Write it, unless the client has left."""
+        """Write the answer, unless the client has left."""
         if request.channel is None:
             return
         request.setResponseCode(self.code)
         for name, value in self.headers.items():
             request.setHeader(name, value)
         if self.code not in (204, 304):
-            if self.sized:
+            if self.has_length:
                 request.setHeader(b"content-length", b"%d" % len(self.body))
             request.write(self.body)
         request.finish()
 
 
 def text(code: int, sentence: str, **headers: str) -> Reply:
-    """One sentence as plain text, not to be kept by anyone."""
-    said = {
+    """Return one sentence as plain text that no cache keeps."""
+    all_headers = {
         b"content-type": b"text/plain; charset=utf-8",
         b"cache-control": b"no-store",
         **{name.replace("_", "-").encode(): value.encode() for name, value in headers.items()},
     }
-    return Reply(code, sentence.encode("utf-8", "replace") + b"\n", said)
+    return Reply(code, sentence.encode("utf-8", "replace") + b"\n", all_headers)
 
 
 def document(code: int, value: object) -> Reply:
-    """JSON that is made anew each time."""
+    """Return a JSON document."""
     body = json.dumps(value, indent=1).encode()
     return Reply(code, body, {b"content-type": b"application/json", b"cache-control": b"no-cache"})
 
 
 def page(html: str) -> Reply:
-    """A page for people."""
+    """Return a page for people."""
     headers = {
         b"content-type": b"text/html; charset=utf-8",
         b"cache-control": b"no-cache",
@@ -93,7 +94,7 @@ def page(html: str) -> Reply:
 
 
 def preflight() -> Reply:
-    """What may be asked for from a page of another origin."""
+    """Return what a page of another origin may ask for."""
     return Reply(
         204,
         b"",
@@ -106,13 +107,16 @@ def preflight() -> Reply:
     )
 
 
+# -- tiles
+
+
 def cache_status(result: Result) -> bytes:
-    """``Cache-Status`` of a tile (RFC 9211)."""
-    return _STATUS[result]
+    """Return the ``Cache-Status`` of a tile (RFC 9211)."""
+    return _CACHE_STATUS[result]
 
 
-def validators(etag: str, modified: float, max_age: int) -> dict[bytes, bytes]:
-    """What a tile's answer says of it, whether or not it carries the picture."""
+def tile_headers(etag: str, modified: float, max_age: int) -> dict[bytes, bytes]:
+    """Return the headers of a tile, with the picture or without it."""
     return {
         b"etag": etag.encode(),
         b"cache-control": b"public, max-age=%d" % max_age,
@@ -122,9 +126,9 @@ def validators(etag: str, modified: float, max_age: int) -> dict[bytes, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What a client says that it has already (RFC 9110, 13.1).
+    """What a client has already (RFC 9110, 13.1).
 
-    If-None-Match (weak comparison) is asked first; only without it If-Modified-Since counts.
+    If-None-Match (weak comparison) comes first; only without it If-Modified-Since counts.
     """
 
     tags: frozenset[bytes] | None = None
@@ -132,10 +136,10 @@ class Conditions:
 
     @classmethod
     def of(cls, if_none_match: Sequence[bytes] | None, if_modified_since: Sequence[bytes] | None) -> Conditions:
-        """The conditions in the values of these headers, None where there is no such header."""
+        """Return the conditions in the values of these headers; None where a header is missing."""
         if if_none_match is not None:
-            said = b",".join(if_none_match).split(b",")
-            return cls(tags=frozenset(tag.strip().removeprefix(b"W/") for tag in said))
+            tags = b",".join(if_none_match).split(b",")
+            return cls(tags=frozenset(tag.strip().removeprefix(b"W/") for tag in tags))
         if if_modified_since is not None:
             try:
                 return cls(since=int(stringToDatetime(if_modified_since[0])))
@@ -143,27 +147,31 @@ class Conditions:
                 pass
         return _NONE
 
-    def has(self, ready: EncodedTile) -> bool:
-        """Whether the client has the tile."""
+    def has(self, tile: EncodedTile) -> bool:
+        """Return whether the client has the tile."""
         if self.tags is not None:
-            return ready.etag.encode() in self.tags or b"*" in self.tags
-        return self.since is not None and int(ready.modified) <= self.since
+            return tile.etag.encode() in self.tags or b"*" in self.tags
+        return self.since is not None and int(tile.modified) <= self.since
 
 
 _NONE = Conditions()
 
 
 def tile(request: Request, answer: TileAnswer, max_age: int) -> Reply:
-    """A tile, or that the client has it already."""
-    ready, asked = answer.ready, request.requestHeaders.getRawHeaders
-    headers = {**validators(ready.etag, ready.modified, max_age), b"cache-status": cache_status(answer.result)}
-    if Conditions.of(asked(b"if-none-match"), asked(b"if-modified-since")).has(ready):
+    """Return a tile, or 304 when the client has it."""
+    encoded, values = answer.tile, request.requestHeaders.getRawHeaders
+    headers = {
+        **tile_headers(encoded.etag, encoded.modified, max_age),
+        b"cache-status": cache_status(answer.result),
+    }
+    if Conditions.of(values(b"if-none-match"), values(b"if-modified-since")).has(encoded):
         return Reply(304, b"", headers)
-    return Reply(200, bytes(ready.picture), {**headers, b"content-type": pictures.content_type(ready.picture)})
+    content_type = pictures.content_type(encoded.picture)
+    return Reply(200, bytes(encoded.picture), {**headers, b"content-type": content_type})
 
 
-def not_here() -> Reply:
-    """HEAD of a tile that would have to be fetched: it would be a picture, and that is all that is known."""
+def head_of_unfetched() -> Reply:
+    """Return the answer to HEAD of a tile that would have to be fetched: it will be a picture; more is not known."""
     return Reply(
         200,
         b"",
@@ -172,14 +180,17 @@ def not_here() -> Reply:
             b"cache-control": b"no-store",
             b"cache-status": b"ocpproxy; fwd=miss; detail=not-fetched-for-head",
         },
-        sized=False,
+        has_length=False,
     )
 
 
-def failed(error: Exception, token: str, *, as_text: bool) -> Reply | None:
-    """The answer to a failure, or None for one that nobody has foreseen.
+# -- failures
 
-    :param as_text: an upstream's failure is told in words instead of a picture (``[server] error_body``).
+
+def failure(error: Exception, token: str, *, as_text: bool) -> Reply | None:
+    """Return the answer to a failure, or None for an error that is a fault of the gateway.
+
+    :param as_text: answer an upstream's failure with a sentence instead of a picture (``[server] error_body``).
     """
     if isinstance(error, (BadAddress, CannotDisplay, NotIndexable)):
         return text(404, str(error), cache_status="ocpproxy; detail=not-found")
@@ -189,13 +200,13 @@ def failed(error: Exception, token: str, *, as_text: bool) -> Reply | None:
         return text(403, f"the upstream does not let this gateway read {token}", cache_status="ocpproxy; fwd=miss")
     if isinstance(error, UpstreamFailure):
         code = 504 if isinstance(error, UpstreamSlow) else 503
-        said = f"the upstream of {token} is {error.outcome}; try again"
-        return picture_or_text(code, said, error.outcome, ceil(error.retry_after or 1), as_text=as_text)
+        sentence = f"the upstream of {token} is {error.outcome}; try again"
+        return picture_or_text(code, sentence, error.outcome, ceil(error.retry_after or 1), as_text=as_text)
     return None
 
 
 def picture_or_text(code: int, sentence: str, detail: str, retry_after: int, *, as_text: bool) -> Reply:
-    """A failure that may be over soon."""
+    """Return the answer to a failure that may be over soon."""
     headers = {
         b"content-type": b"text/plain; charset=utf-8" if as_text else b"image/png",
         b"cache-control": b"no-store",

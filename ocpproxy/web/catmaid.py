@@ -1,10 +1,10 @@
-"""What CATMAID and its clients are told: the export for its importer, and stacks as CATMAID's own API tells of them.
+"""Documents for CATMAID and its clients: the export for its importer, and stacks as CATMAID's own API reports them.
 
-With the second, catpy, pymaid and odemis read volumes from the gateway without any CATMAID. Numbers of projects and
-stacks are made from their names, so that they are the same after a restart.
+With the second, catpy, pymaid and odemis read volumes from the gateway without any CATMAID. The ids of projects and
+stacks are derived from their names, so they are the same after a restart.
 
 All triples are in the axes of the stack: columns, rows, slices. Slices are counted absolutely, as in the tiles'
-addresses: what is before the first one is blank. Columns and rows begin with the volume.
+addresses, and those before the first one are blank. Columns and rows begin with the volume.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from ocpproxy.model.dataset import TILE, CannotDisplay, Level, Plane, Triple, Z
 from ocpproxy.model.stack import Stack
 
 _ORIENTATIONS = {Plane.XY: 0, Plane.XZ: 1, Plane.ZY: 2}
-"""CATMAID's numbers of its orientations."""
+"""CATMAID's numbers of orientations."""
 _TYPES = (1, 4, 5, 7, 9)
-"""Tile source types that Python clients know; some give up a stack that has any other. The first is the best."""
+"""The tile source types that Python clients know, the best one first. Some refuse a stack that has any other."""
 
 
-def bases(known: CatalogueEntry, planes: tuple[Plane, ...] = tuple(Plane)) -> Iterator[ImageBase]:
-    """The image bases of each channel that can be shown by itself."""
-    for channel in known.dataset.channels:
+def image_bases(entry: CatalogueEntry, planes: tuple[Plane, ...] = tuple(Plane)) -> Iterator[ImageBase]:
+    """Yield the image bases of each channel that can be shown by itself."""
+    for channel in entry.dataset.channels:
         for plane in planes:
-            base = ImageBase(known.dataset.token, plane, (ChannelName(channel.name),))
+            base = ImageBase(entry.dataset.token, plane, (ChannelName(channel.name),))
             try:
-                known.stack(base)
+                entry.stack(base)
             except CannotDisplay:
                 break
             yield base
@@ -40,34 +40,35 @@ def bases(known: CatalogueEntry, planes: tuple[Plane, ...] = tuple(Plane)) -> It
 
 @dataclass(frozen=True, slots=True)
 class StackInfo:
-    """What a viewer must know of a stack."""
+    """What a viewer has to know of a stack."""
 
     base: ImageBase
     dimension: Triple
     resolution: tuple[float, float, float]
     factors: list[Triple]
-    """By zoom level: pixels and slices of level 0 that one stands for."""
+    """By zoom level: how many pixels and slices of level 0 one pixel and one slice stand for."""
     canary: Triple
+    """The middle of the volume: CATMAID loads a tile there to see whether a mirror works."""
 
     @property
     def title(self) -> str:
-        """Its name for people."""
+        """The name of the stack, for people."""
         return f"{self.base.token} {self.base.channels[0].name} {self.base.plane.value.upper()}"
 
     @property
     def id(self) -> int:
-        """Its number."""
-        return _number(write_base(self.base))
+        """The id of the stack."""
+        return _id(write_base(self.base))
 
 
-def facts(known: CatalogueEntry) -> list[StackInfo]:
-    """Those of every stack that CATMAID has an orientation for; none when the volume has no level 0."""
-    if 0 not in known.dataset.levels:
+def stack_infos(entry: CatalogueEntry) -> list[StackInfo]:
+    """Return every stack that CATMAID has an orientation for; none when the volume has no level 0."""
+    if 0 not in entry.dataset.levels:
         return []
-    return [_facts(known.stack(base), base) for base in bases(known, tuple(_ORIENTATIONS))]
+    return [_stack_info(entry.stack(base), base) for base in image_bases(entry, tuple(_ORIENTATIONS))]
 
 
-def _facts(stack: Stack, base: ImageBase) -> StackInfo:
+def _stack_info(stack: Stack, base: ImageBase) -> StackInfo:
     levels = stack.dataset.levels
     columns, rows, _ = stack.extent(levels[0])
     through = stack.plane.axes[2]
@@ -92,7 +93,7 @@ def _facts(stack: Stack, base: ImageBase) -> StackInfo:
 
 
 def _pixel(stack: Stack, level: Level) -> list[Fraction]:
-    """The edges of a pixel, and the thickness of a slice."""
+    """Return the edges of a pixel along columns and rows, and the thickness of a slice."""
     scale = stack.z_scale(level)
     return [
         level.voxel[axis] / scale if axis == Z and n < 2 else level.voxel[axis]
@@ -101,34 +102,34 @@ def _pixel(stack: Stack, level: Level) -> list[Fraction]:
 
 
 def project_id(token: str) -> int:
-    """The number of a dataset."""
-    return _number(token)
+    """Return the id of a dataset."""
+    return _id(token)
 
 
-def _number(name: str) -> int:
+def _id(name: str) -> int:
     return crc32(name.encode()) & 0x7FFFFFFF or 1
 
 
-def exported(known: CatalogueEntry, root: str) -> dict[str, Any]:
-    """One project of ``/projects/export``, after what CATMAID's importer reads: strings where it wants strings."""
-    token = known.dataset.token
+def exported_project(entry: CatalogueEntry, root: str) -> dict[str, Any]:
+    """Return one project of ``/projects/export``, as CATMAID's importer reads it: strings where it wants strings."""
+    token = entry.dataset.token
     return {
         "project": {
             "title": f"{token} (ocpproxy)",
-            "stacks": [_exported(one, root) for one in facts(known)],
+            "stacks": [_exported_stack(info, root) for info in stack_infos(entry)],
         }
     }
 
 
-def _exported(one: StackInfo, root: str) -> dict[str, Any]:
+def _exported_stack(info: StackInfo, root: str) -> dict[str, Any]:
     return {
-        "title": one.title,
-        "orientation": _ORIENTATIONS[one.base.plane],
-        "dimension": str(one.dimension),
-        "resolution": "({:g}, {:g}, {:g})".format(*one.resolution),
+        "title": info.title,
+        "orientation": _ORIENTATIONS[info.base.plane],
+        "dimension": str(info.dimension),
+        "resolution": "({:g}, {:g}, {:g})".format(*info.resolution),
         "translation": "(0, 0, 0)",
-        "downsample_factors": [str(factor) for factor in one.factors],
-        "canary_location": str(one.canary),
+        "downsample_factors": [str(factor) for factor in info.factors],
+        "canary_location": str(info.canary),
         "placeholder_color": "(0, 0, 0, 1)",
         "broken_sections": [],
         "comment": "",
@@ -139,63 +140,63 @@ def _exported(one: StackInfo, root: str) -> dict[str, Any]:
             {
                 "title": f"ocpproxy {root.partition('://')[2]}",
                 "position": 0,
-                "url": f"{root}/ocpcatmaid/{write_base(one.base)}",
+                "url": f"{root}/ocpcatmaid/{write_base(info.base)}",
                 "fileextension": "png",
                 "tile_width": TILE,
                 "tile_height": TILE,
                 "tile_source_type": _TYPES[0],
             }
         ],
-        "stackgroups": [{"title": f"{one.base.token} {one.base.channels[0].name} orthoviews", "relation": "view"}],
+        "stackgroups": [{"title": f"{info.base.token} {info.base.channels[0].name} orthoviews", "relation": "view"}],
     }
 
 
-def project(known: CatalogueEntry) -> dict[str, Any]:
-    """One item of ``/projects/``."""
+def project(entry: CatalogueEntry) -> dict[str, Any]:
+    """Return one item of ``/projects/``."""
     return {
-        "id": project_id(known.dataset.token),
-        "title": known.dataset.token,
+        "id": project_id(entry.dataset.token),
+        "title": entry.dataset.token,
         "comment": "",
-        "stacks": [{"id": one.id, "title": one.title, "comment": ""} for one in facts(known)],
+        "stacks": [{"id": info.id, "title": info.title, "comment": ""} for info in stack_infos(entry)],
         "stackgroups": [],
     }
 
 
-def stacks(known: CatalogueEntry) -> list[dict[str, Any]]:
-    """``/{project}/stacks``."""
-    pid = project_id(known.dataset.token)
-    return [{"id": one.id, "pid": pid, "title": one.title, "comment": ""} for one in facts(known)]
+def stacks(entry: CatalogueEntry) -> list[dict[str, Any]]:
+    """Return ``/{project}/stacks``."""
+    pid = project_id(entry.dataset.token)
+    return [{"id": info.id, "pid": pid, "title": info.title, "comment": ""} for info in stack_infos(entry)]
 
 
-def info(known: CatalogueEntry, stack_id: int, root: str) -> dict[str, Any] | None:
-    """``/{project}/stack/{stack}/info``, or None when there is no such stack: just the keys that CATMAID has."""
-    one = next((one for one in facts(known) if one.id == stack_id), None)
-    if one is None:
+def stack_document(entry: CatalogueEntry, stack_id: int, root: str) -> dict[str, Any] | None:
+    """Return ``/{project}/stack/{stack}/info`` with the keys that CATMAID has, or None when there is no such stack."""
+    info = next((info for info in stack_infos(entry) if info.id == stack_id), None)
+    if info is None:
         return None
     return {
-        "sid": one.id,
-        "pid": project_id(known.dataset.token),
-        "ptitle": known.dataset.token,
-        "stitle": one.title,
-        "downsample_factors": [_xyz(factor) for factor in one.factors],
+        "sid": info.id,
+        "pid": project_id(entry.dataset.token),
+        "ptitle": entry.dataset.token,
+        "stitle": info.title,
+        "downsample_factors": [_xyz(factor) for factor in info.factors],
         "num_zoom_levels": -1,
         "translation": _xyz((0.0, 0.0, 0.0)),
-        "resolution": _xyz(one.resolution),
-        "dimension": _xyz(one.dimension),
+        "resolution": _xyz(info.resolution),
+        "dimension": _xyz(info.dimension),
         "comment": "",
         "description": "",
         "metadata": None,
         "broken_slices": {},
-        "orientation": _ORIENTATIONS[one.base.plane],
+        "orientation": _ORIENTATIONS[info.base.plane],
         "attribution": "",
-        "canary_location": _xyz(one.canary),
+        "canary_location": _xyz(info.canary),
         "placeholder_color": {"r": 0.0, "g": 0.0, "b": 0.0, "a": 1.0},
         "mirrors": [
             {
                 "id": n,
                 "title": f"type {type_}",
                 "position": n,
-                "image_base": f"{root}/ocpcatmaid/{write_base(one.base)}",
+                "image_base": f"{root}/ocpcatmaid/{write_base(info.base)}",
                 "file_extension": "png",
                 "tile_width": TILE,
                 "tile_height": TILE,

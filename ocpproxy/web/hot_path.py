@@ -1,37 +1,37 @@
 """The hot path: a hit that is answered within the HTTP channel.
 
 ``twisted.web`` spends a tenth of a millisecond on a request before any resource sees it, and half as much again on
-getting the answer through the transport's buffers. A viewer's request for a tile that is here needs none of it: it is
-one segment, a plain GET, and says nothing that is not known. So the channel looks first at what has come, and answers
-by one ``sendmsg`` on the socket when all of this holds; **everything else goes the ordinary way**, untouched:
+getting the answer through the transport's buffers. A viewer's request for a stored tile needs none of it: it is one
+segment, a plain GET, and its target has a route (`route_cache`). So the channel looks first at what has come, and
+answers by one ``sendmsg`` on the socket when all of this holds; **everything else goes the ordinary way**, untouched:
 
 =========================================  ===================================================================
 what is looked at                          what goes the ordinary way
 =========================================  ===================================================================
-the connection (`HotChannel.dataReceived`) a request in progress, or half a one; bytes of an earlier answer that
-                                           are still to be sent; TLS; a gateway that is stopping
-the request line (`HotPath.answer`)        other methods and versions; a target that has not been taught
-the header block (`_read`)                 anything with a body, ``Connection: close``, unusual characters or size
-the tile (`ocpproxy.cache.lookup`)                 not here, or not to be had without waiting for the disk
+the connection (`site.HotChannel`)         a request in progress, or an incomplete one; bytes of an earlier answer
+                                           that are not sent yet; TLS; a gateway that is stopping
+the request line (`HotPath.answer`)        other methods and versions; a target without a route
+the header block (`_read_headers`)         anything with a body, ``Connection: close``, unusual characters or size
+the tile (`cache.lookup`)                  not stored, or only to be had by waiting for the disk
 =========================================  ===================================================================
 
-Why both ways give the same answer: there is one source for each part of it. Status and common headers are
-`answers.COMMON` and Twisted's own two; what is said of a tile is `answers.validators`; whether the client has it
-already is `answers.Conditions`; header lines are written by `channel.lines`. Only ``Date`` and ``Cache-Status`` may
-differ. ``tests/test_hot.py`` drives both ways with thousands of odd requests and compares bytes.
+Both ways give the same answer, because each part of it has one source. Status and common headers are `answers.COMMON`
+and Twisted's own two; the headers of a tile are `answers.tile_headers`; `answers.Conditions` decides whether the client
+has the tile; `channel.header_lines` writes headers. Only ``Date`` and ``Cache-Status`` may differ.
+``tests/test_hot*.py`` drive both ways with thousands of odd requests and compare bytes.
 
-What the socket does not take at once is handed to the transport, and until the transport has sent it, requests of this
-connection go the ordinary way, which keeps the order, and has patience with slow readers (`ocpproxy.web.channel`).
+What the socket does not take at once is left to the transport. Until the transport has sent it, requests of this
+connection go the ordinary way, which keeps the order, and is patient with slow readers (`ocpproxy.web.channel`).
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from socket import MSG_MORE
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import RESPONSES, datetimeToString
@@ -39,33 +39,31 @@ from twisted.web.http_headers import Headers
 from twisted.web.server import version
 
 from ocpproxy.cache.lookup import Result, TileLookup
+from ocpproxy.cache.tiles import max_age
 from ocpproxy.imagery import pictures
-from ocpproxy.metrics import Metrics
 from ocpproxy.store.files import OpenTile
 from ocpproxy.web import answers
+from ocpproxy.web.answer_record import Record
 from ocpproxy.web.answers import Conditions
-from ocpproxy.web.channel import PromptChannel, lines
+from ocpproxy.web.channel import header_lines
+from ocpproxy.web.route_cache import RouteCache
 
-if TYPE_CHECKING:
-    from ocpproxy.web.site import GatewaySite
-
-_LONGEST = 8192
-"""Bytes of a request; Twisted takes twice as many."""
+LONGEST_REQUEST = 8192
+"""Bytes; Twisted takes twice as many."""
 _HEADER = rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\x20-\x7e\t]*)\r\n"
 _BLOCK = re.compile(rb"(?:" + re.sub(rb"\((?!\?)", rb"(?:", _HEADER) + rb"){0,100}\r\n")
-"""RFC 9112, 5: field lines as everybody sends them; no folding, nothing but ASCII, no more than Twisted would take."""
+"""Field lines as everybody sends them (RFC 9112, 5): ASCII, no folding, no more than Twisted takes."""
 _FIELD = re.compile(_HEADER)
-_ENDED = re.compile(rb"[^\r\n]\r\n\r\n\Z")
 _ORDINARY = {b"content-length", b"transfer-encoding", b"expect"}
 _MOST_BLOCKS = 1024
 
 
 def _lines(headers: Mapping[bytes, bytes]) -> bytes:
-    return lines(Headers({name: [value] for name, value in headers.items()}))
+    return header_lines(Headers({name: [value] for name, value in headers.items()}))
 
 
-def _read(block: bytes) -> Conditions | None:
-    """What a header block asks for, or None when the ordinary way has to look at it."""
+def _read_headers(block: bytes) -> Conditions | None:
+    """Return the conditions in a header block, or None when the request has to go the ordinary way."""
     if not _BLOCK.fullmatch(block):
         return None
     matches: list[bytes] = []
@@ -87,10 +85,10 @@ class HotAnswer(NamedTuple):
     head: tuple[bytes, ...]
     body: bytes | memoryview
     file: OpenTile | None
-    """The file that the body is a view of."""
+    """The open file that the body is a view of."""
 
     def send(self, socket: Any) -> int:
-        """Send what the socket takes; the number of bytes."""
+        """Send what the socket takes, and return the number of bytes."""
         sent = 0
         try:
             if self.file is None or not self.body:
@@ -99,113 +97,77 @@ class HotAnswer(NamedTuple):
             if sent == sum(map(len, self.head)):
                 sent += os.sendfile(socket.fileno(), self.file.fd, 0, len(self.body))
         except OSError:
-            pass  # full, or gone: the transport will find out which
+            pass  # the socket is full, or closed: the transport will find out which
         return sent
 
 
 class HotPath:
-    """Answers that are ready.
+    """Makes answers from routes and stored tiles.
 
-    :param max_age: seconds that a viewer may keep a tile.
+    :param longest_age: seconds that a viewer may keep a tile.
     """
 
-    def __init__(self, hits: TileLookup, clock: IReactorTime, metrics: Metrics, max_age: int) -> None:
-        self._hits = hits
+    def __init__(self, routes: RouteCache, lookup: TileLookup, clock: IReactorTime, longest_age: int) -> None:
+        self._routes = routes
+        self._lookup = lookup
         self._clock = clock
-        self._max_age = max_age
-        self._told = lru_cache(10_000)(lambda etag, modified, age: _lines(answers.validators(etag, modified, age)))
-        self._counters = {result: metrics.tiles.labels(result.value) for result in (Result.HIT_MEMORY, Result.HIT_DISK)}
+        self._longest_age = longest_age
+        self._tile_headers = lru_cache(10_000)(
+            lambda etag, modified, age: _lines(answers.tile_headers(etag, modified, age))
+        )
         self._blocks: dict[bytes, Conditions | None] = {}
         self._openings: dict[tuple[int, Result], bytes] = {}
         self._second = 0
 
-    def answer(self, request: bytes, log: Callable[..., None] | None) -> HotAnswer | None:
-        """The answer to a request that is complete and has no body; None when it goes the ordinary way.
-
-        :param log: told of the answer: method, target, status, bytes of the body, Cache-Status.
-        """
+    def answer(self, request: bytes, record: Record) -> HotAnswer | None:
+        """Return the answer to a request that is complete and has no body; None when it goes the ordinary way."""
         line, _, block = request.partition(b"\r\n")
         if not (line.startswith(b"GET ") and line.endswith(b" HTTP/1.1")):
             return None
         try:
             conditions = self._blocks[block]
         except KeyError:
-            if len(self._blocks) >= _MOST_BLOCKS:
-                self._blocks.clear()
-            conditions = self._blocks[block] = _read(block)
+            conditions = self._read_block(block)
         if conditions is None:
             return None
-        target = line[4:-9]
+        target, now = line[4:-9], self._clock.seconds()
+        route = self._routes.find(target, now)
+        if route is None:
+            return None
         try:
-            found = self._hits.by_target(target)
+            found = self._lookup.find_now(route.tile, lend=True)
         except BlockingIOError:
             return None
         if found is None:
             return None
-        ready, result = found.ready, found.result
-        self._counters[result].inc()
-        age = self._max_age if found.until is None else found.good_for(self._clock.seconds(), self._max_age)
-        told = self._told(ready.etag, ready.modified, age)
-        has_it = conditions.has(ready)
-        if log is not None:
-            code, size = (304, 0) if has_it else (200, len(ready.picture))
-            log(b"GET", target, code, size, answers.cache_status(result))
-        if has_it:
-            return HotAnswer((self._opening(304, result), told, b"\r\n"), b"", ready.file)
-        kind = pictures.content_type(ready.picture)
-        content = b"Content-Type: %b\r\nContent-Length: %d\r\n\r\n" % (kind, len(ready.picture))
-        return HotAnswer((self._opening(200, result), told, content), ready.picture, ready.file)
+        tile, result = found
+        headers = self._tile_headers(tile.etag, tile.modified, max_age(route.expires, now, self._longest_age))
+        if conditions.has(tile):
+            record(b"GET", target, 304, 0, answers.cache_status(result), result.value)
+            return HotAnswer((self._opening(304, result, now), headers, b"\r\n"), b"", tile.file)
+        size = len(tile.picture)
+        record(b"GET", target, 200, size, answers.cache_status(result), result.value)
+        content_type = pictures.content_type(tile.picture)
+        content = b"Content-Type: %b\r\nContent-Length: %d\r\n\r\n" % (content_type, size)
+        return HotAnswer((self._opening(200, result, now), headers, content), tile.picture, tile.file)
 
-    def _opening(self, code: int, result: Result) -> bytes:
-        """The status line and the headers that are the same for all tiles within a second."""
-        second = int(self._clock.seconds())
+    def _read_block(self, block: bytes) -> Conditions | None:
+        """Read a header block, and remember what it means: a viewer sends the same block with each request."""
+        if len(self._blocks) >= _MOST_BLOCKS:
+            self._blocks.clear()
+        conditions = self._blocks[block] = _read_headers(block)
+        return conditions
+
+    def _opening(self, code: int, result: Result, now: float) -> bytes:
+        """Return the status line and the headers that are the same for all tiles within a second."""
+        second = int(now)
         if second != self._second:
             self._openings.clear()
             self._second = second
-        found = self._openings.get((code, result))
-        if found is None:
+        opening = self._openings.get((code, result))
+        if opening is None:
             common = {**answers.COMMON, b"cache-status": answers.cache_status(result)}
-            twisteds = {b"server": version, b"date": datetimeToString(second)}
+            from_twisted = {b"server": version, b"date": datetimeToString(second)}
             status = b"HTTP/1.1 %d %b\r\n" % (code, RESPONSES[code])
-            found = self._openings[code, result] = status + _lines({**common, **twisteds})
-        return found
-
-
-class HotChannel(PromptChannel):
-    """The HTTP of one connection, with a hot path."""
-
-    site: GatewaySite
-    _whole = True
-    """What has gone the ordinary way so far ended with a request, and no empty line more: Twisted counts those."""
-
-    def connectionMade(self) -> None:
-        """A client has come."""
-        super().connectionMade()
-        self._log_answer = self.site.log_answer_to(self.transport.getPeer())
-
-    def dataReceived(self, data: bytes) -> None:
-        """TileAnswer what can be answered at once; the rest is Twisted's."""
-        done = 0
-        if self.socket is not None:
-            while self._whole and not self.requests and self._answered(data, done):
-                done = data.index(b"\r\n\r\n", done) + 4
-                if done == len(data):
-                    self.resetTimeout()
-                    return
-        rest = data[done:] if done else data
-        self._whole = _ENDED.search(rest) is not None
-        super().dataReceived(rest)
-
-    def _answered(self, data: bytes, start: int) -> bool:
-        """Whether the request that begins there is complete, and has its answer now."""
-        end = data.find(b"\r\n\r\n", start, start + _LONGEST) + 4
-        if end < 4 or self.unsent() or not self.persistent or self.site.open_requests.draining:
-            return False
-        request = data if end - start == len(data) else data[start:end]
-        answer = self.site.hot_path.answer(request, self._log_answer)
-        if answer is None:
-            return False
-        self.leave((*answer.head, answer.body), answer.send(self.socket))
-        if answer.file is not None:
-            answer.file.close()
-        return True
+            opening = self._openings[code, result] = status + _lines({**common, **from_twisted})
+        return opening

@@ -1,78 +1,84 @@
-"""The face: HTTP.
-
-==========  =================================================================================
-`answers`   what an answer is made of: headers, validators, and the one table of failures
-`hot`       hits, answered within the HTTP channel
-`channel`   the HTTP of one connection: answers at once, and bounds for clients that do not read
-`tiles`     tiles, and everything else that is behind a token
-`catmaid`   what CATMAID and its clients are told of a dataset
-`pages`     the pages of the gateway itself: ``/``, health, the export for CATMAID
-==========  =================================================================================
+"""The HTTP server: its connections, its requests, and the factory of both.
 
 Every answer, of whatever resource, carries the headers that viewers need (`GatewayRequest`): a page of another origin
-must be able to read it, and its ``Cache-Status`` tells how it came.
+must be able to read it, and its ``Cache-Status`` shows how it was found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import re
 from io import BytesIO
 from typing import Any
 
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IReactorTime
-from twisted.logger import Logger
 from twisted.web import resource, server
 
 from ocpproxy.web import answers
-from ocpproxy.web.hot_path import HotChannel, HotPath
+from ocpproxy.web.answer_record import AnswerRecord
+from ocpproxy.web.channel import PromptChannel
+from ocpproxy.web.hot_path import LONGEST_REQUEST, HotPath
+from ocpproxy.web.open_requests import OpenRequests
+
+_ENDED = re.compile(rb"[^\r\n]\r\n\r\n\Z")
+"""The end of a request without a body. Twisted counts empty lines that follow one request to the next."""
+_IDLE = 60
+"""Seconds after which an idle connection is closed."""
 
 
-class OpenRequests(Service):
-    """The requests that are being answered; stopping waits for them, for `patience` seconds at the most."""
+class HotChannel(PromptChannel):
+    """The HTTP of one connection, with the hot path."""
 
-    def __init__(self, clock: IReactorTime, patience: float) -> None:
-        self._clock = clock
-        self._patience = patience
-        self._open = 0
-        self._empty: Deferred[None] | None = None
-        self.draining = False
+    site: GatewaySite
+    _at_boundary = True
+    """True if the data given to Twisted ended on a request boundary."""
 
-    def begin(self) -> None:
-        """A request has come."""
-        self._open += 1
+    def connectionMade(self) -> None:
+        """Start to serve a client."""
+        super().connectionMade()
+        self._record = self.site.answer_record.for_client(self.transport.getPeer())
 
-    def end(self) -> None:
-        """It is answered, or its client has left."""
-        self._open -= 1
-        if not self._open and self._empty is not None:
-            empty, self._empty = self._empty, None
-            empty.callback(None)
+    def dataReceived(self, data: bytes) -> None:
+        """Answer the requests that the hot path can answer, and give the rest to Twisted."""
+        done = 0
+        if self.socket is not None:
+            while self._at_boundary and not self.requests and self._answer(data, done):
+                done = data.index(b"\r\n\r\n", done) + 4
+                if done == len(data):
+                    self.resetTimeout()
+                    return
+        rest = data[done:] if done else data
+        self._at_boundary = _ENDED.search(rest) is not None
+        super().dataReceived(rest)
 
-    def stopService(self) -> Deferred[None] | None:
-        """Wait until everyone has an answer."""
-        super().stopService()
-        self.draining = True
-        if not self._open:
-            return None
-        self._empty = Deferred()
-        return self._empty.addTimeout(self._patience, self._clock, lambda *_: None)
+    def _answer(self, data: bytes, start: int) -> bool:
+        """Answer the request that begins at `start`; return False when it goes the ordinary way."""
+        end = data.find(b"\r\n\r\n", start, start + LONGEST_REQUEST) + 4
+        if end < 4 or self.unsent() or not self.persistent or self.site.open_requests.draining:
+            return False
+        request = data if end - start == len(data) else data[start:end]
+        answer = self.site.hot_path.answer(request, self._record)
+        if answer is None:
+            return False
+        self.leave((*answer.head, answer.body), answer.send(self.socket))
+        if answer.file is not None:
+            answer.file.close()
+        return True
 
 
 class GatewayRequest(server.Request):
     """A request whose answer carries the common headers, whatever resource gives it."""
 
+    tile_result: str | None = None
+    """The result under which the answer is counted, where the request is for a tile."""
+
     def gotLength(self, length: int | None) -> None:
-        """A body may follow: nobody here reads one, so nothing of it is kept."""
+        """Keep nothing of a body that may follow: nobody here reads one."""
         self.content = BytesIO()
 
     def handleContentChunk(self, data: bytes) -> None:
-        """A part of it."""
+        """Drop a part of the body."""
 
     def process(self) -> None:
-        """Begin to answer, once the client has read what was answered before."""
+        """Answer, once the client has read the answers before."""
         channel: HotChannel = self.channel  # type: ignore[assignment]
         if channel.behind:
             channel.hold(self.process)
@@ -89,12 +95,8 @@ class GatewayRequest(server.Request):
 
 
 class GatewaySite(server.Site):
-    """The HTTP server: HTTP/1.1 on whatever socket it is given.
+    """The HTTP server: HTTP/1.1 on whatever socket it is given."""
 
-    :param access_log: whether each answer is logged.
-    """
-
-    _access = Logger()
     displayTracebacks = False
     protocol = HotChannel  # type: ignore[assignment]
 
@@ -103,42 +105,20 @@ class GatewaySite(server.Site):
         root: resource.Resource,
         hot_path: HotPath,
         open_requests: OpenRequests,
+        answer_record: AnswerRecord,
         clock: Any,
-        *,
-        access_log: bool,
     ) -> None:
-        super().__init__(root, requestFactory=GatewayRequest, reactor=clock, timeout=60)
+        super().__init__(root, requestFactory=GatewayRequest, reactor=clock, timeout=_IDLE)
         self.hot_path = hot_path
         self.open_requests = open_requests
-        self._access_log = access_log
+        self.answer_record = answer_record
 
     def acceptableProtocols(self) -> list[bytes]:
-        """What is offered to a TLS client: not HTTP/2, whose channel is not ours."""
+        """Offer HTTP/1.1 to TLS clients, and not HTTP/2, whose channel is not ours."""
         return [b"http/1.1"]
 
-    def log_answer_to(self, client: IAddress) -> Callable[..., None] | None:
-        """Logs an answer to this client: method, target, status, bytes of the body and ``Cache-Status``.
-
-        None when answers are not logged.
-        """
-        if not self._access_log:
-            return None
-        return partial(self._log_answer, str(getattr(client, "host", "-")))
-
-    def _log_answer(self, client: str, method: bytes, target: bytes, code: int, size: int, status: bytes) -> None:
-        self._access.info(
-            "{client} {method} {uri} {status} {bytes} {cache}",
-            client=client,
-            method=method.decode("latin-1"),
-            uri=target.decode("latin-1"),
-            status=code,
-            bytes=size,
-            cache=status.decode("latin-1"),
-        )
-
     def log(self, request: Any) -> None:
-        """Log the answer to a request."""
-        note = self.log_answer_to(request.getClientAddress())
-        if note is not None:
-            status = request.responseHeaders.getRawHeaders(b"cache-status", [b""])[0]
-            note(request.method, request.uri, request.code, request.sentLength, status)
+        """Record the answer to a request that went the ordinary way."""
+        record = self.answer_record.for_client(request.getClientAddress())
+        cache_status = request.responseHeaders.getRawHeaders(b"cache-status", [b""])[0]
+        record(request.method, request.uri, request.code, request.sentLength, cache_status, request.tile_result)

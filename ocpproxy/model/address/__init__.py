@@ -32,8 +32,8 @@ tail                                        of
 =========================================== ==================================================================
 
 Types 8 and 12 name a plane themselves, which wins over that of the image base. For its ZY stacks CATMAID asks both for
-``yz``. It transposes what it gets of type 8, so there ``yz`` means columns y and rows z; it shows what it gets of type 12
-as it is, so there it means CATMAID's own ``zy``.
+``yz``. It transposes what it gets of type 8, so there ``yz`` means columns y and rows z; it shows what it gets of type
+12 as it is, so there it means CATMAID's own ``zy``.
 
 ``viking/token/volume/channel/level/X{col}_Y{row}_Z{slice}.png`` (2015-10) is an address of its own.
 

@@ -36,7 +36,7 @@ _PATTERNS = {
 
 
 class _Form:
-    """One line of the grammar: a template whose ``{fields}`` make both the pattern that reads and the text that is written.
+    """One line of the grammar: a template whose ``{fields}`` make both the pattern that is read and the text written.
 
     :param plane: the plane of every address of this form, where the template has no ``{plane}``.
     """
@@ -107,8 +107,8 @@ def _channels(text: str | None) -> tuple[ChannelName, ...]:
 
 _PLAIN, _LIST, _NAMED = Colouring.PLAIN, Colouring.BY_POSITION, Colouring.NAMED
 # The order decides where two lines could read the same path: the name of a plane, where a plane can stand, wins over a
-# channel of that name, and the newer D6 over D3. mcfc/ and D6 of a token called "mcfc" never meet: one has its plane fourth, the
-# other third, and no plane is a number.
+# channel of that name, and the newer D6 over D3. mcfc/ and D6 of a token called "mcfc" never meet: one has its plane
+# fourth, the other third, and no plane is a number.
 _BASES = (
     ("{token}/{plane}/", _PLAIN),
     ("{token}/", _PLAIN),

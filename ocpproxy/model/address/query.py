@@ -95,7 +95,7 @@ _COLOUR_NAMES = {
 
 
 def adjustment(query: str) -> Adjustment | None:
-    """Return the contrast and colour in ``min``, ``max``, ``gamma`` and ``color``; None when the query has none of them.
+    """Return the contrast and colour in ``min``, ``max``, ``gamma`` and ``color``; None when there are none of them.
 
     Several values with commas are for several channels; the first one counts. ``quality`` is ignored: a PNG has none.
 

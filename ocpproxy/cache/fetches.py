@@ -1,0 +1,228 @@
+"""Misses: a cuboid is fetched once, however many viewers and processes ask for its tiles.
+
+Whoever misses first starts the flight of the cuboid; everyone else joins it. The flight
+
+1. takes the cuboid's lease, so that no other process fetches it too. While another process has it, the flight looks for
+   the files that that one stores. Without the index there are no leases, and the flight goes on without one;
+2. waits for a slot among the flights of this upstream, which bounds the memory that voxels take;
+3. looks again, for somebody may just have stored the tiles;
+4. asks the upstream for the voxels;
+5. renders, and delivers from memory, the tiles that somebody waits for, then the others; stores them meanwhile;
+6. releases the lease.
+
+Between the last byte of the voxels and the answer to a waiter there is only unpacking and one render. Everything that
+other processes can see of a flight is there before its lease is released: so a process that gets the lease and looks
+again need not fetch. A failure reaches everyone who waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from ocpproxy.cache.catalogue import Catalogue, DatasetSource
+from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup
+from ocpproxy.cache.rendering import CuboidRenderer, RenderLanes
+from ocpproxy.cache.shared_cutouts import SharedCutouts
+from ocpproxy.concurrency.single_flight import Flight, SingleFlight
+from ocpproxy.index.database import DatabaseUnavailable
+from ocpproxy.index.leases import Lease
+from ocpproxy.model.dataset import Cutout
+from ocpproxy.model.stack import Cuboid, Tile
+from ocpproxy.upstream.base import OutOfRange, Picture, UnknownToken, Upstream, UpstreamBusy, UpstreamFailure
+
+CuboidFlight = Flight[Cuboid, Tile, Found]
+_LOOK_EVERY = (0.01, 0.05)
+"""Seconds between looks for another process's files: at first, and at most."""
+_RETRY_LEASE_EVERY = 0.25
+
+
+class TileWriter(Protocol):
+    """A store, as fetches see it."""
+
+    async def store(self, pictures: list[tuple[Tile, bytes]]) -> int:
+        """Store the tiles that there is space for; return how many are new."""
+
+    async def keep_validators(self, tile: Tile, validators: Mapping[str, str]) -> None:
+        """Keep an upstream's validators with a stored tile."""
+
+    async def read_with_validators(self, tile: Tile) -> tuple[bytes, Mapping[str, str]] | None:
+        """Return a tile and its validators; None when either is missing."""
+
+
+@dataclass(frozen=True)
+class FetchContext:
+    """Dependencies of fetches."""
+
+    catalogue: Catalogue
+    cutouts: SharedCutouts
+    lanes: RenderLanes
+    clock: IReactorTime
+
+
+class CuboidFetches(Service):
+    """Fetches cuboids."""
+
+    _log = Logger()
+
+    def __init__(self, lookup: TileLookup, store: TileWriter, leases: Lease, context: FetchContext) -> None:
+        self._lookup = lookup
+        self._store = store
+        self._leases = leases
+        self._catalogue = context.catalogue
+        self._cutouts = context.cutouts
+        self._lanes = context.lanes
+        self._clock = context.clock
+        self._slots: dict[DatasetSource, DeferredSemaphore] = {}
+        self._flights: SingleFlight[Cuboid, Tile, Found] = SingleFlight(self._fly, context.clock)
+
+    def stopService(self) -> Deferred[None]:
+        """Cancel flights that have received nothing yet, and finish the others."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await self._flights.stop()
+        await self._cutouts.stop()
+
+    def is_flying(self, cuboid: Cuboid) -> bool:
+        """Return whether the cuboid is being fetched."""
+        return self._flights.is_flying(cuboid)
+
+    async def fetch(self, cuboid: Cuboid, tile: Tile) -> Found:
+        """Return a tile of the cuboid, by a new flight or the one that is in progress.
+
+        :raises UpstreamFailure: the upstream did not give the voxels.
+        """
+        shared = self._flights.is_flying(cuboid)
+        found = await self._flights.join(cuboid, tile)
+        return Found(found.tile, Result.COLLAPSED) if shared else found
+
+    @property
+    def waiters(self) -> int:
+        """How many requests wait for a tile."""
+        return self._flights.waiters
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    # -- a flight
+
+    async def _fly(self, flight: CuboidFlight) -> None:
+        source = self._catalogue.source(flight.key.stack.dataset.token)
+        try:
+            async with self._lease(flight, source.patience), self._slot(source):
+                await self._deliver_stored(flight)
+                if flight.waiting_items():
+                    await self._fetch(flight, source.upstream)
+        except UpstreamFailure as failure:
+            self._log.warn(
+                "{cuboid}: {outcome}: {reason}", cuboid=flight.key.name, outcome=failure.outcome, reason=str(failure)
+            )
+            raise
+
+    async def _fetch(self, flight: CuboidFlight, upstream: Upstream) -> None:
+        cuboid = flight.key
+        cutout = cuboid.picture_cutout()
+        if cutout is not None and await self._fetch_picture(flight, upstream, cutout):
+            return
+        try:
+            voxels = await self._cutouts.fetch(upstream, cuboid.cutouts())
+        except (OutOfRange, UnknownToken):
+            self._catalogue.refresh(cuboid.stack.dataset.token)  # its description is out of date
+            raise
+        flight.progress.report()
+        renderer = CuboidRenderer(flight, voxels, self._lanes, partial(self._deliver, flight))
+        async with renderer:
+            async for pictures in renderer.pictures():
+                await self._store.store(pictures)
+
+    async def _fetch_picture(self, flight: CuboidFlight, upstream: Upstream, cutout: Cutout) -> bool:
+        """Deliver and store the cuboid's only tile as the upstream draws it; return False when it does not."""
+        (tile,) = flight.key.tiles()
+        earlier = None
+        for stack in flight.key.stack.earlier_epochs():
+            stored = await self._store.read_with_validators(tile._replace(stack=stack.name))
+            if stored is not None:
+                earlier = Picture(*stored)
+                break
+        picture = await upstream.picture(cutout, earlier)
+        if picture is None:
+            return False
+        flight.progress.report()
+        self._deliver(flight, tile, picture.body)
+        if await self._store.store([(tile, picture.body)]) and picture.validators:
+            await self._store.keep_validators(tile, picture.validators)
+        return True
+
+    def _deliver(self, flight: CuboidFlight, tile: Tile, picture: bytes) -> None:
+        """Deliver a tile that was made just now; one that somebody waits for stays in memory."""
+        encoded = EncodedTile.of(tile, picture, self._clock.seconds())
+        if flight.is_waited_for(tile):
+            self._lookup.remember(tile, encoded)
+        flight.deliver(tile, Found(encoded, Result.MISS))
+
+    async def _deliver_stored(self, flight: CuboidFlight, result: Result = Result.HIT_DISK) -> None:
+        """Deliver the tiles that are stored by now."""
+        for tile in flight.waiting_items():
+            found = await self._lookup.find(tile)
+            if found is not None:
+                flight.deliver(tile, Found(found.tile, result))
+
+    @asynccontextmanager
+    async def _slot(self, source: DatasetSource) -> AsyncIterator[None]:
+        """Hold one of the slots of an upstream for the time of a block."""
+        slots = self._slots.setdefault(source, DeferredSemaphore(source.flights))
+        await slots.acquire().addTimeout(source.patience, self._clock, _too_busy)
+        try:
+            yield
+        finally:
+            slots.release()
+
+    # -- the lease
+
+    @asynccontextmanager
+    async def _lease(self, flight: CuboidFlight, patience: float) -> AsyncIterator[None]:
+        """Hold the cuboid's lease for the time of a block.
+
+        The block runs without it when the index is unavailable, or when another process has stored the tiles.
+        """
+        name = flight.key.name
+        ours = await self._acquire_or_wait(name, flight, patience)
+        try:
+            yield
+        finally:
+            if ours:
+                await self._leases.release(name)
+
+    async def _acquire_or_wait(self, name: str, flight: CuboidFlight, patience: float) -> bool:
+        """Return whether the lease is ours."""
+        pause, longest = _LOOK_EVERY
+        began = asked = self._clock.seconds()
+        try:
+            if await self._leases.acquire(name):
+                return True
+            while flight.waiting_items() and self._clock.seconds() - began < patience:
+                await deferLater(self._clock, pause)
+                pause = min(pause * 1.5, longest)
+                await self._deliver_stored(flight, Result.COLLAPSED)
+                if flight.waiting_items() and self._clock.seconds() - asked >= _RETRY_LEASE_EVERY:
+                    asked = self._clock.seconds()
+                    if await self._leases.acquire(name):
+                        return True
+        except DatabaseUnavailable:
+            pass
+        return False
+
+
+def _too_busy(_: object, patience: float) -> None:
+    raise UpstreamBusy(f"no slot for another cuboid within {patience:g} s")

@@ -1,0 +1,89 @@
+"""``ocpproxy fsck``: finds and mends what disk and index do not agree on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.task import react
+
+from ocpproxy.config import BadConfiguration, Settings
+from ocpproxy.daemon.services import OrderedServices
+from ocpproxy.daemon.storage import Storage, open_storage
+from ocpproxy.daemon.tap import load
+from ocpproxy.index import leases
+from ocpproxy.index.database import DatabaseUnavailable
+from ocpproxy.metrics import Metrics
+
+_INDEX_WITHIN = 15.0
+"""Seconds that the index database has to answer."""
+_COULD_NOT_LOOK = 2
+
+
+def add_parser(commands: Any) -> None:
+    """Add the parser of this subcommand."""
+    parser = commands.add_parser(
+        "fsck",
+        help="find and mend what disk and index do not agree on; exit 0 when there was nothing, 1 when it mended, "
+        "2 when it could not look. May run while the daemon does.",
+    )
+    parser.add_argument("--config", metavar="F", help="without it: the cache of a daemon that runs without one")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Return 0 when there was nothing to mend, 1 when something was mended, 2 when it could not look."""
+    try:
+        settings = load(arguments.config)
+    except BadConfiguration as bad:
+        print(bad)
+        return 1
+    codes: list[int] = []
+
+    async def check(reactor: Any) -> None:
+        codes.append(await _fsck(reactor, settings))
+
+    try:
+        react(lambda reactor: Deferred.fromCoroutine(check(reactor)), [])
+    except SystemExit as end:
+        return codes[0] if codes else int(end.code or 0)
+    return codes[0]
+
+
+async def _fsck(reactor: Any, settings: Settings) -> int:
+    mended: list[str] = []
+
+    def report(what: str, where: str) -> None:
+        mended.append(what)
+        print(f"mended: {what}: {where}", flush=True)
+
+    storage = open_storage(settings, reactor, Metrics(), report)
+    services = OrderedServices()
+    for service in storage.services():
+        service.setServiceParent(services)
+    try:
+        services.startService()
+    except OSError as error:
+        print(f"the cache directory cannot be used: {error}", file=sys.stderr)
+        return _COULD_NOT_LOOK
+    try:
+        await storage.database.wait_available().addTimeout(_INDEX_WITHIN, reactor)
+        await _mend(storage, report)
+    except (DatabaseUnavailable, DeferredTimeout):
+        print(f"the index database is unavailable: {storage.database.reason}", file=sys.stderr)
+        return _COULD_NOT_LOOK
+    finally:
+        await services.stopService()
+    usage = storage.store.usage
+    print(f"{usage.tiles} tiles, {usage.bytes} bytes; {len(mended) or 'nothing'} mended")
+    return 1 if mended else 0
+
+
+async def _mend(storage: Storage, report: Any) -> None:
+    await storage.fsck.recover()
+    await storage.fsck.sweep(read_all=True)
+    for name in await storage.database.run(leases.delete_expired):
+        report("expired lease", name)

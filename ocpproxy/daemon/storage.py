@@ -1,0 +1,63 @@
+"""The half of a gateway that keeps tiles: what the daemon and ``ocpproxy fsck`` have in common."""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.application.service import IService
+
+from ocpproxy.concurrency.threads import LanedThreadPool
+from ocpproxy.config import Settings
+from ocpproxy.index import leases
+from ocpproxy.index.backends import backend
+from ocpproxy.index.database import Database
+from ocpproxy.index.leases import Leases
+from ocpproxy.metrics import Metrics
+from ocpproxy.store.capacity import CacheLimits
+from ocpproxy.store.fsck import Fsck, Report
+from ocpproxy.store.tile_store import CacheDirectory, TileStore
+
+_FILE_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A store, and what it needs."""
+
+    files: LanedThreadPool
+    """Threads for work on files."""
+    database: Database
+    leases: Leases
+    store: TileStore
+    fsck: Fsck
+
+    def services(self) -> list[IService]:
+        """Return the services in the order in which they start."""
+        return [self.files, self.database, self.leases, self.store]
+
+
+def open_storage(settings: Settings, reactor: Any, metrics: Metrics, report: Report | None = None) -> Storage:
+    """Return the storage of these settings, not started.
+
+    :param report: called with each thing that fsck mends.
+    """
+    owner = f"{socket.gethostname()[:40]}-{uuid.uuid4().hex[:16]}"
+    cache = settings.cache
+    limits = CacheLimits(cache.size, cache.max_tiles, cache.reclaim_above, cache.reclaim_to)
+    files = LanedThreadPool(reactor, _FILE_THREADS, "files")
+    database = Database(reactor, backend(settings.index.url), lambda available: metrics.index_up.set(available))
+    store = TileStore(CacheDirectory(cache.directory, owner, limits), database, reactor, files.run, metrics)
+
+    async def release_leases(dead: str) -> None:
+        await database.run(leases.release_all, dead)
+
+    return Storage(
+        files,
+        database,
+        Leases(database, owner, settings.index.lease, reactor),
+        store,
+        Fsck(store, release_leases, report),
+    )

@@ -1,0 +1,101 @@
+"""One worker among several processes on the same sockets: ``python -m ocpproxy.daemon.worker``.
+
+A worker is a whole gateway with its share of the memory. It shares the cache directory and the index with the others,
+as separate daemons would: leases see to it that a cuboid is fetched once, and that one process evicts. When its link to
+the parent is gone the parent is dead, and the worker ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import CancelledError, maybeDeferred
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger, globalLogBeginner, textFileLogObserver
+from twisted.protocols import amp
+from twisted.python.failure import Failure
+
+from ocpproxy import config
+from ocpproxy.daemon.gateway import WorkerSlot, make_gateway
+from ocpproxy.daemon.link import ANSWER_WITHIN, FIRST_SOCKET, LINK, GetAllMetrics, GetMetrics, WorkerReady
+from ocpproxy.daemon.services import CleanExit
+from ocpproxy.metrics import Metrics
+from ocpproxy.upstream.registry import KINDS
+
+_log = Logger()
+
+
+class _ParentConnection(amp.AMP):
+    """A worker's end of the link to its parent."""
+
+    def __init__(self, metrics: Metrics, reactor: Any) -> None:
+        super().__init__()
+        self._metrics = metrics
+        self._reactor = reactor
+
+    @GetMetrics.responder
+    def own_metrics(self) -> dict[str, bytes]:
+        """Return the metrics of this worker."""
+        return {"text": self._metrics.text()}
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """End: the parent is dead, and nobody would pass TERM on, or restart this worker."""
+        super().connectionLost(reason)
+        if self._reactor.running:
+            self._reactor.stop()
+
+    async def all_metrics(self) -> bytes:
+        """Return the metrics of all workers; where the parent does not answer, those of this one."""
+        try:
+            answer = await self.callRemote(GetAllMetrics).addTimeout(2 * ANSWER_WITHIN, self._reactor)
+        except CancelledError:
+            raise
+        except Exception as error:  # whatever AMP makes of a link that is lost
+            _log.warn("only this worker's metrics are reported: {reason}", reason=str(error))
+            return self._metrics.text()
+        text: bytes = answer["text"]
+        return text
+
+
+def main() -> None:
+    """Serve until TERM, or until the parent is dead."""
+    from twisted.internet import reactor as real
+
+    reactor: Any = real
+    globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stdout)], redirectStandardIO=False)
+    task = json.load(sys.stdin)
+    settings = config.parse(task["text"], Path(task["directory"]), os.environ, KINDS)
+    metrics = Metrics()
+    parent = _ParentConnection(metrics, reactor)
+    sockets = range(FIRST_SOCKET, FIRST_SOCKET + task["sockets"])
+    slot = WorkerSlot(task["number"], settings.server.workers, tuple(sockets), parent.all_metrics)
+    services = make_gateway(settings, reactor, metrics, slot).services
+    CleanExit(reactor).setServiceParent(services)
+
+    def start() -> None:
+        reactor.adoptStreamConnection(LINK, socket.AF_UNIX, Factory.forProtocol(lambda: parent))
+        os.close(LINK)
+        services.privilegedStartService()
+        services.startService()
+        reactor.addSystemEventTrigger("before", "shutdown", services.stopService)
+        parent.callRemote(WorkerReady)
+
+    failed: list[Failure] = []
+
+    def cannot_start(failure: Failure) -> None:
+        _log.failure("the worker cannot start", failure)
+        failed.append(failure)
+        reactor.stop()
+
+    reactor.callWhenRunning(lambda: maybeDeferred(start).addErrback(cannot_start))
+    reactor.run()
+    raise SystemExit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""How to connect to MySQL and to SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pymysql
+from twisted.enterprise import adbapi
+
+from ocpproxy.config import IndexUrl
+from ocpproxy.index.dialect import MYSQL, SQLITE, Dialect
+
+_STUCK = 10
+"""Seconds after which a MySQL connection without an answer is given up; its thread is stuck until then."""
+_SCHEMA_STATEMENT = 300
+"""Seconds that one statement of a schema step may take."""
+_SQLITE_LOCKED = 4
+"""Seconds that a statement waits for another process's transaction."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One database server or file. Nothing is opened before one of the functions is called."""
+
+    dialect: Dialect
+    make_pool: Callable[[Any], adbapi.ConnectionPool]
+    """Returns a pool for a reactor."""
+    connect: Callable[[], Any]
+    """Opens one connection outside of the pool, for the schema."""
+    lock_schema: Callable[[Any], bool]
+    """Locks the schema for the connection of a cursor; returns whether it could."""
+
+
+def backend(url: IndexUrl) -> Backend:
+    """Return the backend that an address names."""
+    return _mysql(url) if url.mysql else _sqlite(url.path)
+
+
+def _mysql(url: IndexUrl) -> Backend:
+    options: dict[str, Any] = {
+        "user": url.user,
+        "password": url.password,
+        "database": url.database,
+        "charset": "utf8mb4",
+        "connect_timeout": 5,
+        **({"unix_socket": url.unix_socket} if url.unix_socket else {"host": url.host, "port": url.port}),
+    }
+
+    def prepare(connection: Any) -> None:
+        cursor = connection.cursor()
+        # Times are UTC. Gap locks would only make deadlocks: every writer of rows locks `metadata` first.
+        cursor.execute("SET SESSION time_zone = '+00:00'")
+        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        cursor.close()
+
+    def make_pool(reactor: Any) -> adbapi.ConnectionPool:
+        return adbapi.ConnectionPool(
+            "pymysql",
+            cp_reactor=reactor,
+            cp_reconnect=True,
+            cp_noisy=False,
+            cp_min=1,
+            cp_max=8,
+            cp_openfun=prepare,
+            read_timeout=_STUCK,
+            write_timeout=_STUCK,
+            **options,
+        )
+
+    def connect() -> Any:
+        return pymysql.connect(read_timeout=_SCHEMA_STATEMENT, **options)
+
+    def lock_schema(cursor: Any) -> bool:
+        cursor.execute("SELECT GET_LOCK('ocpproxy schema', 1)")
+        return bool(cursor.fetchone() == (1,))
+
+    return Backend(MYSQL, make_pool, connect, lock_schema)
+
+
+def _sqlite(path: str) -> Backend:
+    def prepare(connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA busy_timeout = {_SQLITE_LOCKED * 1000}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+
+    def make_pool(reactor: Any) -> adbapi.ConnectionPool:
+        return adbapi.ConnectionPool(
+            "sqlite3",
+            path,
+            cp_reactor=reactor,
+            cp_noisy=False,
+            cp_min=1,
+            cp_max=2,
+            cp_openfun=prepare,
+            check_same_thread=False,
+            isolation_level=None,
+            timeout=_SQLITE_LOCKED,
+        )
+
+    def connect() -> Any:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, isolation_level=None, timeout=_SQLITE_LOCKED)
+        prepare(connection)
+        return connection
+
+    def lock_schema(cursor: Any) -> bool:
+        cursor.execute(SQLITE.begin)
+        return True
+
+    return Backend(SQLITE, make_pool, connect, lock_schema)

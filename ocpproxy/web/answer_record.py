@@ -1,0 +1,48 @@
+"""What is counted and logged of every answer, whichever way it went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from twisted.internet.interfaces import IAddress
+from twisted.logger import Logger
+
+from ocpproxy.metrics import Metrics
+
+Record = Callable[[bytes, bytes, int, int, bytes, str | None], None]
+"""Records an answer to one client: method, target, status, bytes of the body, ``Cache-Status``, result of a tile."""
+
+
+class AnswerRecord:
+    """Counts the answers to requests for tiles by result, and logs every answer.
+
+    :param access_log: whether answers are logged.
+    """
+
+    _log = Logger()
+
+    def __init__(self, metrics: Metrics, *, access_log: bool) -> None:
+        self._tiles = metrics.tiles
+        self._counters = {result: metrics.tiles.labels(result) for result in ("hit_memory", "hit_disk")}
+        self._access_log = access_log
+
+    def for_client(self, client: IAddress) -> Record:
+        """Return a function that records answers to this client."""
+        return partial(self._record, str(getattr(client, "host", "-")))
+
+    def _record(
+        self, client: str, method: bytes, target: bytes, status: int, size: int, cache: bytes, result: str | None
+    ) -> None:
+        if result is not None:
+            (self._counters.get(result) or self._tiles.labels(result)).inc()
+        if self._access_log:
+            self._log.info(
+                "{client} {method} {uri} {status} {bytes} {cache}",
+                client=client,
+                method=method.decode("latin-1"),
+                uri=target.decode("latin-1"),
+                status=status,
+                bytes=size,
+                cache=cache.decode("latin-1"),
+            )

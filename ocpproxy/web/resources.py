@@ -1,0 +1,76 @@
+"""Resources that are answered by coroutines."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from ocpproxy.web import answers
+from ocpproxy.web.answers import Reply
+
+_FAULT = "something is wrong with this gateway; its log has the details"
+
+
+class AsyncResource(Resource):
+    """A resource that answers GET and HEAD by a coroutine. It answers OPTIONS itself, and refuses other methods."""
+
+    isLeaf = True
+    _log = Logger()
+
+    async def answer(self, request: Request) -> Reply:
+        """Return the answer to a GET; to a HEAD only its headers are sent."""
+        raise NotImplementedError
+
+    def failure(self, request: Request, error: Exception) -> Reply | None:
+        """Return the answer when `answer` raises, or None when the error is a fault of the gateway."""
+        return None
+
+    def fault(self, request: Request) -> Reply:
+        """Return the answer to a fault of the gateway."""
+        return answers.text(500, _FAULT)
+
+    def render(self, request: Request) -> Any:
+        """Start to answer. When the client leaves, the coroutine is cancelled."""
+        if request.method == b"OPTIONS":
+            answers.preflight().send(request)
+        elif request.method not in (b"GET", b"HEAD"):
+            answers.text(405, "expected GET, HEAD or OPTIONS", allow=answers.ALLOWED.decode()).send(request)
+        else:
+            left = request.notifyFinish()
+            work = Deferred.fromCoroutine(self._answer(request))
+            left.addErrback(lambda _: work.cancel())
+            work.addErrback(lambda failure: failure.trap(CancelledError) and None)
+            work.addErrback(lambda failure: self._log.failure("an answer could not be sent", failure))
+        return NOT_DONE_YET
+
+    async def _answer(self, request: Request) -> None:
+        try:
+            reply = await self.answer(request)
+        except CancelledError:
+            if request.channel is None:
+                raise  # the client has left
+            reply = answers.text(503, "the gateway is stopping", retry_after="5")
+        except Exception as error:
+            found = self.failure(request, error)
+            if found is None:
+                self._log.failure("while answering {uri}", uri=request.uri.decode("latin-1"))
+                found = self.fault(request)
+            reply = found
+        reply.send(request)
+
+
+class FunctionResource(AsyncResource):
+    """A resource whose answer is made by one coroutine function."""
+
+    def __init__(self, make: Callable[[Request], Awaitable[Reply]]) -> None:
+        super().__init__()
+        self._make = make
+
+    async def answer(self, request: Request) -> Reply:
+        """Return what the function makes."""
+        return await self._make(request)

@@ -1,0 +1,57 @@
+"""Which tile a request's target means.
+
+The grammar of addresses has many spellings of each tile, and parsing one takes longer than everything else that a hit
+needs. So the first request for a target goes through the resource tree, which remembers here which tile it means. The
+next requests are answered by the hot path.
+
+What a target means changes only with its token's entry in the catalogue. When that is replaced, or is due to be
+refreshed, its routes are dropped, and requests go through the tree again. Anyone can make up targets, so their number
+is bounded; the oldest go first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from ocpproxy.cache.catalogue import CatalogueEntry
+from ocpproxy.cache.tiles import LocatedTile
+from ocpproxy.model.stack import Tile
+
+_ROUTES = 50_000
+_LONGEST_TARGET = 512
+"""Bytes; a longer target is parsed each time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a target means."""
+
+    tile: Tile
+    entry: CatalogueEntry
+    expires: float | None
+    """When the tile is fetched again, None for never; seconds since 1970."""
+
+
+class RouteCache:
+    """Tiles by the targets of requests."""
+
+    def __init__(self) -> None:
+        self._routes: OrderedDict[bytes, Route] = OrderedDict()
+
+    def remember(self, target: bytes, located: LocatedTile) -> None:
+        """Remember what the target means."""
+        if located.tile is not None and len(target) <= _LONGEST_TARGET:
+            self._routes[target] = Route(located.tile, located.entry, located.expires)
+            if len(self._routes) > _ROUTES:
+                self._routes.popitem(last=False)
+
+    def find(self, target: bytes, now: float) -> Route | None:
+        """Return what the target means at the time `now`, or None when it has to be parsed."""
+        route = self._routes.get(target)
+        if route is None:
+            return None
+        if now > route.entry.refresh_at or (route.expires is not None and now > route.expires):
+            del self._routes[target]
+            return None
+        return route

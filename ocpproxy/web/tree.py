@@ -1,0 +1,53 @@
+"""The resource tree."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from ocpproxy.web.pages import Pages
+from ocpproxy.web.resources import FunctionResource
+from ocpproxy.web.tiles import TokenResource
+
+_PROJECT = re.compile(rb"\d{1,10}/(stacks|stack/\d{1,10}/info)")
+
+
+class Root(Resource):
+    """The tree: a few names of its own; everything else is behind a token."""
+
+    def __init__(self, pages: Pages, tokens: TokenResource) -> None:
+        super().__init__()
+        self._tokens = tokens
+        self.putChild(b"", FunctionResource(pages.index))
+        self.putChild(b"healthz", FunctionResource(pages.healthz))
+        self.putChild(b"readyz", FunctionResource(pages.readyz))
+        self.putChild(b"metrics", FunctionResource(pages.metrics))
+        projects = _Projects(tokens)
+        projects.putChild(b"", FunctionResource(pages.projects))
+        projects.putChild(b"export", FunctionResource(pages.export))
+        self.putChild(b"projects", projects)
+        self._project = FunctionResource(pages.project)
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        """Return CATMAID's projects, which have numbers, or the resource of tokens."""
+        asked = b"/".join([path, *(request.postpath or [])])
+        return self._project if _PROJECT.fullmatch(asked) else self._tokens
+
+
+class _Projects(Resource):
+    """``/projects/`` and ``/projects/export``; any other path below is that of a token called "projects"."""
+
+    def __init__(self, tokens: TokenResource) -> None:
+        super().__init__()
+        self._tokens = tokens
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        """Return the resource of tokens."""
+        return self._tokens
+
+    def render(self, request: Request) -> Any:
+        """Answer ``/projects`` as a token."""
+        return self._tokens.render(request)
