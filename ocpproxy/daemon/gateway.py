@@ -146,8 +146,8 @@ def make_gateway(settings: Settings, reactor: Any, metrics: Metrics, post: Worke
     connections.retryAutomatically = False
     http = HttpClient(make_treq(Agent(reactor, connectTimeout=10, pool=connections)), reactor, SystemRandom())
     readers = TensorStoreReaders(reactor)
-    doors = UpstreamContext(http, renders.run, reactor, readers)
-    catalogue = make_catalogue(settings, doors, Descriptions(kept.database, reactor), metrics)
+    context = UpstreamContext(http, renders.run, reactor, readers)
+    catalogue = make_catalogue(settings, context, Descriptions(kept.database, reactor), metrics)
 
     limits = CacheLimits(
         settings.cache.size, settings.cache.max_tiles, settings.cache.reclaim_above, settings.cache.reclaim_to
@@ -193,13 +193,15 @@ def make_gateway(settings: Settings, reactor: Any, metrics: Metrics, post: Worke
     return gateway
 
 
-def make_catalogue(settings: Settings, doors: UpstreamContext, shelf: DescriptionStore, metrics: Metrics) -> Catalogue:
+def make_catalogue(
+    settings: Settings, context: UpstreamContext, shelf: DescriptionStore, metrics: Metrics
+) -> Catalogue:
     """Every token's source."""
 
     def source(
         said: UpstreamSettings, called: str | None = None, look: DisplaySettings = DEFAULT_DISPLAY
     ) -> DatasetSource:
-        upstream = InstrumentedUpstream(build_upstream(said, doors), metrics)
+        upstream = InstrumentedUpstream(build_upstream(said, context), metrics)
         flights = 2 * said.connections
         return DatasetSource(
             upstream, said.info_max_age, flights, said.timeout, called, look, said.max_cutout, said.max_age
@@ -212,7 +214,7 @@ def make_catalogue(settings: Settings, doors: UpstreamContext, shelf: Descriptio
     any_token = settings.any_token and not kind.fixed_tokens
     if any_token and kind.has_address:
         any_token = all("{token}" in address for _, address in default.url)
-    return Catalogue(named, source(default) if any_token else None, shelf, doors.reactor)
+    return Catalogue(named, source(default) if any_token else None, shelf, context.reactor)
 
 
 def make_root(
