@@ -67,14 +67,14 @@ async def cuboids(reactor: Any, url: str) -> dict[str, list[float]]:
     pool.startService()
     connections = HTTPConnectionPool(reactor)
     connections.maxPersistentPerHost = 8
-    doors = UpstreamContext(
+    context = UpstreamContext(
         HttpClient(make_treq(Agent(reactor, pool=connections)), reactor, Random(1)),
         pool.run,
         reactor,
         TensorStoreReaders(reactor),
     )
     said = parse(f"[dataset v]\ntype = precomputed\nurl = {url}\n", Path(), {}, KINDS).datasets["v"].upstream
-    ours = build_upstream(said, doors)
+    ours = build_upstream(said, context)
     dataset = ours.dataset("v", await ours.describe("v"))
     theirs = ts.open(
         {"driver": "neuroglancer_precomputed", "kvstore": {"driver": "http", "base_url": url + "/"}}, read=True

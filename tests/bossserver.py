@@ -1,4 +1,4 @@
-"""A double of the BossDB service: what it answers to a path, a query and headers.
+"""A double of the BossDB service: its responses to a path, a query and headers.
 
 Level n is the grid whose cell c covers the voxels [c * 2**n, (c + 1) * 2**n) of level 0 along every halved axis, in
 absolute coordinates, so that a frame's start and stop are halved too (down and up). A cell shows its first voxel that
@@ -32,7 +32,7 @@ DOWNSAMPLE = re.compile(rf"/downsample{NAMES}/?")
 
 @dataclass
 class Served:
-    """A channel: its voxels (z, y, x) at level 0, whatever its base resolution, and what is told of it."""
+    """A channel: its voxels (z, y, x) at level 0, whatever its base resolution, and what its document reports."""
 
     voxels: Voxels
     kind: str = "image"
@@ -44,7 +44,7 @@ class Served:
 
 
 class Refusal(Exception):
-    """An answer that is not 200: a JSON document, or a page where there is none."""
+    """A response that is not 200: a JSON document, or a page where there is no document."""
 
     def __init__(self, status: int, document: dict[str, Any] | None = None) -> None:
         super().__init__(status)
@@ -53,12 +53,12 @@ class Refusal(Exception):
 
 
 def refusal(status: int, code: int, message: str) -> Refusal:
-    """An error as Boss words it."""
+    """Return an error with the words of Boss."""
     return Refusal(status, {"status": status, "code": code, "message": message})
 
 
 def cells(voxels: Voxels, start: list[int], steps: list[int], low: list[int], high: list[int]) -> Voxels:
-    """The cells [low, high) of a grid of such steps, every triple in the order z, y, x; 0 outside of the voxels."""
+    """Return the cells [low, high) of a grid of such steps, every triple in the order z, y, x; 0 outside."""
     inside, index = [], []
     for axis in range(3):
         cell = np.arange(low[axis], high[axis])
@@ -72,7 +72,7 @@ def cells(voxels: Voxels, start: list[int], steps: list[int], low: list[int], hi
 
 @dataclass
 class BossServer:
-    """One experiment of a Boss; all its channels have one shape. `private` is a token without which none is shown."""
+    """One experiment of a Boss; all its channels have one shape. Without the token `private`, it shows none."""
 
     channels: dict[str, Served]
     collection: str = "vnc"
@@ -88,12 +88,12 @@ class BossServer:
 
     @property
     def stop(self) -> list[int]:
-        """The end of the coordinate frame (x, y, z)."""
+        """Return the end of the coordinate frame (x, y, z)."""
         shape = next(iter(self.channels.values())).voxels.shape
         return [first + size for first, size in zip(self.start, reversed(shape), strict=True)]
 
     def answer(self, path: str, query: dict[str, list[str]], headers: dict[str, str]) -> Answer:
-        """What a GET is answered: whether it was for a cutout or info, the status, headers and body."""
+        """Respond to a GET: whether it was for a cutout or info, the status, headers and body."""
         path = re.sub(r"^/latest/", "/v1/", path)
         kind = "cutout" if path.startswith("/v1/cutout/") else "info"
         try:
@@ -134,7 +134,7 @@ class BossServer:
         return format_, json.dumps(self._downsample(self.channels[data[3]], iso)).encode()
 
     def _resource(self, path: str, denied: Refusal | None) -> dict[str, Any]:
-        """The document of a collection, an experiment, a channel or a frame, or a list of some."""
+        """Return the document of a collection, an experiment, a channel or a frame, or a list of some."""
         own = {"public": self.private is None, "description": "", "creator": "admin"}
         coord: dict[str, Any] = {"name": self.frame, "description": "", "voxel_unit": self.unit}
         for axis, first, end, size in zip("xyz", self.start, self.stop, self.voxel_size, strict=True):
@@ -153,10 +153,10 @@ class BossServer:
             f"{at}/channel": {"channels": list(self.channels)},
         }
         for name, served in self.channels.items():
-            told = {key: value for key, value in vars(served).items() if key not in ("voxels", "kind")}
-            told |= {"name": name, "experiment": self.experiment, "type": served.kind, "sources": [], "related": []}
-            told |= {"datatype": served.voxels.dtype.name, "default_time_sample": 0}
-            documents[f"{at}/channel/{name}"] = own | told
+            reported = {key: value for key, value in vars(served).items() if key not in ("voxels", "kind")}
+            reported |= {"name": name, "experiment": self.experiment, "type": served.kind, "sources": [], "related": []}
+            reported |= {"datatype": served.voxels.dtype.name, "default_time_sample": 0}
+            documents[f"{at}/channel/{name}"] = own | reported
         names = path.split("/")
         for count in range(2, len(names) + 1):
             if "/".join(names[:count]) not in documents:
@@ -169,7 +169,7 @@ class BossServer:
         return document
 
     def _steps(self, level: int, iso: bool) -> list[int]:
-        """Voxels of level 0 per cell of a level, along x, y, z."""
+        """Return the voxels of level 0 per cell of a level, along x, y, z."""
         x, _, z = self.voxel_size
         halvings = level if self.hierarchy_method == "isotropic" else 0
         if iso and self.hierarchy_method != "isotropic":
@@ -205,8 +205,8 @@ class BossServer:
             raise refusal(400, 1000, f"Invalid time range {time}.")
         lowest = served.base_resolution
         if not lowest <= int(level) < lowest + self.levels:
-            told = f"The resolution has to be within {lowest} and {lowest + self.levels}"
-            raise refusal(400, 1002, f"Invalid resolution {level}. {told}")
+            reason = f"The resolution has to be within {lowest} and {lowest + self.levels}"
+            raise refusal(400, 1002, f"Invalid resolution {level}. {reason}")
         ranges = [[int(text) for text in part.split(":")] for part in texts]
         for (low, high), first, end in zip(ranges, self.start, self.stop, strict=True):
             if not first <= low < high <= end:  # as in Boss: the bounds of level 0 are those of every level
@@ -224,7 +224,7 @@ class BossServer:
 
 
 def _negotiated(accept: str, formats: list[str]) -> str:
-    """The format of an answer, as Django REST framework chooses it: the more exact first, whatever its q."""
+    """Return the format of a response, as Django REST framework chooses it: the more exact first, whatever its q."""
     ranges = {part.split(";")[0].strip().lower() for part in accept.split(",")}
     candidates = [(format_, format_) for format_ in formats]
     candidates += [(format_.split("/")[0] + "/*", format_) for format_ in formats]

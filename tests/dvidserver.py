@@ -1,4 +1,4 @@
-"""A double of DVID: what it answers to a path, a query and headers.
+"""A double of DVID: its responses to a path, a query and headers.
 
 A coarser scale is the grid whose cell c covers the voxels [c * 2**s, (c + 1) * 2**s), in absolute coordinates; a cell
 shows its first voxel that lies inside the volume. Where the offset is a multiple of 2**s that is every 2**s-th voxel.
@@ -31,7 +31,7 @@ PLANES = {"xy": (0, 1), "xz": (0, 2), "yz": (1, 2), "0_1": (0, 1), "0_2": (0, 2)
 
 
 class Refusal(Exception):
-    """An answer that is not 200, in plain text."""
+    """A response that is not 200, in plain text."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -40,7 +40,7 @@ class Refusal(Exception):
 
 @dataclass
 class Volume:
-    """Voxels (z, y, x) whose first has the coordinates `offset` (x, y, z), and what all instances tell."""
+    """Voxels (z, y, x), the first at the coordinates `offset` (x, y, z), and what all instances report."""
 
     voxels: Voxels
     offset: Point = (0, 0, 0)
@@ -52,11 +52,11 @@ class Volume:
 
     @property
     def last(self) -> list[int]:
-        """The last voxel (x, y, z)."""
+        """Return the coordinates of the last voxel (x, y, z)."""
         return [at + size - 1 for at, size in zip(self.offset, reversed(self.voxels.shape), strict=True)]
 
     def box(self, at: Iterable[int], size: Iterable[int], steps: Point = (1, 1, 1)) -> Voxels:
-        """The cells from `at` on of a grid of such steps, all triples in the order x, y, z; 0 outside of the voxels."""
+        """Return the cells from `at` on of a grid of such steps, all triples in the order x, y, z; 0 outside."""
         inside: list[Voxels] = []
         index: list[Voxels] = []
         shape: list[int] = []
@@ -71,7 +71,7 @@ class Volume:
         return out
 
     def extended(self) -> dict[str, Any]:
-        """What info tells beside the base."""
+        """Return the member Extended of info."""
         block = self.block
         return {
             "Values": [{"DataType": self.voxels.dtype.name, "Label": self.type_name}],
@@ -89,7 +89,7 @@ class Volume:
 
 @dataclass
 class Grayscale(Volume):
-    """A uint8blk; one that keeps its blocks elsewhere where `gridstore`. `absent` blocks are not stored."""
+    """A uint8blk. With `gridstore` it keeps its blocks in another store. `absent` blocks are not stored."""
 
     gridstore: bool = False
     scale_level: int = 0
@@ -104,7 +104,7 @@ class Grayscale(Volume):
             self.voxels[tuple(slice(max(0, at), max(0, at + self.block)) for at in low[::-1])] = 0
 
     def extended(self) -> dict[str, Any]:
-        """What info tells beside the base."""
+        """Return the member Extended of info."""
         grid = {"GridStore": "gridstore" if self.gridstore else "", "ScaleLevel": self.scale_level}
         return super().extended() | grid
 
@@ -118,13 +118,13 @@ class Labels(Volume):
     type_name = "labelmap"
 
     def scaled(self, at: list[int], size: list[int], scale: int) -> Voxels:
-        """A part of a scale, in the coordinates of the scale."""
+        """Return a part of a scale, in the coordinates of the scale."""
         if scale > self.max_scale:
             return np.zeros(size[::-1], np.uint64)
         return self.box(at, size, (2**scale, 2**scale, 2**scale))
 
     def extended(self) -> dict[str, Any]:
-        """What info tells beside the base."""
+        """Return the member Extended of info."""
         return super().extended() | {"MaxDownresLevel": self.max_scale, "IndexedLabels": True}
 
 
@@ -144,7 +144,7 @@ class Tiles(Volume):
     compression = "No compression"
 
     def metadata(self) -> dict[str, Any]:
-        """The tiles there are, which are counted in cubes of a tile's size along all axes."""
+        """Return the range of tiles, which are counted in cubes of a tile's size along all axes."""
         levels = range(self.levels)
         spec = {
             str(n): {"Resolution": [v * 2**n for v in self.voxel_size], "TileSize": [self.block] * 3} for n in levels
@@ -153,13 +153,13 @@ class Tiles(Volume):
         return {"MinTileCoord": low, "MaxTileCoord": high, "Levels": spec}
 
     def extended(self) -> dict[str, Any]:
-        """What info tells beside the base."""
+        """Return the member Extended of info."""
         encoding = {"lz4": 0, "png": 1, "jpg": 2}[self.format]
         return {"Source": self.source, **self.metadata(), "Placeholder": False, "Encoding": encoding, "Quality": 80}
 
 
 def pyramid(name: str, base: Grayscale, levels: int, axes: str = "xyz") -> dict[str, Volume]:
-    """A grayscale and its coarser ones, as separate instances: name, name_1, name_2, ..., each halving these axes."""
+    """Return a grayscale and its coarser ones, as instances name, name_1, name_2, ..., each halving these axes."""
     made: dict[str, Volume] = {name: base}
     for level in range(1, levels):
         x, y, z = (2**level if axis in axes else 1 for axis in "xyz")
@@ -167,8 +167,8 @@ def pyramid(name: str, base: Grayscale, levels: int, axes: str = "xyz") -> dict[
         size = [last // step - at + 1 for at, last, step in zip(low, base.last, (x, y, z), strict=True)]
         voxel = (base.voxel_size[0] * x, base.voxel_size[1] * y, base.voxel_size[2] * z)
         voxels = base.box(low, size, (x, y, z))
-        told = (base.units, base.block, base.gridstore, level)
-        made[f"{name}_{level}"] = Grayscale(voxels, (low[0], low[1], low[2]), voxel, *told)
+        same = (base.units, base.block, base.gridstore, level)
+        made[f"{name}_{level}"] = Grayscale(voxels, (low[0], low[1], low[2]), voxel, *same)
     return made
 
 
@@ -176,7 +176,7 @@ def pyramid(name: str, base: Grayscale, levels: int, axes: str = "xyz") -> dict[
 class DvidServer:
     """One repository: nodes from the root to the leaf, whether each is locked, and instances that all of them show.
 
-    `busy` answers what may be throttled with 503.
+    With `busy`, the response to requests that may be throttled is 503.
     """
 
     instances: dict[str, Volume]
@@ -187,17 +187,17 @@ class DvidServer:
     busy: bool = False
 
     def answer(self, path: str, query: dict[str, list[str]], headers: dict[str, str]) -> Answer:
-        """What a GET is answered: whether it was for a cutout or info, the status, headers and body."""
+        """Respond to a GET: whether it was for a cutout or info, the status, headers and body."""
         parts = path.removesuffix("/").split("/")[1:]
         kind = "cutout" if parts[4:5] in (["raw"], ["subvolblocks"], ["tile"]) else "info"
-        asked = {name: values[0] for name, values in query.items()}
+        options = {name: values[0] for name, values in query.items()}
         try:
-            type_, body = self._answer(parts, asked)
+            type_, body = self._answer(parts, options)
             return kind, 200, {"content-type": type_, "access-control-allow-origin": "*"}, body
         except Refusal as refused:
             text = f"{refused} ({path}).\n" if refused.status == 400 else f"{refused}\n"
-            told = {"content-type": "text/plain; charset=utf-8", "x-content-type-options": "nosniff"}
-            return kind, refused.status, told | {"access-control-allow-origin": "*"}, text.encode()
+            sent = {"content-type": "text/plain; charset=utf-8", "x-content-type-options": "nosniff"}
+            return kind, refused.status, sent | {"access-control-allow-origin": "*"}, text.encode()
 
     def _answer(self, parts: list[str], query: dict[str, str]) -> Reply:
         if parts == ["api", "repos", "info"]:
@@ -249,7 +249,7 @@ class DvidServer:
 
     def _info(self, name: str, instance: Volume) -> dict[str, Any]:
         extended = instance.extended()
-        told = {
+        base = {
             "TypeName": instance.type_name,
             "TypeURL": f"github.com/janelia-flyem/dvid/datatype/{instance.type_name}",
             "TypeVersion": "0.2",
@@ -263,7 +263,7 @@ class DvidServer:
             "Tags": {},
         }
         extents = {} if isinstance(instance, Tiles) else {"Extents": {key: extended[key] for key in EXTENTS}}
-        return {"Base": told, "Extended": extended} | extents
+        return {"Base": base, "Extended": extended} | extents
 
     def _repository(self) -> dict[str, Any]:
         uuids = list(self.nodes)
@@ -271,11 +271,11 @@ class DvidServer:
         nodes = {}
         for n, (uuid, locked) in enumerate(self.nodes.items()):
             family = {"Parents": [n] if n else [], "Children": [n + 2] if n + 1 < len(uuids) else []}
-            told = {"Branch": "", "Note": "", "Log": [], "UUID": uuid, "VersionID": n + 1, "Locked": locked}
-            nodes[uuid] = told | family | dates
+            node = {"Branch": "", "Note": "", "Log": [], "UUID": uuid, "VersionID": n + 1, "Locked": locked}
+            nodes[uuid] = node | family | dates
         instances = {name: self._info(name, instance) for name, instance in self.instances.items()}
-        told = {"Root": uuids[0], "Alias": self.alias, "Description": "", "Log": [], "Properties": {}}
-        return told | dates | {"DataInstances": instances, "DAG": {"Root": uuids[0], "Nodes": nodes}}
+        repository = {"Root": uuids[0], "Alias": self.alias, "Description": "", "Log": [], "Properties": {}}
+        return repository | dates | {"DataInstances": instances, "DAG": {"Root": uuids[0], "Nodes": nodes}}
 
 
 def _json(document: Any) -> Reply:
@@ -368,11 +368,11 @@ def _tile(tiles: Tiles, rest: list[str], query: dict[str, str]) -> Reply:
     plane = PLANES.get(shape)
     if plane is None or not re.fullmatch(r"\d{1,2}", level):
         raise Refusal(f"Illegal tile plane or scale: {shape}/{level}")
-    scale, asked = int(level), _point(coordinate)
+    scale, tile = int(level), _point(coordinate)
     size = [tiles.block if axis in plane else 1 for axis in range(3)]
-    at = [value * many for value, many in zip(asked, size, strict=True)]
+    at = [value * many for value, many in zip(tile, size, strict=True)]
     x, y, z = (2**scale if axis in plane else 1 for axis in range(3))
-    stored = min(asked) >= 0 and scale < tiles.levels and (shape, scale, *asked) not in tiles.absent
+    stored = min(tile) >= 0 and scale < tiles.levels and (shape, scale, *tile) not in tiles.absent
     for low, many, step, start, last in zip(at, size, (x, y, z), tiles.offset, tiles.last, strict=True):
         stored = stored and (low + many) * step > start and low * step <= last
     if not stored:

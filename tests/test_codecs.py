@@ -21,9 +21,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ocpproxy.imagery import pictures, png
 from ocpproxy.upstream.base import UpstreamBroken
-from ocpproxy.upstream.chunks import Grid
 from ocpproxy.upstream.codecs import blosc_container, content_encoding, images, segmentation
 from ocpproxy.upstream.documents import checks, multiscale, precomputed_info, pyramids
+from ocpproxy.upstream.grid import Grid
 from tests import formats
 from tests.volumes import em
 

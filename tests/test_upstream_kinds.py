@@ -1,4 +1,4 @@
-"""What is particular to some upstreams: other readers of the same, refusals, volumes as they are found."""
+"""Tests of single kinds of upstream: agreement with other readers, refusals, unusual volumes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.volumes import em
 
 
 class AgreementTests(UpstreamCase):
-    """Independent software reads our doubles as we do."""
+    """Independent software reads the same voxels from our doubles."""
 
     async def test_tensorstore(self) -> None:
         """TensorStore over HTTP, at every level of precomputed in all encodings."""
@@ -54,7 +54,7 @@ class DvidTests(UpstreamCase):
     """DVID."""
 
     async def test_raw_refused(self) -> None:
-        """A grayscale that refuses raw without having said so is read by blocks from then on."""
+        """A grayscale that refuses raw, although its info does not say so, is read by blocks from then on."""
 
         class Silent(Grayscale):
             def extended(self) -> dict[str, Any]:
@@ -72,16 +72,16 @@ class DvidTests(UpstreamCase):
         self.assertEqual(sum("/raw/" in path for path in dvid.cutouts), 1)
 
     async def test_labels_refused(self) -> None:
-        """Ids are never read by blocks, which are of 8 bits."""
+        """Labels are never read by blocks, which are of 8 bits."""
         dvid = doubles.Speaking(speaker=DvidServer({"labels": Labels(em().astype(np.uint64))}).answer)
         upstream = self.configured(f"type = dvid\nurl = {self.serve(dvid)}/api/node/a89eb3af/labels\n")
         dataset = await self.described(upstream, "kat")
-        told = dvid.speaker
-        dvid.speaker = lambda *asked: ("cutout", 400, {}, b"does not support /raw endpoint")
+        speaker = dvid.speaker
+        dvid.speaker = lambda *_: ("cutout", 400, {}, b"does not support /raw endpoint")
         cutout = Cutout(dataset, dataset.channels[0], 0, 0, Box(0, 8, 0, 8, 0, 8))
         with self.assertRaises(UpstreamBroken):
             await upstream.cutout(cutout)
-        dvid.speaker = told
+        dvid.speaker = speaker
         self.assertEqual((await upstream.cutout(cutout)).dtype, np.uint64)
 
 
@@ -89,7 +89,7 @@ class TensorStoreTests(UpstreamCase):
     """TensorStore's process."""
 
     async def test_bombs_by_the_dozen(self) -> None:
-        """Gigabytes in each of many chunks end the process and nothing else: the next request has another one."""
+        """Many chunks that inflate to gigabytes end the process only: the next request starts another one."""
         files = self.place()
         formats.n5(files / "v", em())
         bucket = doubles.Bucket(directory=files)
@@ -103,7 +103,7 @@ class TensorStoreTests(UpstreamCase):
         np.testing.assert_array_equal(await upstream.cutout(cutout), em()[:16])
 
     async def test_killed(self) -> None:
-        """A process that is killed is replaced, and what was asked of it is asked again."""
+        """A process that is killed is replaced, and its requests are sent to the new one."""
         files = self.place()
         formats.n5(files / "v", em())
         bucket = doubles.Bucket(directory=files)
@@ -123,10 +123,10 @@ class TensorStoreTests(UpstreamCase):
 
 
 class OddVolumeTests(UpstreamCase):
-    """Volumes as they are found."""
+    """Volumes that deviate from the rules."""
 
     async def test_unlisted_bucket(self) -> None:
-        """A bucket that says 403 for what is not there is read, as long as it has what it must have."""
+        """A bucket that responds with 403 to missing objects is read, as long as it has the required documents."""
         files = self.place()
         formats.ome_zarr(files / "o", em(), version="0.5")
         formats.n5(files / "n", em(), factors="each")
@@ -138,7 +138,7 @@ class OddVolumeTests(UpstreamCase):
             await self.described(self.configured(f"type = volume\nurl = {url}/nothing\n"), "kat")
 
     async def test_edges_rounded_down(self) -> None:
-        """A tile server whose edge tiles end where the volume does, rounded down: what is missing is black."""
+        """A tile server that rounds the sizes of its edge tiles down: missing pixels are black."""
         tile = BytesIO()
         Image.fromarray(em()[0, :200, :127].copy()).save(tile, "PNG")
         served = doubles.Speaking(speaker=lambda *_: ("cutout", 200, {"content-type": "image/png"}, tile.getvalue()))

@@ -31,7 +31,7 @@ class TileServer:
     """A stack of `volume` (z, y, x) in full-size tiles, padded with 0; `tile` is their width and height.
 
     `missing` tiles, and those outside the stack, get `missing_status`; if that is 200, with a black tile. `sent` and
-    `unchanged` count the answers 200 and 304 for tiles, `absent` the others.
+    `unchanged` count the responses 200 and 304 for tiles, `absent` the others.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TileServer:
         self._type = {"content-type": "image/png" if format == "png" else "image/jpeg"}
 
     def pixels(self, z: int, level: int, row: int, col: int) -> npt.NDArray[np.uint8]:
-        """The pixels of a tile before they are encoded; all 0 outside the stack."""
+        """Return the pixels of a tile before they are encoded; all 0 outside the stack."""
         width, height = self.tile
         pixels = np.zeros((height, width), np.uint8)
         if self._inside(z, level, row, col):
@@ -63,23 +63,23 @@ class TileServer:
         return pixels
 
     def answer(self, path: str, query: dict[str, list[str]], headers: dict[str, str]) -> Answer:
-        """What is sent for a GET: ``cutout`` for a tile or ``info`` for all else, status, headers and body."""
+        """Respond to a GET: ``cutout`` for a tile or ``info`` for all else, the status, headers and body."""
         address = self._by_query(query) if self.type == 2 else self._by_path(path)
         if address is None:
             return self._overview(path)
-        there = address not in self.missing and self._inside(*address)
-        if not there and self.missing_status != 200:
+        exists = address not in self.missing and self._inside(*address)
+        if not exists and self.missing_status != 200:
             self.absent += 1
             body = b"" if self.missing_status == 204 else b"<h1>no such tile</h1>"
             return "cutout", self.missing_status, {"content-type": "text/html"}, body
-        body = self.tile_bytes(*address) if there else self._encode(np.zeros(self.tile[::-1], np.uint8))
+        body = self.tile_bytes(*address) if exists else self._encode(np.zeros(self.tile[::-1], np.uint8))
         etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-        told = {"etag": etag, "last-modified": self.last_modified}
+        validators = {"etag": etag, "last-modified": self.last_modified}
         if self._fresh(etag, headers):
             self.unchanged += 1
-            return "cutout", 304, told, b""
+            return "cutout", 304, validators, b""
         self.sent += 1
-        return "cutout", 200, self._type | told, body
+        return "cutout", 200, self._type | validators, body
 
     def _inside(self, z: int, level: int, row: int, col: int) -> bool:
         if not (0 <= level < self.levels and 0 <= z - self.first_slice < len(self.volume)):
@@ -97,7 +97,7 @@ class TileServer:
         return (int(match["z"]), int(match["level"]), int(match["row"]), int(match["col"])) if match else None
 
     def _by_query(self, query: dict[str, list[str]]) -> Address | None:
-        """A tile of type 2, if all that is said of it agrees."""
+        """Return the tile of a query of type 2, or None if the parameters contradict each other."""
         try:
             z, row, col = (int(query[name][0]) for name in ("z", "row", "col"))
             corner = tuple(int(query[name][0]) for name in ("x", "y", "width", "height"))
@@ -115,7 +115,7 @@ class TileServer:
         return "info", 200, dict(self._type), self._encode(self.volume[z, ::step, ::step])
 
     def _fresh(self, etag: str, headers: dict[str, str]) -> bool:
-        """Whether the client has this already: by its tags, or where it sends none by its date."""
+        """Return whether the client has this already: by its tags, or by its date where it sends no tags."""
         if "if-none-match" in headers:
             tags = [tag.strip().removeprefix("W/") for tag in headers["if-none-match"].split(",")]
             return etag in tags or "*" in tags

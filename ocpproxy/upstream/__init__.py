@@ -4,9 +4,12 @@
 `base`           the `Upstream` protocol and its failures
 `registry`       the kinds of upstream
 `http`           bounded HTTP GETs, with retries and a cap per host
+`fetch`          metadata documents by HTTP
 `locations`      the address of each channel
-`chunks`         boxes of voxels put together from chunks
+`grid`           boxes of voxels and the chunks they touch; no I/O
+`chunks`         boxes of voxels read from chunks
 `renumbered`     an upstream with other slice and level numbers
+`kind`           what a kind consists of: its options, its constructor
 one module       `ocp`, `precomputed`, `boss`, `dvid`, `catmaid`, `demo`, `tensorstore`
 for each kind
 `documents`      metadata documents of volumes, checked

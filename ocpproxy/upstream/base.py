@@ -1,8 +1,8 @@
-"""Where voxels come from.
+"""The `Upstream` protocol and its failures.
 
-An `Upstream` describes a token and hands out cutouts of it; each kind is one file in this package and one line in the
-registry. What they have in common is here: the Protocol, and the failures, which are all that
-the rest of the gateway knows of what can go wrong outside.
+An `Upstream` describes the dataset of a token and returns cutouts of it. Each kind of upstream is one module of this
+package and one line in `ocpproxy.upstream.registry`. Whatever goes wrong at an upstream reaches the rest of the gateway
+as one of the failures below.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ T = TypeVar("T")
 
 
 class UpstreamFailure(Exception):
-    """The upstream did not give what it was asked for. The text may be logged; it is not shown to viewers.
+    """An upstream could not fulfil a request. The text is for the log; viewers do not see it.
 
-    :param retry_after: seconds after which the upstream asks to be tried again.
+    :param retry_after: seconds after which the upstream asks for the next attempt.
     """
 
     outcome = "broken"
+    """The value of the label ``outcome`` in the metrics."""
     transient = False
-    """Asking again at once may well work."""
+    """True if an immediate retry may succeed."""
 
     def __init__(self, reason: str, retry_after: float | None = None) -> None:
         super().__init__(reason)
@@ -37,103 +38,103 @@ class UpstreamFailure(Exception):
 
 
 class UnknownToken(UpstreamFailure):
-    """The upstream knows no such token."""
+    """The upstream does not know the token."""
 
     outcome = "unknown"
 
 
 class UpstreamRefused(UpstreamFailure):
-    """The upstream wants credentials that we do not have."""
+    """The upstream demands credentials that the gateway does not have."""
 
     outcome = "refused"
 
 
 class UpstreamBroken(UpstreamFailure):
-    """The upstream answered with something that cannot be used."""
+    """The response of the upstream cannot be used."""
 
 
 class UpstreamDown(UpstreamBroken):
-    """No connection, a connection lost, or an answer that says the service behind it is down."""
+    """There is no connection, the connection was lost, or the response says that the service is down."""
 
     outcome = "down"
     transient = True
 
 
 class UpstreamBusy(UpstreamFailure):
-    """The upstream is overloaded, or too much is being asked of it already."""
+    """The upstream is overloaded, or the gateway has too many requests to it already."""
 
     outcome = "busy"
     transient = True
 
 
 class UpstreamSlow(UpstreamFailure):
-    """The last byte was not there in time."""
+    """The last byte did not arrive before the deadline."""
 
     outcome = "slow"
 
 
 class OutOfRange(UpstreamFailure):
-    """The upstream says that there is no such box: what we know of the dataset is out of date."""
+    """The upstream says that the box is outside the dataset: our description of the dataset is out of date."""
 
     outcome = "out of range"
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A tile as an upstream itself draws it."""
+    """A tile that an upstream has drawn itself."""
 
     body: bytes
-    """A picture of a tile (`ocpproxy.imagery.pictures`)."""
+    """A JPEG or PNG file of 512 x 512 pixels (`ocpproxy.imagery.pictures`)."""
     validators: Mapping[str, str]
-    """Conditions, as headers of a request, under which it need not be sent again."""
+    """Request headers, such as ``If-None-Match``, by which the upstream can say that the picture is unchanged."""
 
 
 class Upstream(Protocol):
-    """A service that hands out voxels."""
+    """A service that returns voxels."""
 
     origin: str
-    """Which upstream this is, in one line: a description read from one is of no use to another."""
+    """One line that identifies the upstream. A stored description is used only for the origin it was read from."""
 
     async def describe(self, token: str) -> str:
-        """What the upstream says of the token, as text that can be kept.
+        """Return the upstream's description of a token, as text that can be stored.
 
-        :raises UpstreamFailure: `UnknownToken` when there is none such.
+        :raises UpstreamFailure: `UnknownToken` when the upstream does not know it.
         """
 
     def dataset(self, token: str, description: str) -> Dataset:
-        """The dataset that a description tells of. Nothing in it is trusted.
+        """Return the dataset that a description describes. Nothing in the description is trusted.
 
-        :raises UpstreamBroken: when it makes no sense.
+        :raises UpstreamBroken: when the description makes no sense.
         """
 
     async def cutout(self, cutout: Cutout) -> Voxels:
-        """The voxels, an array of axes (z, y, x) and just the shape and type that were asked for.
+        """Return the voxels, an array (z, y, x) of exactly the shape and type requested.
 
         Cancelling stops the work as far as it can be stopped.
 
-        :raises UpstreamFailure: anything else is a fault in our code.
+        :raises UpstreamFailure: any other exception is a fault in the gateway.
         """
 
     async def picture(self, cutout: Cutout, known: Picture | None) -> Picture | None:
-        """The tile whose pixels are the voxels of this cutout, one xy slice, as the upstream draws it.
+        """Return the upstream's own picture of a cutout that is one tile of an xy slice.
 
-        None when it does not draw such tiles: then `cutout` is asked for.
+        None when the upstream does not draw such tiles; the caller then uses `cutout`.
 
-        :param known: what it was when it was fetched last; what is given again when it is still that.
+        :param known: the picture that was fetched last; this very value is returned when it is unchanged.
         :raises UpstreamFailure: as `cutout`.
         """
 
 
 class VoxelsOnly:
-    """An upstream that draws no tiles."""
+    """Base class of upstreams that draw no tiles."""
 
     async def picture(self, cutout: Cutout, known: Picture | None) -> Picture | None:
-        """As `Upstream.picture`: there is none."""
+        """Return None; see `Upstream.picture`."""
         return None
 
 
 class InstrumentedUpstream:
-    """An upstream whose requests are counted and timed."""
+    """An upstream whose requests are counted and timed in the metrics."""
 
     def __init__(self, upstream: Upstream, metrics: Metrics) -> None:
         self._upstream = upstream
@@ -141,19 +142,19 @@ class InstrumentedUpstream:
         self.origin = upstream.origin
 
     async def describe(self, token: str) -> str:
-        """As `Upstream.describe`."""
+        """Return a description; see `Upstream.describe`."""
         return await self._measure("info", self._upstream.describe(token))
 
     def dataset(self, token: str, description: str) -> Dataset:
-        """As `Upstream.dataset`."""
+        """Return a dataset; see `Upstream.dataset`."""
         return self._upstream.dataset(token, description)
 
     async def cutout(self, cutout: Cutout) -> Voxels:
-        """As `Upstream.cutout`."""
+        """Return voxels; see `Upstream.cutout`."""
         return await self._measure("cutout", self._upstream.cutout(cutout))
 
     async def picture(self, cutout: Cutout, known: Picture | None) -> Picture | None:
-        """As `Upstream.picture`."""
+        """Return a picture; see `Upstream.picture`."""
         return await self._measure("picture", self._upstream.picture(cutout, known))
 
     async def _measure(self, kind: str, work: Awaitable[T]) -> T:

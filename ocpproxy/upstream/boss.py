@@ -1,31 +1,32 @@
 """BossDB: ``{url}`` is ``https://HOST/COLLECTION/EXPERIMENT``.
 
 ================  =================================================================================================
-what there is     ``v1/collection/C/experiment/E``, ``.../channel/CH``, ``v1/coord/F``, ``v1/downsample/C/E/CH/``
+documents         ``v1/collection/C/experiment/E``, ``.../channel/CH``, ``v1/coord/F``, ``v1/downsample/C/E/CH/``
 cutout            ``v1/cutout/C/E/CH/{res}/{x0}:{x1}/{y0}:{y1}/{z0}:{z1}/[{t0}:{t1}/]``, half-open, absolute
 image             ``Accept: application/blosc``: a blosc container of the voxels, (z, y, x) in C order, no header
-annotation        ``Accept: application/npygz``: zlib of a ``.npy``; a tenth of the other for ids
+annotation        ``Accept: application/npygz``: zlib of a ``.npy``; for ids a tenth of the size of blosc
 ================  =================================================================================================
 
-``application/blosc-python`` is a pickle and is never asked for; neither are ``v1/tile`` and ``v1/image``, which refuse
-tiles that cross an edge and return annotations in colours.
+The gateway never requests ``application/blosc-python``, which is a pickle. It does not use ``v1/tile`` and
+``v1/image`` either: they refuse tiles that cross an edge, and return annotations in colours.
 
-The server compares a box with the bounds of level 0 at every level, so at a coarse one it pads with zeros beyond the
-end, and refuses coordinates below the start: boxes come clipped, and what it refuses is background.
+At every level the server compares a box with the bounds of level 0. So at a coarse level it pads with zeros beyond the
+end, and refuses coordinates below the start. Boxes are clipped to what the server accepts; the rest is background.
 
-A channel whose ``storage_type`` is ``cloudvol`` is a precomputed volume in a public bucket: it is read from there.
+A channel whose ``storage_type`` is ``cloudvol`` is a precomputed volume in a public bucket, and is read from there.
 
-429 means that the bytes of a month are used up, and says so without Retry-After: then nothing is asked for an hour.
+A 429 means that the byte quota of the month is used up. It comes without Retry-After, so the gateway sends no request
+for an hour.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from twisted.internet.interfaces import IReactorTime
@@ -34,15 +35,17 @@ from ocpproxy.concurrency.gather import gather
 from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.config import UpstreamSettings
 from ocpproxy.config.options import HTTP_SCHEMES
-from ocpproxy.model.dataset import Box, Cutout, Dataset
+from ocpproxy.model.dataset import Box, Cutout, Dataset, Triple
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import OutOfRange, UnknownToken, UpstreamBroken, UpstreamBusy, UpstreamFailure, VoxelsOnly
-from ocpproxy.upstream.chunks import Grid, clipped, pasted
+from ocpproxy.upstream.chunks import MissingChunks, read_clipped
 from ocpproxy.upstream.codecs import blosc_container, content_encoding, npz
 from ocpproxy.upstream.documents import checks, precomputed_info, pyramids
 from ocpproxy.upstream.documents.checks import NAME, items, mapping, ratio, ratios, triple, unexpected, whole, word
 from ocpproxy.upstream.documents.precomputed_info import PrecomputedScale
 from ocpproxy.upstream.documents.pyramids import Part, Volume, Voxel, assembled
+from ocpproxy.upstream.fetch import DOCUMENT_LIMIT, fetch_document
+from ocpproxy.upstream.grid import Grid
 from ocpproxy.upstream.http import HttpResponse, status_failure
 from ocpproxy.upstream.kind import CHANNELS, Kind, UpstreamContext
 from ocpproxy.upstream.locations import Location, public_url
@@ -52,21 +55,47 @@ from ocpproxy.upstream.tensorstore.sharded import ShardedScales
 PUBLIC = "Token public"
 """The authorization that reads public channels."""
 BUCKET = "bossdb-open-data"
-"""Where volumes are whose channel names no bucket."""
-_LONGEST = 2 * 2**20
+"""The bucket of a channel that names none."""
 _QUOTA_PAUSE = 3600.0
-"""Seconds that nothing is asked once the quota is used up."""
+"""Seconds without requests once the quota is used up."""
 _CUBOID = (512, 512, 16)
 _MOST_CHANNELS = 64
-_DIGITS = 10
-"""A resolution is one digit."""
+_RESOLUTIONS = 10
+"""The number of a resolution is one digit."""
 _UNITS = {"nanometers": 1, "micrometers": 10**3, "millimeters": 10**6, "centimeters": 10**7}
 
 
 class QuotaSpent(UpstreamBusy):
-    """Nothing more will be answered for a long time."""
+    """The quota is used up; the server refuses requests for a long time."""
 
     transient = False
+
+
+class _Quota:
+    """The quota of one server. No request is sent for a while after it is used up."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._spent_until = 0.0
+
+    def require(self) -> None:
+        """Return if a request may be sent.
+
+        :raises QuotaSpent: otherwise.
+        """
+        left = self._spent_until - self._clock.seconds()
+        if left > 0:
+            raise QuotaSpent("the quota is used up", left)
+
+    def check(self, not_found: type[UpstreamFailure], response: HttpResponse) -> UpstreamFailure | None:
+        """Return what is wrong with a response; `not_found` is the failure for 404."""
+        if response.status == 429:
+            pause = response.retry_after or _QUOTA_PAUSE
+            self._spent_until = self._clock.seconds() + pause
+            return QuotaSpent(response.summary, pause)
+        if response.status == 400 and not_found is OutOfRange:
+            return OutOfRange(response.summary)
+        return status_failure(response, not_found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,185 +103,204 @@ class BossResolution:
     """One level of a channel that is read by cutouts."""
 
     channel: str
-    """What it is called there."""
+    """The server's name of the channel."""
     number: int
     grid: Grid
     readable: Grid
-    """The coordinates that are not refused."""
+    """The coordinates that the server accepts."""
     annotation: bool
     timed: bool
+    """True if the channel has a time axis."""
 
 
 class BucketReader(Protocol):
-    """Precomputed volumes in buckets, as `precomputed.Precomputed`."""
+    """Reads precomputed volumes in buckets, as `precomputed.Precomputed` does."""
 
     async def info(self, token: str, name: str | None) -> str:
-        """The info document of the volume, whose name is its address."""
+        """Return the info document of the volume whose address is `name`."""
 
     async def scale(self, token: str, scale: PrecomputedScale, box: Box) -> Voxels:
-        """The voxels of a box."""
+        """Return the voxels of a box: axes (z, y, x), or (z, y, x, component)."""
 
 
 class Boss(VoxelsOnly):
     """Experiments of one Boss.
 
-    :param site: the address of the experiment.
-    :param channels: (name here, name there) of those that are shown; all where there are none.
-    :param bucket: makes a reader of the precomputed volume at an address ``s3://...``.
+    :param location: the location of the experiment.
+    :param channels: (our name, the server's name) of the channels to show; empty for all channels.
+    :param bucket: returns a reader of the precomputed volume at an address ``s3://...``.
     """
 
     def __init__(
         self,
-        site: Location,
+        location: Location,
         channels: Sequence[tuple[str, str]],
         bucket: Callable[[str], BucketReader],
         run_in_thread: RunInThread,
         clock: IReactorTime,
     ) -> None:
-        self._site = site
+        self._location = location
         self._channels = channels
         self._bucket = bucket
         self._buckets: dict[str, BucketReader] = {}
         self._in_thread = run_in_thread
-        self._clock = clock
-        self._spent_until = 0.0
-        chosen = ",".join(f"{here}:{there}" for here, there in channels)
-        self.origin = f"boss {site.address} {chosen}".strip()
+        self._quota = _Quota(clock)
+        names = ",".join(f"{ours}:{boss_name}" for ours, boss_name in channels)
+        self.origin = f"boss {location.address} {names}".strip()
 
-    # -- HTTP
+    async def _document(self, path: str, not_found: type[UpstreamFailure] = UpstreamBroken) -> str:
+        self._quota.require()
+        check = partial(self._quota.check, not_found)
+        return await fetch_document(self._location.client, path, check, {"Accept": "application/json"})
 
-    async def _get(self, path: str, limit: int, accept: str, absent: type[UpstreamFailure]) -> HttpResponse:
-        left = self._spent_until - self._clock.seconds()
-        if left > 0:
-            raise QuotaSpent("the quota is used up", left)
-
-        def judged(answer: HttpResponse) -> UpstreamFailure | None:
-            if answer.status == 429:
-                pause = answer.retry_after or _QUOTA_PAUSE
-                self._spent_until = self._clock.seconds() + pause
-                return QuotaSpent(answer.summary, pause)
-            if answer.status == 400 and absent is OutOfRange:
-                return OutOfRange(answer.summary)
-            return status_failure(answer, absent)
-
-        return await self._site.client.get(path, limit, judged, {"Accept": accept})
-
-    async def _document(self, path: str, absent: type[UpstreamFailure] = UpstreamBroken) -> str:
-        answer = await self._get(path, _LONGEST, "application/json", absent)
-        with checks.reading(path):
-            return checks.text(content_encoding.restored(answer.body, answer.encoding, _LONGEST))
-
-    def _place(self, token: str) -> tuple[str, str, str]:
-        """(what is before it with a slash, collection, experiment)."""
-        prefix, _, rest = f"/{self._site.path(token, '')}".rpartition("/")
+    def _experiment(self, token: str) -> tuple[str, str, str]:
+        """Return the path of the API, and the names of collection and experiment."""
+        prefix, _, experiment = f"/{self._location.path(token, '')}".rpartition("/")
         prefix, _, collection = prefix.rpartition("/")
-        return (prefix.removeprefix("/") + "/v1").removeprefix("/"), collection, rest
+        return (prefix.removeprefix("/") + "/v1").removeprefix("/"), collection, experiment
 
-    # -- what there is
+    # -- descriptions
 
     async def describe(self, token: str) -> str:
-        """As `Upstream.describe`: the documents of experiment, coordinate frame and channels."""
-        api, collection, experiment = self._place(token)
-        at = f"{api}/collection/{collection}/experiment/{experiment}"
-        said = await self._document(at + "/", UnknownToken)
+        """Return the documents of experiment, coordinate frame and channels; see `Upstream.describe`."""
+        api, collection, experiment = self._experiment(token)
+        path = f"{api}/collection/{collection}/experiment/{experiment}"
+        experiment_text = await self._document(path + "/", UnknownToken)
         with checks.reading(f"the experiment {experiment}"):
-            told = mapping("an experiment", checks.parsed(said))
-            frame = word("coord_frame", told.get("coord_frame"))
-            names = [word("a channel", name) for name in items("channels", told.get("channels"), most=10_000)]
-            if not self._channels and len(names) > _MOST_CHANNELS:
-                expected = f"at most {_MOST_CHANNELS} channels, or in the configuration those that are meant"
-                raise unexpected(expected, len(names))
-            if not NAME.fullmatch(frame):
-                raise unexpected("the name of a coordinate frame", frame)
-        wanted = list(dict.fromkeys(there for _, there in self._channels))
-        wanted = wanted or [name for name in names if NAME.fullmatch(name)]
+            frame, names = self._read_experiment(experiment_text)
 
-        async def channel(name: str) -> dict[str, str]:
-            text = await self._document(f"{at}/channel/{name}/")
-            found = {"channel": text}
+        async def describe_channel(name: str) -> dict[str, str]:
+            text = await self._document(f"{path}/channel/{name}/")
+            documents = {"channel": text}
             with checks.reading(f"the channel {name}"):
-                document = mapping("a channel", checks.parsed(text))
-                address = _address(document)
+                channel = mapping("a channel", checks.parsed(text))
+                address = _bucket_address(channel)
             if address is not None:
-                found["info"] = await self._at(address).info(token, address)
-            elif document.get("downsample_status") == "DOWNSAMPLED":
-                found["downsample"] = await self._document(f"{api}/downsample/{collection}/{experiment}/{name}/")
-            return found
+                documents["info"] = await self._bucket_at(address).info(token, address)
+            elif channel.get("downsample_status") == "DOWNSAMPLED":
+                documents["downsample"] = await self._document(f"{api}/downsample/{collection}/{experiment}/{name}/")
+            return documents
 
-        where = await self._document(f"{api}/coord/{frame}/")
-        found = await gather([channel(name) for name in wanted])
-        return json.dumps({"experiment": said, "frame": where, "channels": dict(zip(wanted, found, strict=True))})
+        frame_text = await self._document(f"{api}/coord/{frame}/")
+        channels = await gather([describe_channel(name) for name in names])
+        return json.dumps(
+            {"experiment": experiment_text, "frame": frame_text, "channels": dict(zip(names, channels, strict=True))}
+        )
 
-    def _at(self, address: str) -> BucketReader:
+    def _read_experiment(self, text: str) -> tuple[str, list[str]]:
+        """Return the names of the coordinate frame and of the channels to show, from an experiment's document."""
+        experiment = mapping("an experiment", checks.parsed(text))
+        frame = word("coord_frame", experiment.get("coord_frame"))
+        if not NAME.fullmatch(frame):
+            raise unexpected("the name of a coordinate frame", frame)
+        names = [word("a channel", name) for name in items("channels", experiment.get("channels"), most=10_000)]
+        if self._channels:
+            return frame, list(dict.fromkeys(boss_name for _, boss_name in self._channels))
+        if len(names) > _MOST_CHANNELS:
+            raise unexpected(f"at most {_MOST_CHANNELS} channels, or the option channels to choose some", len(names))
+        return frame, [name for name in names if NAME.fullmatch(name)]
+
+    def _bucket_at(self, address: str) -> BucketReader:
         if address not in self._buckets:
             self._buckets[address] = self._bucket(address)
         return self._buckets[address]
 
     def dataset(self, token: str, description: str) -> Dataset:
-        """As `Upstream.dataset`."""
+        """Return a dataset; see `Upstream.dataset`."""
         with checks.reading(f"the experiment of {token}"):
-            told = mapping("the documents", checks.parsed(description))
-            experiment, frame = (
-                mapping(name, checks.parsed(word(name, told.get(name), most=_LONGEST)))
-                for name in ("experiment", "frame")
-            )
-            channels = mapping("channels", told.get("channels"))
+            documents = mapping("the documents", checks.parsed(description))
+            experiment = _read("experiment", documents.get("experiment"))
+            frame = _read("frame", documents.get("frame"))
+            channels = mapping("channels", documents.get("channels"))
             volumes: dict[str | None, Volume[Any]] = {}
-            for here, there in self._channels or [(name, name) for name in channels]:
-                said = mapping("a channel", channels.get(there))
-                document = mapping("a channel", checks.parsed(word(there, said.get("channel"), most=_LONGEST)))
-                address = _address(document)
+            for name, boss_name in self._channels or [(name, name) for name in channels]:
+                channel_documents = mapping("a channel", channels.get(boss_name))
+                channel = _read(boss_name, channel_documents.get("channel"))
+                address = _bucket_address(channel)
                 if address is not None:
-                    info = word("an info", said.get("info"), most=precomputed_info.LONGEST_INFO)
-                    volumes[here] = precomputed_info.parsed(address, info, address)
+                    info = word("an info", channel_documents.get("info"), most=precomputed_info.LONGEST_INFO)
+                    volumes[name] = precomputed_info.parsed(address, info, address)
                 else:
-                    where = f"{self._site.for_token(token)}/{there}"
-                    volumes[here] = _volume(there, experiment, frame, document, said.get("downsample"), where)
+                    downsample = channel_documents.get("downsample")
+                    address = f"{self._location.for_token(token)}/{boss_name}"
+                    reported = _ChannelDocuments(boss_name, channel, experiment, downsample)
+                    volumes[name] = _volume(reported, _read_frame(frame), address)
             return assembled(token, volumes)
 
     # -- voxels
 
     async def cutout(self, cutout: Cutout) -> Voxels:
-        """As `Upstream.cutout`."""
+        """Return voxels; see `Upstream.cutout`."""
         number, scales = cutout.dataset.upstream_data[cutout.channel.name]
         scale: BossResolution | PrecomputedScale | None = scales[cutout.level]
-        token = cutout.dataset.upstream_token
-        if isinstance(scale, PrecomputedScale):
-            voxels = await self._at(scale.place or "").scale(token, scale, cutout.box)
-            return voxels if voxels.ndim == 3 else np.ascontiguousarray(voxels[..., number])
-        inner = None if scale is None else clipped(cutout.box, scale.readable)
-        if scale is None or inner is None:
+        if scale is None:
             return np.zeros(cutout.box.shape, cutout.channel.dtype)
-        voxels = await self._read(token, scale, cutout, inner)
-        return voxels if inner == cutout.box else pasted(cutout.box, [(inner, voxels)], cutout.channel.dtype)
+        if isinstance(scale, PrecomputedScale):
+            reader = self._bucket_at(scale.place or "")
+            voxels = await reader.scale(cutout.dataset.upstream_token, scale, cutout.box)
+            return voxels if voxels.ndim == 3 else np.ascontiguousarray(voxels[..., number])
+        return await read_clipped(cutout.box, scale.readable, cutout.channel.dtype, partial(self._read, scale, cutout))
 
-    async def _read(self, token: str, scale: BossResolution, cutout: Cutout, box: Box) -> Voxels:
-        api, collection, experiment = self._place(token)
+    async def _read(self, scale: BossResolution, cutout: Cutout, box: Box) -> Voxels:
+        """Return the voxels of a box that the server accepts."""
+        api, collection, experiment = self._experiment(cutout.dataset.upstream_token)
         dtype = cutout.channel.dtype
         shape = (1, *box.shape) if scale.timed else box.shape
         nbytes = int(np.prod(shape, dtype=np.int64)) * cutout.channel.itemsize
-        form = "application/npygz" if scale.annotation else "application/blosc"
+        accept = "application/npygz" if scale.annotation else "application/blosc"
         limit = npz.longest(nbytes) if scale.annotation else blosc_container.longest(nbytes)
         time = f"{cutout.time}:{cutout.time + 1}/" if scale.timed else ""
         path = (
             f"{api}/cutout/{collection}/{experiment}/{scale.channel}/{scale.number}/"
             f"{box.x0}:{box.x1}/{box.y0}:{box.y1}/{box.z0}:{box.z1}/{time}"
         )
-        answer = await self._get(path, limit, form, OutOfRange)
+        self._quota.require()
+        check = partial(self._quota.check, OutOfRange)
+        response = await self._location.client.get(path, limit, check, {"Accept": accept})
 
-        def decoded() -> Voxels:
-            body = content_encoding.restored(answer.body, answer.encoding, limit)
+        def decode() -> Voxels:
+            body = content_encoding.restored(response.body, response.encoding, limit)
             if scale.annotation:
                 return npz.decode(body, dtype, shape)
             raw = blosc_container.opened(body, nbytes, nbytes)
             return np.frombuffer(raw, np.dtype(dtype).newbyteorder("<")).reshape(box.shape)
 
-        voxels: Voxels = await self._in_thread(decoded)
+        voxels: Voxels = await self._in_thread(decode)
         return voxels
 
 
-def _address(channel: Mapping[str, Any]) -> str | None:
-    """Where the voxels of a channel are, when they are a precomputed volume."""
+# -- documents
+
+
+class _Frame(NamedTuple):
+    """A coordinate frame."""
+
+    unit: int
+    """Nanometres of the unit of the voxel sizes."""
+    edges: Voxel
+    """Edges of a voxel of level 0 along x, y, z, in nanometres."""
+    start: Triple
+    stop: Triple
+    """The first voxel of level 0, and the first one behind the end."""
+
+
+class _ChannelDocuments(NamedTuple):
+    """What the server reports of a channel that is read by cutouts."""
+
+    name: str
+    channel: Mapping[str, Any]
+    experiment: Mapping[str, Any]
+    downsample: object
+    """The text of the downsample document, or None for a channel that has level 0 only."""
+
+
+def _read(name: str, text: object) -> Mapping[str, Any]:
+    """Return the document in a text."""
+    return mapping(name, checks.parsed(word(name, text, most=DOCUMENT_LIMIT)))
+
+
+def _bucket_address(channel: Mapping[str, Any]) -> str | None:
+    """Return the address of a channel that is a precomputed volume in a bucket, or None for other channels."""
     if channel.get("storage_type") != "cloudvol":
         return None
     bucket = word("bucket", channel.get("bucket") or BUCKET)
@@ -262,68 +310,71 @@ def _address(channel: Mapping[str, Any]) -> str | None:
     return f"s3://{bucket}/{path}"
 
 
-def _volume(
-    name: str,
-    experiment: Mapping[str, Any],
-    frame: Mapping[str, Any],
-    channel: Mapping[str, Any],
-    downsample: object,
-    where: str,
-) -> Volume[BossResolution]:
-    """A channel that is read by cutouts."""
-    kind = word("type", channel.get("type"), "image", "annotation")
-    unit = _UNITS[word("voxel_unit", frame.get("voxel_unit"), *_UNITS)]
-    edges = [ratio(f"{axis}_voxel_size", frame.get(f"{axis}_voxel_size")) * unit for axis in "xyz"]
-    start = [whole(f"{axis}_start", frame.get(f"{axis}_start"), 0, checks.LARGEST) for axis in "xyz"]
-    stop = [whole(f"{axis}_stop", frame.get(f"{axis}_stop"), 1, checks.LARGEST) for axis in "xyz"]
-    if any(a >= b for a, b in zip(start, stop, strict=True)):
-        raise unexpected("a coordinate frame that is not empty", (start, stop))
-    base = whole("base_resolution", channel.get("base_resolution", 0), 0, _DIGITS - 1)
-    many = whole("num_hierarchy_levels", experiment.get("num_hierarchy_levels"), 1, 100)
-    numbers = range(base, min(base + (many if downsample is not None else 1), _DIGITS))
-    deep = word("hierarchy_method", experiment.get("hierarchy_method"), "isotropic", "anisotropic") == "isotropic"
+def _read_frame(document: Mapping[str, Any]) -> _Frame:
+    """Return the coordinate frame of a document."""
+    unit = _UNITS[word("voxel_unit", document.get("voxel_unit"), *_UNITS)]
+    a, b, c = (ratio(f"{axis}_voxel_size", document.get(f"{axis}_voxel_size")) * unit for axis in "xyz")
+    x0, y0, z0 = (whole(f"{axis}_start", document.get(f"{axis}_start"), 0, checks.LARGEST) for axis in "xyz")
+    x1, y1, z1 = (whole(f"{axis}_stop", document.get(f"{axis}_stop"), 1, checks.LARGEST) for axis in "xyz")
+    if x0 >= x1 or y0 >= y1 or z0 >= z1:
+        raise unexpected("a coordinate frame that is not empty", ([x0, y0, z0], [x1, y1, z1]))
+    return _Frame(unit, (a, b, c), (x0, y0, z0), (x1, y1, z1))
+
+
+def _volume(documents: _ChannelDocuments, frame: _Frame, address: str) -> Volume[BossResolution]:
+    """Return the volume of a channel that is read by cutouts."""
+    channel, experiment = documents.channel, documents.experiment
+    labels = word("type", channel.get("type"), "image", "annotation") == "annotation"
     times = whole("num_time_samples", experiment.get("num_time_samples", 1), 1, 2**20)
-    readable = Grid((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]), _CUBOID)
-    text = "{}" if downsample is None else word("downsample", downsample, most=_LONGEST)
-    tells = mapping("downsample", checks.parsed(text))
-    extents, sizes = (mapping(name, tells.get(name, {})) for name in ("extent", "voxel_size"))
-    scales: list[tuple[Voxel, BossResolution]] = []
-    for n in numbers:
-        # The rule of the hierarchy, where the server does not tell what has come of it.
-        steps: list[Fraction] = [Fraction(2**n), Fraction(2**n), Fraction(2**n if deep else 1)]
+    readable = Grid(frame.start, frame.stop, _CUBOID)
+    scales = [
+        (voxel, BossResolution(documents.name, number, grid, readable, labels, times > 1))
+        for number, voxel, grid in _levels(documents, frame)
+    ]
+    reported = {name: channel.get(name) for name in ("type", "datatype", "base_resolution", "storage_type")}
+    dtype = word("datatype", channel.get("datatype"))
+    version = pyramids.version([address, reported])
+    return Volume(labels, dtype, [Part("", 0)], scales, version, times, writable=labels)
+
+
+def _levels(documents: _ChannelDocuments, frame: _Frame) -> Iterator[tuple[int, Voxel, Grid]]:
+    """Yield number, voxel and grid of each level of a channel."""
+    experiment, downsample = documents.experiment, documents.downsample
+    base = whole("base_resolution", documents.channel.get("base_resolution", 0), 0, _RESOLUTIONS - 1)
+    count = whole("num_hierarchy_levels", experiment.get("num_hierarchy_levels"), 1, 100)
+    method = word("hierarchy_method", experiment.get("hierarchy_method"), "isotropic", "anisotropic")
+    report = {} if downsample is None else _read("downsample", downsample)
+    extents, sizes = (mapping(name, report.get(name, {})) for name in ("extent", "voxel_size"))
+    for n in range(base, min(base + (1 if downsample is None else count), _RESOLUTIONS)):
+        # The rule of the hierarchy, for a level whose voxel size the server does not report.
+        steps: list[Fraction] = [Fraction(2**n), Fraction(2**n), Fraction(2**n if method == "isotropic" else 1)]
         if str(n) in sizes:
-            there = ratios("voxel_size", sizes[str(n)])
-            steps = [size * unit / edge for size, edge in zip(there, edges, strict=True)]
-        x0, y0, z0 = (int(a / step) for a, step in zip(start, steps, strict=True))
-        ends = [-int(-b // step) for b, step in zip(stop, steps, strict=True)]
+            reported = ratios("voxel_size", sizes[str(n)])
+            steps = [size * frame.unit / edge for size, edge in zip(reported, frame.edges, strict=True)]
+        x0, y0, z0 = (int(a / step) for a, step in zip(frame.start, steps, strict=True))
+        ends = [-int(-b // step) for b, step in zip(frame.stop, steps, strict=True)]
         x1, y1, z1 = triple("extent", extents.get(str(n), ends), 1)
-        a, b, c = (edge * step for edge, step in zip(edges, steps, strict=True))
         if x0 >= x1 or y0 >= y1 or z0 >= z1:
             raise unexpected("an extent that is not empty", (n, x1, y1, z1))
-        grid = Grid((x0, y0, z0), (x1, y1, z1), _CUBOID)
-        scales.append(((a, b, c), BossResolution(name, n, grid, readable, kind == "annotation", times > 1)))
-    told = [where, {name: channel.get(name) for name in ("type", "datatype", "base_resolution", "storage_type")}]
-    dtype = word("datatype", channel.get("datatype"))
-    labels = kind == "annotation"
-    return Volume(labels, dtype, [Part("", 0)], scales, pyramids.version(told), times, writable=labels)
+        a, b, c = (edge * step for edge, step in zip(frame.edges, steps, strict=True))
+        yield n, (a, b, c), Grid((x0, y0, z0), (x1, y1, z1), _CUBOID)
 
 
-_NOT_FOUND = (404,)
-"""The statuses by which a bucket says that a chunk is missing."""
+_BUCKET_MISSING = MissingChunks(frozenset({404}))
 
 
 def _build(settings: UpstreamSettings, context: UpstreamContext) -> Boss:
-    anonymous = replace(settings, authorization=None)  # the authorization is not for buckets
-    known = replace(settings, authorization=settings.authorization or PUBLIC)
+    anonymous = replace(settings, authorization=None)  # that is for the Boss, not for buckets
+    authorized = replace(settings, authorization=settings.authorization or PUBLIC)
 
     def bucket(address: str) -> Precomputed:
         location = Location(public_url(address), partial(context.host_client, anonymous))
         locations: dict[str | None, Location] = {address: location}
         sharded = ShardedScales(context.tensorstore(anonymous), locations)
-        return Precomputed(locations, context.run_in_thread, context.reactor, _NOT_FOUND, sharded)
+        return Precomputed(locations, sharded, _BUCKET_MISSING, context.run_in_thread, context.reactor)
 
     url = settings.url[0][1].replace("bossdb://", "https://api.bossdb.io/")
-    location = Location(url, partial(context.host_client, known))
+    location = Location(url, partial(context.host_client, authorized))
     return Boss(location, settings.options["channels"], bucket, context.run_in_thread, context.reactor)
 
 

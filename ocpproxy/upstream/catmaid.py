@@ -1,7 +1,7 @@
-"""Somebody else's tile server, after CATMAID's tile sources.
+"""Another tile server, of one of CATMAID's tile source types.
 
 ====  ===================================================================  ===========================
-type  path behind the address                                              name
+type  path below the address                                               name
 ====  ===================================================================  ===========================
 1, 9  ``{z}/{row}_{col}_{zoom}.{ext}``                                     file-based, FlixServer
 2     ``?x=&y=&width=&height=&row=&col=&scale=&z=``                        query
@@ -11,17 +11,17 @@ type  path behind the address                                              name
 8     ``xy/{zoom}/{col}_{row}_{z}``                                        DVID imagetile
 ====  ===================================================================  ===========================
 
-A tile server tells nothing of what it has, so the operator does. Zoom levels halve x and y.
+A tile server does not describe its stack, so the operator does. Zoom levels halve x and y.
 
-A tile of 512 x 512 that is a JPEG or a PNG is handed on as it is (`Catmaid.picture`), with what its server said to
-tell its version by, so that it can be asked for again and not be sent again. Tiles of another size, and all other
-planes, are made of its pixels.
+A JPEG or PNG tile of 512 x 512 pixels is passed on unchanged (`Catmaid.picture`). The ``ETag`` and ``Last-Modified`` of
+its response are stored with it, so that the server need not send an unchanged tile again. Tiles of another size, and
+tiles of other planes, are drawn from its pixels.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -35,17 +35,18 @@ from ocpproxy.imagery import pictures, png
 from ocpproxy.model.dataset import TILE, Box, Channel, Cutout, Dataset, Level, Triple
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import Picture, UpstreamBroken, UpstreamFailure
-from ocpproxy.upstream.chunks import Chunks, Grid
+from ocpproxy.upstream.chunks import Chunks, MissingChunks
 from ocpproxy.upstream.codecs import content_encoding, images
 from ocpproxy.upstream.documents import pyramids
-from ocpproxy.upstream.http import HttpResponse, status_failure
-from ocpproxy.upstream.kind import MISSING, MISSING_STATUS, Kind, UpstreamContext
+from ocpproxy.upstream.grid import Grid
+from ocpproxy.upstream.http import HttpResponse
+from ocpproxy.upstream.kind import MISSING, MISSING_STATUS, Kind, UpstreamContext, missing_chunks
 from ocpproxy.upstream.locations import Location
 
 _SLACK = 2**16
-"""Bytes that a file may have beside its pixels."""
+"""Bytes that a file may have in addition to its pixels."""
 _CONDITIONS = {"If-None-Match": "etag", "If-Modified-Since": "last-modified"}
-"""Headers of a request, and those of an answer that they repeat."""
+"""Request headers, and the response header whose value each repeats."""
 _PATHS = {
     1: "{z}/{row}_{col}_{level}.{ext}",
     2: "?x={x}&y={y}&width={width}&height={height}&row={row}&col={col}&scale={scale}&z={z}",
@@ -59,11 +60,11 @@ _PATHS = {
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """What the operator says of a tile server."""
+    """The tiles of a stack, as the operator describes them."""
 
     type: int
     size: tuple[int, int]
-    """Columns and rows of a tile."""
+    """Width and height of a tile in pixels."""
     extension: str
     dimension: Triple
     """Voxels along x, y, z."""
@@ -72,123 +73,121 @@ class Tiling:
     levels: int
 
     def level(self, number: int) -> Level:
-        """A zoom level."""
+        """Return the level of a zoom level."""
         step = 2**number
         (x, y, z), (a, b, c) = self.dimension, self.resolution
         return Level((-(-x // step), -(-y // step), z), (0, 0, 0), (*self.size, 1), (a * step, b * step, c))
 
     def path(self, level: int, z: int, row: int, col: int) -> str:
-        """A tile's, behind the address."""
+        """Return the path of a tile, relative to the address of the stack."""
         width, height = self.size
         scale = f"{1 / 2**level:.17g}"
         corner = {"x": col * width, "y": row * height, "width": width, "height": height}
-        named = {"level": level, "z": z, "row": row, "col": col, "scale": scale, "ext": self.extension}
-        return _PATHS[self.type].format(**corner, **named)
+        names = {"level": level, "z": z, "row": row, "col": col, "scale": scale, "ext": self.extension}
+        return _PATHS[self.type].format(**corner, **names)
 
 
 class Catmaid:
-    """One stack of a tile server.
-
-    :param missing: statuses that say that there is no such tile.
-    :param black: what is not there is black; otherwise it is a fault of the upstream.
-    """
+    """One stack of a tile server."""
 
     def __init__(
         self,
-        site: Location,
+        location: Location,
         tiling: Tiling,
+        missing: MissingChunks,
         run_in_thread: RunInThread,
         clock: IReactorTime,
-        missing: Collection[int],
-        *,
-        black: bool = True,
     ) -> None:
-        self._site = site
+        self._location = location
         self._tiling = tiling
+        self._levels = {n: tiling.level(n) for n in range(tiling.levels)}
+        self._missing = missing
         self._in_thread = run_in_thread
-        self._missing = frozenset(missing)
-        self._black = black
         self._chunks: Chunks[tuple[str, int]] = Chunks(self._chunk, clock)
-        self.origin = f"catmaid {site.address}"
+        self.origin = f"catmaid {location.address}"
 
     async def describe(self, token: str) -> str:
-        """As `Upstream.describe`: what the operator has said; the server is not asked."""
+        """Return a constant: the description is in the configuration, and the server has none."""
         return json.dumps({"told by": "the configuration"})
 
     def dataset(self, token: str, description: str) -> Dataset:
-        """As `Upstream.dataset`."""
-        levels = {n: self._tiling.level(n) for n in range(self._tiling.levels)}
-        said = [self._site.for_token(token), self._tiling.type, self._tiling.size, self._tiling.extension]
-        policy = [sorted(self._missing), self._black]
-        channel = Channel("image", "image", "uint8", version=pyramids.version([*said, *policy]))
-        return Dataset(token, levels, (channel,), "image")
+        """Return a dataset; see `Upstream.dataset`."""
+        tiling = [self._location.for_token(token), self._tiling.type, self._tiling.size, self._tiling.extension]
+        missing = [sorted(self._missing.statuses), self._missing.black]
+        channel = Channel("image", "image", "uint8", version=pyramids.version([*tiling, *missing]))
+        return Dataset(token, self._levels, (channel,), "image")
 
     async def cutout(self, cutout: Cutout) -> Voxels:
-        """As `Upstream.cutout`."""
-        level = self._tiling.level(cutout.level)
+        """Return voxels; see `Upstream.cutout`."""
+        level = self._levels[cutout.level]
         grid = Grid(level.offset, level.end, level.cube)
         return await self._chunks.box((cutout.dataset.upstream_token, cutout.level), cutout.box, grid, "uint8")
 
     async def picture(self, cutout: Cutout, known: Picture | None) -> Picture | None:
-        """As `Upstream.picture`: where tiles there are as large as ours."""
+        """Return the server's own tile where its tiles are as large as ours; see `Upstream.picture`."""
         box = cutout.box
         if self._tiling.size != (TILE, TILE) or box.x0 % TILE or box.y0 % TILE:
             return None
-        asked = {name: known.validators[name] for name in _CONDITIONS if known and known.validators.get(name)}
-        answer = await self._get(cutout.dataset.upstream_token, cutout.level, box, asked)
-        if answer.status == 304 and known is not None:
+        conditions = {name: known.validators[name] for name in _CONDITIONS if known and known.validators.get(name)}
+        response = await self._get(cutout.dataset.upstream_token, cutout.level, box, conditions)
+        if response.status == 304 and known is not None:
             return known
-        if answer.status != 200:
+        if response.status != 200:
             return Picture(png.blank(clear=False), {})
-        said = {name: answer.headers[header] for name, header in _CONDITIONS.items() if header in answer.headers}
+        headers = response.headers
+        validators = {name: headers[header] for name, header in _CONDITIONS.items() if header in headers}
 
-        def made() -> Picture:
-            body = content_encoding.restored(answer.body, answer.encoding, self._longest())
+        def decode() -> Picture:
+            body = content_encoding.restored(response.body, response.encoding, self._longest())
             if not pictures.is_tile(body):
                 body = png.grey(_pixels(body, self._tiling.size, box)[0])
-            return Picture(body, said)
+            return Picture(body, validators)
 
-        found: Picture = await self._in_thread(made)
-        return found
+        picture: Picture = await self._in_thread(decode)
+        return picture
 
-    async def _chunk(self, place: tuple[str, int], box: Box) -> Voxels | None:
-        token, level = place
-        answer = await self._get(token, level, box, {})
-        if answer.status != 200:
+    async def _chunk(self, volume: tuple[str, int], box: Box) -> Voxels | None:
+        token, level = volume
+        response = await self._get(token, level, box, {})
+        if response.status != 200:
             return None
 
-        def decoded() -> Voxels:
-            body = content_encoding.restored(answer.body, answer.encoding, self._longest())
+        def decode() -> Voxels:
+            body = content_encoding.restored(response.body, response.encoding, self._longest())
             return _pixels(body, self._tiling.size, box)
 
-        voxels: Voxels = await self._in_thread(decoded)
+        voxels: Voxels = await self._in_thread(decode)
         return voxels
 
     def _longest(self) -> int:
+        """Return the largest size of a tile's file in bytes."""
         width, height = self._tiling.size
         return 4 * width * height + _SLACK
 
-    async def _get(self, token: str, level: int, box: Box, asked: dict[str, str]) -> HttpResponse:
+    async def _get(self, token: str, level: int, box: Box, conditions: dict[str, str]) -> HttpResponse:
+        """Return the response to a request for a tile.
+
+        :param conditions: request headers under which the server may respond with 304.
+        """
         width, height = self._tiling.size
-        behind = self._tiling.path(level, box.z0, box.y0 // height, box.x0 // width)
-        path = self._site.path(token, "" if self._tiling.type == 2 else behind)
+        tile = self._tiling.path(level, box.z0, box.y0 // height, box.x0 // width)
+        path = self._location.path(token, "" if self._tiling.type == 2 else tile)
         if self._tiling.type == 2:
-            path += ("/" if self._site.ends_with_slash and path else "") + behind
+            path += ("/" if self._location.ends_with_slash and path else "") + tile
 
-        def judged(answer: HttpResponse) -> UpstreamFailure | None:
-            if answer.status in self._missing:
-                return None if self._black else UpstreamBroken(f"a tile is missing: {answer.summary}")
-            if answer.status == 304 and asked:
-                return None
-            return status_failure(answer, UpstreamBroken)
+        def check(response: HttpResponse) -> UpstreamFailure | None:
+            return None if response.status == 304 and conditions else self._missing.check(response)
 
-        return await self._site.client.get(path, self._longest(), judged, asked)
+        return await self._location.client.get(path, self._longest(), check, conditions)
 
 
 def _pixels(body: bytes, size: tuple[int, int], box: Box) -> Voxels:
-    """The pixels of a tile that lie within the volume, axes (z, y, x).
+    """Return the pixels of a tile that lie in the box, axes (z, y, x).
 
-    Tiles at its edges may end there, or one pixel before where their server rounds sizes down; the rest is 0.
+    A tile at the edge of the volume may end there, or one pixel before where the server rounds sizes down; missing
+    pixels are 0.
+
+    :raises UpstreamBroken: when the tile has another size.
     """
     _, rows, columns = box.shape
     width, height = images.size(body)
@@ -211,8 +210,8 @@ def _build(settings: UpstreamSettings, context: UpstreamContext) -> Catmaid:
         options["resolution"],
         options["zoom_levels"],
     )
-    location, black = context.locations(settings)[None], options["missing"] == "black"
-    return Catmaid(location, tiling, context.run_in_thread, context.reactor, options["missing_status"], black=black)
+    location = context.locations(settings)[None]
+    return Catmaid(location, tiling, missing_chunks(settings), context.run_in_thread, context.reactor)
 
 
 KIND = Kind(
@@ -227,6 +226,6 @@ KIND = Kind(
         "resolution": Option(values.numbers((3,), "edges of a voxel along x, y, z", fractions=True), "1, 1, 1"),
         "zoom_levels": Option(values.integer(1, 16), "1"),
     },
-    required={"dimension": "voxels along x, y, z: a tile server does not tell"},
+    required={"dimension": "voxels along x, y, z, which a tile server does not report"},
     build=_build,
 )

@@ -1,4 +1,4 @@
-"""HTTP to upstreams: bounded, and considerate of the servers.
+"""HTTP to upstreams: bounded in every respect, and considerate of the servers.
 
 The client is treq over one `Agent` and one pool of connections. This module adds what neither has:
 
@@ -8,8 +8,8 @@ The client is treq over one `Agent` and one pool of connections. This module add
 * a bound on the body while it is read (treq's ``content()`` has none);
 * no redirect to another host.
 
-A body stays as it was sent: whoever reads it undoes its encoding in a thread (`codecs.content_encoding`), with a bound
-on what comes out. treq would inflate gzip on the event loop, so `make_treq` hides ``Content-Encoding`` from it. Cookies
+A body stays as it was sent: its reader undoes its encoding in a thread (`codecs.content_encoding`), with a bound on
+what comes out. treq would inflate gzip on the event loop, so `make_treq` hides ``Content-Encoding`` from it. Cookies
 are neither kept nor sent.
 """
 
@@ -51,7 +51,7 @@ from ocpproxy.upstream.base import (
 )
 
 _ERROR_BODY = 4096
-"""Bytes of an answer other than 200 that are read."""
+"""Bytes that are read of a response whose status is not 200."""
 _REDIRECTS = 3
 _PAUSE = 0.1
 """Seconds before the first retry; doubled for each, and spread by as much again."""
@@ -71,18 +71,18 @@ _HEADERS = {
     _STORED_ENCODING: "content-encoding",
     **{name: name for name in ("content-type", "etag", "last-modified", "retry-after")},
 }
-"""Headers of an answer that somebody reads, and their names in `HttpResponse.headers`."""
+"""The response headers that upstreams use, and their names in `HttpResponse.headers`."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """A complete answer."""
+    """A complete response."""
 
     status: int
     body: bytes
     """The bytes as they were sent, encoded as `encoding` says."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Names in lower case; only those that somebody reads."""
+    """Names in lower case; only the headers that upstreams use."""
 
     @property
     def encoding(self) -> str:
@@ -102,7 +102,7 @@ class HttpResponse:
 
 
 ResponseCheck = Callable[[HttpResponse], UpstreamFailure | None]
-"""Returns what is wrong with an answer; None when it is what was asked for."""
+"""Returns what is wrong with a response, or None for the response that was expected."""
 
 
 def status_failure(response: HttpResponse, not_found: type[UpstreamFailure] = UnknownToken) -> UpstreamFailure | None:
@@ -155,10 +155,10 @@ class ShrinkingSemaphore(DeferredSemaphore):
     """A semaphore whose limit can be lowered."""
 
     _excess = 0
-    """Permits that are out and are retired when they come back."""
+    """Acquired permits that are retired when they are released."""
 
     def lower(self, limit: int) -> None:
-        """Lower the limit. Excess permits that are out are retired on release."""
+        """Lower the limit. Permits in excess of it that are in use are retired on release."""
         fewer = self.limit - limit
         free = min(fewer, self.tokens)
         self.tokens -= free
@@ -183,7 +183,7 @@ class HttpClient:
         self._caps: dict[tuple[str, str], ShrinkingSemaphore] = {}
 
     def cap(self, url: str, connections: int) -> ShrinkingSemaphore:
-        """Return the cap of the URL's host. All who name one host share it; the smallest number asked for counts."""
+        """Return the cap of the URL's host. All clients of a host share it; the smallest `connections` counts."""
         parts = urlsplit(url)
         host = (parts.scheme, parts.netloc.lower())
         cap = self._caps.setdefault(host, ShrinkingSemaphore(connections))
@@ -216,12 +216,12 @@ class HostClient:
     async def get(
         self, path: str, limit: int, check: ResponseCheck, headers: Mapping[str, str] | None = None
     ) -> HttpResponse:
-        """Return the answer to GET ``url/path``, or to GET ``url`` where the path is empty.
+        """Return the response to GET ``url/path``, or to GET ``url`` where the path is empty.
 
         The first byte of a body with status 200 is reported to the current `progress`.
 
         :param limit: bytes that the body may have, as it is sent.
-        :param check: decides whether an answer is what was asked for.
+        :param check: decides whether a response is the one that was expected.
         :raises UpstreamFailure: what `check` returns; `UpstreamSlow` after the deadline; `UpstreamDown` when there is
             no connection; `UpstreamBroken` for a body over the limit or a redirect to another host.
         """
@@ -230,7 +230,7 @@ class HostClient:
         try:
             return await call.start().addTimeout(self.timeout, self.client.clock)
         except DeferredTimeout:
-            raise UpstreamSlow(f"no complete answer within {self.timeout:g} s") from None
+            raise UpstreamSlow(f"no complete response within {self.timeout:g} s") from None
 
 
 class _Call:
@@ -253,7 +253,7 @@ class _Call:
         self._cancelled = False
 
     def start(self) -> Deferred[HttpResponse]:
-        """Return the answer. Cancelling the Deferred ends it at once, however long the request takes to end."""
+        """Return the response. Cancelling the Deferred ends it at once, however long the request takes to end."""
         work = Deferred.fromCoroutine(self._with_retries())
 
         def cancel(_: object) -> None:
@@ -298,11 +298,10 @@ class _Call:
             if isinstance(error, (CancelledError, UpstreamFailure)):
                 raise
             if isinstance(error, _NO_ANSWER):
-                raise UpstreamDown(f"no answer: {_reasons(error)}") from error
-            raise UpstreamBroken(f"no HTTP: {error}") from error  # whatever becomes of a malformed answer
+                raise UpstreamDown(f"no response: {_reasons(error)}") from error
+            raise UpstreamBroken(f"no HTTP: {error}") from error  # a malformed response raises anything
         finally:
-            # In the next turn: only then the connection is back in the pool, or closed. Whoever gets the permit before
-            # would open another one beside it.
+            # One reactor iteration later: only then is the connection back in the pool, so that it is used again.
             self._host.client.clock.callLater(0, self._host.cap.release)
 
     async def _follow_redirects(self) -> HttpResponse:
@@ -322,12 +321,12 @@ class _Call:
         raise UpstreamBroken(f"it redirects more than {_REDIRECTS} times")
 
     async def _read(self, response: IResponse) -> bytes:
-        """Return the body; of an answer other than 200 its beginning."""
+        """Return the body, or the beginning of the body when the status is not 200."""
         if response.code != 200:
             body = _Body(_ERROR_BODY, Progress(), cut=True)
         elif isinstance(response.length, int) and response.length > self._limit:
             response.deliverBody(_HangUp())
-            raise UpstreamBroken(f"the answer has {response.length} bytes, expected at most {self._limit}")
+            raise UpstreamBroken(f"the response has {response.length} bytes, expected at most {self._limit}")
         else:
             body = _Body(self._limit, self._progress, cut=False)
         response.deliverBody(body)
@@ -364,14 +363,14 @@ class _Body(Protocol):
             if self._cut:
                 self.finished.callback(b"".join(self._parts)[: self._left])
             else:
-                self.finished.errback(UpstreamBroken("the answer is longer than what was asked for"))
+                self.finished.errback(UpstreamBroken("the response is longer than expected"))
             self._hang_up()
 
     def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
         """Finish the body, or fail when it is incomplete."""
         if self.finished.called:
             return
-        if reason.check(ResponseDone, PotentialDataLoss):  # the latter: no length was given; decoding will tell
+        if reason.check(ResponseDone, PotentialDataLoss):  # the latter: no length was given, so decoding must find out
             self.finished.callback(b"".join(self._parts))
         else:
             self.finished.errback(UpstreamDown(f"the connection was lost in the middle: {reason.getErrorMessage()}"))

@@ -1,4 +1,4 @@
-"""What a kind of upstream is made of: its options, and how one is built.
+"""What a kind of upstream consists of: its options and its constructor.
 
 Each kind is one `Kind` value, at the end of its own module, and one line in `ocpproxy.upstream.registry`.
 """
@@ -14,14 +14,21 @@ from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.config import UpstreamSettings, values
 from ocpproxy.config.options import Option, UpstreamKind
 from ocpproxy.upstream.base import Upstream
+from ocpproxy.upstream.chunks import MissingChunks
 from ocpproxy.upstream.http import HostClient, HttpClient
 from ocpproxy.upstream.locations import Location, channel_addresses, public_url
 from ocpproxy.upstream.tensorstore.reader import TensorStoreReader, TensorStoreReaders
 
+# Options that several kinds have.
 CHANNELS = Option(values.channels, "")
 MISSING = Option(values.choice("black", "error"), "black")
 MISSING_STATUS = Option(values.statuses, "404")
 CREDENTIALS = Option(values.switch, "off")
+
+
+def missing_chunks(settings: UpstreamSettings) -> MissingChunks:
+    """Return the policy for missing chunks of a kind that has the options `MISSING` and `MISSING_STATUS`."""
+    return MissingChunks(frozenset(settings.options["missing_status"]), settings.options["missing"] == "black")
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,6 @@ class Kind(UpstreamKind):
     """One kind of upstream."""
 
     build: Callable[[UpstreamSettings, UpstreamContext], Upstream]
-    """Builds an upstream from its settings. Everything that it needs, the configuration has demanded."""
+    """Returns an upstream of these settings. The configuration is valid: all that `required` names is there."""
     fixed_tokens: tuple[str, ...] = ()
-    """The tokens of a kind that has always the same ones."""
+    """The tokens of a kind whose tokens are always the same."""

@@ -1,12 +1,12 @@
-"""Where volumes are: one address for each channel of a token.
+"""Locations of volumes: one address for each channel of a token.
 
-What holds one volume at each address (precomputed, N5, Zarr, a tile server) is told its addresses by the operator, with
-``{token}`` and ``{channel}`` in them, or one for each channel by name.
+Some kinds of upstream have one volume at each address (precomputed, N5, Zarr, tile servers). The operator gives one
+address in which ``{token}`` and ``{channel}`` stand for names, or one address for each channel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -14,39 +14,39 @@ from ocpproxy.concurrency.gather import gather
 from ocpproxy.upstream.http import HostClient
 
 Addresses = Sequence[tuple[str | None, str]]
-"""(channel, address): None for the only one, whose name is that of what it holds."""
+"""(channel, address) pairs. The channel is None for the only address; its name is then that of the volume's kind."""
 
 
 def channel_addresses(addresses: Addresses, channels: Sequence[tuple[str, str]]) -> dict[str | None, str]:
-    """The address of each channel; ``{token}`` is still in it.
+    """Return the address of each channel, in which ``{token}`` is not yet replaced.
 
-    :param channels: (name here, name there) of each channel that ``{channel}`` stands for.
+    :param channels: (our name, the upstream's name) of each channel that ``{channel}`` stands for.
     """
     if len(addresses) == 1 and addresses[0][0] is None:
         address = addresses[0][1]
         if not channels:
             return {None: address}
-        return {name: address.replace("{channel}", there) for name, there in channels}
+        return {name: address.replace("{channel}", upstream_name) for name, upstream_name in channels}
     return {name: address.replace("{channel}", name or "") for name, address in addresses}
 
 
 def public_url(address: str) -> str:
-    """The https address of what a public bucket's s3:// or gs:// names; others stay as they are."""
+    """Return the https address of an s3:// or gs:// address of a public bucket; other addresses are unchanged."""
     scheme, _, rest = address.partition("://")
     bucket, _, path = rest.partition("/")
     if scheme == "gs":
         return f"https://storage.googleapis.com/{rest}"
     if scheme == "s3":
-        # The certificate of s3.amazonaws.com is good for one label before it.
+        # The certificate of s3.amazonaws.com covers one label before it, so a bucket with dots goes into the path.
         host = f"s3.amazonaws.com/{bucket}" if "." in bucket else f"{bucket}.s3.amazonaws.com"
         return f"https://{host}/{path}"
     return address
 
 
 class Location:
-    """One address over HTTP.
+    """One address, and the HTTP client of its host.
 
-    :param client: returns a client of a host.
+    :param client: returns the client for ``scheme://host``.
     """
 
     def __init__(self, address: str, client: Callable[[str], HostClient]) -> None:
@@ -57,27 +57,35 @@ class Location:
         self.client = client(f"{parts.scheme}://{parts.netloc}")
 
     def for_token(self, token: str) -> str:
-        """The address for a token."""
+        """Return the address for a token."""
         return self.address.replace("{token}", token)
 
     def path(self, token: str, name: str) -> str:
-        """The path of a file below it; ``name`` may climb with ``..``, but not to another host."""
-        found: list[str] = []
+        """Return the URL path of a file below the address, percent-encoded.
+
+        ``..`` in `name` leaves a directory; it cannot leave the host.
+        """
+        kept: list[str] = []
         for part in f"{self._path.replace('{token}', token)}/{name}".split("/"):
             if part == "..":
-                del found[-1:]
+                del kept[-1:]
             elif part not in ("", "."):
-                found.append(part)
-        return quote("/".join(found), safe="/~!$&'()*+,;=:@%" if "%" in self._path else "/~!$&'()*+,;=:@")
+                kept.append(part)
+        return quote("/".join(kept), safe="/~!$&'()*+,;=:@%" if "%" in self._path else "/~!$&'()*+,;=:@")
 
 
 async def for_each_channel(
-    names: Iterable[str | None], ask: Callable[[str | None], Coroutine[Any, Any, str]]
+    names: Iterable[str | None], describe: Callable[[str | None], Coroutine[Any, Any, str]]
 ) -> dict[str, str]:
-    """What is said of each channel, side by side; the one without a name is called ``""``.
+    """Describe each channel, concurrently, and return the texts by channel; the key of the channel None is ``""``.
 
-    :raises UpstreamFailure: the first there is.
+    :raises UpstreamFailure: the first failure of a channel; the others are cancelled.
     """
     names = list(names)
-    found = await gather([ask(name) for name in names])
-    return {name or "": text for name, text in zip(names, found, strict=True)}
+    texts = await gather([describe(name) for name in names])
+    return {name or "": text for name, text in zip(names, texts, strict=True)}
+
+
+def list_addresses(locations: Mapping[str | None, Location]) -> str:
+    """Return all channels and addresses in one line, for `Upstream.origin`."""
+    return " ".join(f"{channel or ''}:{location.address}" for channel, location in locations.items())

@@ -6,14 +6,14 @@ cutout 1 ``{url}/ca/{token}/npz/[{channel}/]{level}/{x0},{x1}/{y0},{y1}/{z0},{z1
 cutout 2 ``{url}/ca/{token}/{channel}/{npz|blosc}/{level}/{x0},{x1}/{y0},{y1}/{z0},{z1}/[{t0},{t1}/]``
 ======== =====================================================================================
 
-blosc came in September 2015: generation 1 is asked for npz, whatever is configured.
+Servers know blosc since September 2015: requests to generation 1 are for npz, whatever is configured.
 
-Ranges are half-open, in voxels of the level, and the last slash is needed. A box that only partly overlaps the image is
-refused by the server, so boxes come clipped. Arrays are (z, y, x) in generation 1 and (channel, z, y, x) later, with a
-time axis before z when a time was asked for.
+Ranges are half-open, in voxels of the level, and the last slash is needed. The server refuses a box that overlaps the
+image only in part, so callers clip boxes. Arrays are (z, y, x) in generation 1 and (channel, z, y, x) later, with a
+time axis before z when a time was requested.
 
-The server's errors are text in a 404: a token that does not exist, a range outside the image, and a MySQL error tuple
-when its database is down. Only the first means that there is nothing.
+The server reports errors as text in a 404: an unknown token, a range outside the image, or a MySQL error tuple when its
+database is down. Only the first means that there is no such token.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from ocpproxy.model.dataset import Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import OutOfRange, UnknownToken, UpstreamDown, UpstreamFailure, VoxelsOnly
 from ocpproxy.upstream.codecs import blosc_array, content_encoding, npz
-from ocpproxy.upstream.documents import checks, ocp_info
+from ocpproxy.upstream.documents import ocp_info
+from ocpproxy.upstream.fetch import fetch_document
 from ocpproxy.upstream.http import HostClient, HttpResponse, status_failure
 from ocpproxy.upstream.kind import Kind, UpstreamContext
 
-_LONGEST_INFO = 2 * 2**20
 _OUTAGE = re.compile(r"['\"]*\(\d{4}, ")
 _ABSENT = re.compile(r"does not exist|not found|did not find", re.IGNORECASE)
 _OUTSIDE = re.compile(r"illegal range|check cube|scaling level|illegal arguments", re.IGNORECASE)
 
 
-def _failure(answer: HttpResponse, otherwise: type[UpstreamFailure]) -> UpstreamFailure | None:
-    """What an answer means; `otherwise` is for a 404 that does not say why."""
-    if answer.status == 404:
-        text = answer.body.decode("utf-8", "replace").strip()
+def _failure(response: HttpResponse, default: type[UpstreamFailure]) -> UpstreamFailure | None:
+    """Return the failure that a response means, None for 200; `default` is for a 404 that gives no known reason."""
+    if response.status == 404:
+        text = response.body.decode("utf-8", "replace").strip()
         if _OUTAGE.match(text):
-            return UpstreamDown(answer.summary)
+            return UpstreamDown(response.summary)
         if _OUTSIDE.search(text):
-            return OutOfRange(answer.summary)
-        return (UnknownToken if _ABSENT.search(text) else otherwise)(answer.summary)
-    return status_failure(answer)
+            return OutOfRange(response.summary)
+        return (UnknownToken if _ABSENT.search(text) else default)(response.summary)
+    return status_failure(response)
 
 
 class OpenConnectome(VoxelsOnly):
     """One Open Connectome server.
 
-    :param run_in_thread: runs the decoding of a cutout.
-    :param format: how cutouts are asked for: ``npz`` or ``blosc``.
+    :param run_in_thread: decodes cutouts in a thread.
+    :param format: the format of cutouts, ``npz`` or ``blosc``.
     """
 
     def __init__(self, client: HostClient, run_in_thread: RunInThread, format: str = "npz") -> None:
@@ -63,46 +63,48 @@ class OpenConnectome(VoxelsOnly):
         self.origin = f"ocp {client.url}"
 
     async def describe(self, token: str) -> str:
-        """As `Upstream.describe`: the info document."""
-        answer = await self._client.get(
-            f"ca/{token}/info/", _LONGEST_INFO, lambda answer: _failure(answer, UnknownToken)
+        """Return the info document of a token; see `Upstream.describe`."""
+        return await fetch_document(
+            self._client, f"ca/{token}/info/", lambda response: _failure(response, UnknownToken)
         )
-        with checks.reading(f"the info of {token}"):
-            return checks.text(content_encoding.restored(answer.body, answer.encoding, _LONGEST_INFO))
 
     def dataset(self, token: str, description: str) -> Dataset:
-        """As `Upstream.dataset`."""
+        """Return a dataset; see `Upstream.dataset`."""
         return ocp_info.read(token, description)
 
     async def cutout(self, cutout: Cutout) -> Voxels:
-        """As `Upstream.cutout`."""
-        first = cutout.dataset.upstream_data == 1
-        word = "npz" if first else self._format
-        form = {"npz": npz, "blosc": blosc_array}[word]
-        path = self._first_path(cutout) if first else self._path(cutout, word)
-        limit = form.longest(cutout.nbytes)
-        answer = await self._client.get(path, limit, lambda answer: _failure(answer, OutOfRange))
+        """Return voxels; see `Upstream.cutout`."""
+        first_generation = cutout.dataset.upstream_data == 1
+        format_ = "npz" if first_generation else self._format
+        codec = {"npz": npz, "blosc": blosc_array}[format_]
+        path = _first_generation_path(cutout) if first_generation else _path(cutout, format_)
+        limit = codec.longest(cutout.nbytes)
+        response = await self._client.get(path, limit, lambda response: _failure(response, OutOfRange))
 
-        def decoded() -> Voxels:
-            body = content_encoding.restored(answer.body, answer.encoding, limit)
-            found: Voxels = form.decode(body, cutout.channel.dtype, self._shape(cutout))
-            return found
+        def decode() -> Voxels:
+            body = content_encoding.restored(response.body, response.encoding, limit)
+            voxels: Voxels = codec.decode(body, cutout.channel.dtype, _shape(cutout))
+            return voxels
 
-        voxels: Voxels = await self._in_thread(decoded)
+        voxels: Voxels = await self._in_thread(decode)
         return voxels
 
-    def _first_path(self, cutout: Cutout) -> str:
-        channel = cutout.channel
-        chosen = f"{channel.number}/" if channel.kind == "channels" else _times(cutout)
-        return f"ca/{cutout.dataset.upstream_token}/npz/{chosen}{_ranges(cutout)}"
 
-    def _path(self, cutout: Cutout, word: str) -> str:
-        return f"ca/{cutout.dataset.upstream_token}/{cutout.channel.name}/{word}/{_ranges(cutout)}{_times(cutout)}"
+def _first_generation_path(cutout: Cutout) -> str:
+    channel = cutout.channel
+    part = f"{channel.number}/" if channel.kind == "channels" else _times(cutout)
+    return f"ca/{cutout.dataset.upstream_token}/npz/{part}{_ranges(cutout)}"
 
-    def _shape(self, cutout: Cutout) -> tuple[int, ...]:
-        time = (1,) if cutout.channel.kind == "timeseries" else ()
-        listed = cutout.dataset.upstream_data != 1 or cutout.channel.kind == "channels"
-        return ((1,) if listed else ()) + time + cutout.box.shape
+
+def _path(cutout: Cutout, format_: str) -> str:
+    return f"ca/{cutout.dataset.upstream_token}/{cutout.channel.name}/{format_}/{_ranges(cutout)}{_times(cutout)}"
+
+
+def _shape(cutout: Cutout) -> tuple[int, ...]:
+    """Return the shape of the array that the server sends for a cutout."""
+    time = (1,) if cutout.channel.kind == "timeseries" else ()
+    has_channel_axis = cutout.dataset.upstream_data != 1 or cutout.channel.kind == "channels"
+    return ((1,) if has_channel_axis else ()) + time + cutout.box.shape
 
 
 def _ranges(cutout: Cutout) -> str:

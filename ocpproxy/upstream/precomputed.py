@@ -1,24 +1,24 @@
-"""neuroglancer's precomputed volumes over HTTP: where most of the Open Connectome volumes live today.
+"""neuroglancer's precomputed volumes over HTTP: the format of most Open Connectome volumes today.
 
 ``{url}/info`` is JSON: the type of the voxels, and for each scale its size, offset, resolution, chunks and encoding. A
-chunk is one object, ``{url}/{key}/{x0}-{x1}_{y0}-{y1}_{z0}-{z1}``, named by the voxels that it holds, with the offset,
-and ends where the volume does. One that is not there is background (neuroglancer,
+chunk is one object, ``{url}/{key}/{x0}-{x1}_{y0}-{y1}_{z0}-{z1}``. The name gives the coordinates of its voxels, offset
+included; the last chunk along an axis ends where the volume ends. A missing chunk is background (neuroglancer,
 src/datasource/precomputed/volume.rst).
 
 ============================  =====================================================================================
 raw                           little endian, (channel, z, y, x) in C order
-jpeg, png                     a picture of any shape whose pixels, row after row, are the voxels in that order
+jpeg, png                     a picture of any shape; its pixels, row by row, are the voxels in the same order
 compressed_segmentation       see `ocpproxy.upstream.codecs.segmentation`
 ============================  =====================================================================================
 
-Scales become levels as `ocpproxy.upstream.documents.pyramids` says. Those in shards are read by TensorStore
-(`ocpproxy.upstream.tensorstore.volumes`).
+`ocpproxy.upstream.documents.pyramids` makes levels of the scales. TensorStore reads the scales that are stored in
+shards (`ocpproxy.upstream.tensorstore.sharded`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -28,79 +28,72 @@ from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.config import UpstreamSettings
 from ocpproxy.model.dataset import Box, Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
-from ocpproxy.upstream.base import UpstreamBroken, UpstreamFailure, VoxelsOnly
-from ocpproxy.upstream.chunks import Chunks
+from ocpproxy.upstream.base import UpstreamBroken, VoxelsOnly
+from ocpproxy.upstream.chunks import Chunks, MissingChunks
 from ocpproxy.upstream.codecs import content_encoding, images, segmentation
 from ocpproxy.upstream.documents import checks
 from ocpproxy.upstream.documents.checks import mapping, word
 from ocpproxy.upstream.documents.precomputed_info import LONGEST_INFO, PrecomputedScale, parsed
 from ocpproxy.upstream.documents.pyramids import assembled
-from ocpproxy.upstream.http import HttpResponse, status_failure
-from ocpproxy.upstream.kind import CHANNELS, MISSING, MISSING_STATUS, Kind, UpstreamContext
-from ocpproxy.upstream.locations import Location, for_each_channel
+from ocpproxy.upstream.fetch import fetch_document
+from ocpproxy.upstream.http import HttpResponse
+from ocpproxy.upstream.kind import CHANNELS, MISSING, MISSING_STATUS, Kind, UpstreamContext, missing_chunks
+from ocpproxy.upstream.locations import Location, for_each_channel, list_addresses
 from ocpproxy.upstream.tensorstore.sharded import ShardedScales
 
 _ENCODINGS = ("raw", "jpeg", "png", "compressed_segmentation")
 
 
 class ShardReader(Protocol):
-    """Reads what is in shards."""
+    """Reads scales that are stored in shards."""
 
     async def scale(self, token: str, scale: PrecomputedScale, box: Box) -> Voxels:
-        """The voxels of a box, axes (z, y, x, component)."""
+        """Return the voxels of a box, axes (z, y, x, component)."""
 
 
 class Precomputed(VoxelsOnly):
     """Precomputed volumes: the channels of each token.
 
-    :param sites: the address of each channel.
-    :param missing: statuses that say that a chunk is not there.
-    :param black: what is not there is background; otherwise it is a fault of the upstream.
-    :param sharded: reads scales in shards.
+    :param locations: the location of each channel.
+    :param sharded: reads scales that are stored in shards.
     """
 
     def __init__(
         self,
-        sites: Mapping[str | None, Location],
+        locations: Mapping[str | None, Location],
+        sharded: ShardReader,
+        missing: MissingChunks,
         run_in_thread: RunInThread,
         clock: IReactorTime,
-        missing: Collection[int],
-        sharded: ShardReader,
-        *,
-        black: bool = True,
     ) -> None:
-        self._sites = sites
-        self._in_thread = run_in_thread
-        self._missing = frozenset(missing)
-        self._black = black
+        self._locations = locations
         self._sharded = sharded
+        self._missing = missing
+        self._in_thread = run_in_thread
         self._chunks: Chunks[tuple[str, PrecomputedScale]] = Chunks(self._chunk, clock)
-        self.origin = "precomputed " + " ".join(f"{name or ''}:{site.address}" for name, site in sites.items())
+        self.origin = f"precomputed {list_addresses(locations)}"
 
     async def describe(self, token: str) -> str:
-        """As `Upstream.describe`: the info document of each channel."""
-
-        return json.dumps(await for_each_channel(self._sites, lambda name: self.info(token, name)))
+        """Return the info documents of all channels; see `Upstream.describe`."""
+        return json.dumps(await for_each_channel(self._locations, lambda name: self.info(token, name)))
 
     async def info(self, token: str, name: str | None) -> str:
-        """The info document of one channel."""
-        site = self._sites[name]
-        answer = await site.client.get(site.path(token, "info"), LONGEST_INFO, status_failure)
-        with checks.reading(f"the info of {token}"):
-            return checks.text(content_encoding.restored(answer.body, answer.encoding, LONGEST_INFO))
+        """Return the info document of one channel."""
+        location = self._locations[name]
+        return await fetch_document(location.client, location.path(token, "info"))
 
     def dataset(self, token: str, description: str) -> Dataset:
-        """As `Upstream.dataset`."""
+        """Return a dataset; see `Upstream.dataset`."""
         with checks.reading(f"the info of {token}"):
-            told = mapping("the infos", checks.parsed(description))
-            volumes = {
-                name: parsed(name, word("an info", told.get(name or ""), most=LONGEST_INFO), site.for_token(token))
-                for name, site in self._sites.items()
-            }
+            documents = mapping("the infos", checks.parsed(description))
+            volumes = {}
+            for name, location in self._locations.items():
+                info = word("an info", documents.get(name or ""), most=LONGEST_INFO)
+                volumes[name] = parsed(name, info, location.for_token(token))
             return assembled(token, volumes)
 
     async def cutout(self, cutout: Cutout) -> Voxels:
-        """As `Upstream.cutout`."""
+        """Return voxels; see `Upstream.cutout`."""
         component, scales = cutout.dataset.upstream_data[cutout.channel.name]
         scale: PrecomputedScale | None = scales[cutout.level]
         if scale is None:
@@ -109,48 +102,48 @@ class Precomputed(VoxelsOnly):
         return voxels if voxels.ndim == 3 else np.ascontiguousarray(voxels[..., component])
 
     async def scale(self, token: str, scale: PrecomputedScale, box: Box) -> Voxels:
-        """The voxels of a box, axes (z, y, x), or (z, y, x, component) where a voxel may have several values."""
+        """Return the voxels of a box: axes (z, y, x), or (z, y, x, component) where a voxel may have several values."""
         if scale.sharded:
             return await self._sharded.scale(token, scale, box)
         if scale.encoding not in _ENCODINGS:
             raise UpstreamBroken(f"expected chunks in {', '.join(_ENCODINGS)}, not {scale.encoding[:40]!r}")
         return await self._chunks.box((token, scale), box, scale.grid, scale.dtype)
 
-    async def _chunk(self, place: tuple[str, PrecomputedScale], box: Box) -> Voxels | None:
-        token, scale = place
-        site = self._sites[scale.place]
-        nbytes = scale.nbytes(box)
-        answer = await site.client.get(
-            site.path(token, scale.chunk(box)), 2 * content_encoding.longest(nbytes), self._judged
-        )
-        if answer.status != 200:
+    async def _chunk(self, volume: tuple[str, PrecomputedScale], box: Box) -> Voxels | None:
+        token, scale = volume
+        location = self._locations[scale.place]
+        limit = _longest_chunk(scale.nbytes(box))
+        response = await location.client.get(location.path(token, scale.chunk(box)), limit, self._missing.check)
+        if response.status != 200:
             return None
-        if scale.encoding == "raw" and not answer.encoding:  # there is nothing to decode
-            return _decoded(answer, scale, box, nbytes)
-        voxels: Voxels = await self._in_thread(_decoded, answer, scale, box, nbytes)
+        if scale.encoding == "raw" and not response.encoding:  # nothing to decode: a thread costs more than it saves
+            return _decode(response, scale, box)
+        voxels: Voxels = await self._in_thread(_decode, response, scale, box)
         return voxels
 
-    def _judged(self, answer: HttpResponse) -> UpstreamFailure | None:
-        if answer.status in self._missing:
-            return None if self._black else UpstreamBroken(f"a chunk is missing: {answer.summary}")
-        return status_failure(answer, UpstreamBroken)
+
+def _longest_chunk(nbytes: int) -> int:
+    """Return the largest size of a chunk as it is stored: encoded, it may be larger than the bytes of its voxels."""
+    return 2 * content_encoding.longest(nbytes)
 
 
-def _decoded(answer: HttpResponse, scale: PrecomputedScale, box: Box, nbytes: int) -> Voxels:
-    """The voxels of a chunk, axes (z, y, x), with several components (z, y, x, component)."""
+def _decode(response: HttpResponse, scale: PrecomputedScale, box: Box) -> Voxels:
+    """Return the voxels of a chunk: axes (z, y, x), or (z, y, x, component) where a voxel has several values.
+
+    :raises UpstreamBroken: when the chunk is damaged, or is not what the scale says.
+    """
     z, y, x = box.shape
+    nbytes = scale.nbytes(box)
     dtype = np.dtype(scale.dtype).newbyteorder("<")
     raw = scale.encoding == "raw"
-    body = content_encoding.restored(
-        answer.body, answer.encoding, nbytes if raw else 2 * content_encoding.longest(nbytes)
-    )
+    body = content_encoding.restored(response.body, response.encoding, nbytes if raw else _longest_chunk(nbytes))
     if raw:
         if len(body) != nbytes:
             raise UpstreamBroken(f"expected {nbytes} bytes of voxels, not {len(body)}")
         array = np.frombuffer(body, dtype).reshape(scale.components, z, y, x)
     elif scale.encoding == "compressed_segmentation":
         if scale.components != 1 or scale.dtype not in ("uint32", "uint64"):
-            raise UpstreamBroken("compressed segmentation is of one component of 32 or 64 bits")
+            raise UpstreamBroken("expected compressed segmentation of one component of 32 or 64 bits")
         return segmentation.decode(body, scale.dtype, box.shape, scale.block)
     else:
         samples = images.read(body, None, z * y * x, scale.components)
@@ -163,8 +156,7 @@ def _decoded(answer: HttpResponse, scale: PrecomputedScale, box: Box, nbytes: in
 def _build(settings: UpstreamSettings, context: UpstreamContext) -> Precomputed:
     locations = context.locations(settings)
     sharded = ShardedScales(context.tensorstore(settings), locations)
-    missing, black = settings.options["missing_status"], settings.options["missing"] == "black"
-    return Precomputed(locations, context.run_in_thread, context.reactor, missing, sharded, black=black)
+    return Precomputed(locations, sharded, missing_chunks(settings), context.run_in_thread, context.reactor)
 
 
 KIND = Kind(

@@ -1,12 +1,12 @@
-"""The kinds of upstream: one line for each.
+"""The kinds of upstream: one line each.
 
-A kind that is not in this package is found by its entry point: a distribution that declares ::
+A kind outside this package is found by its entry point. A distribution that declares ::
 
     [project.entry-points."ocpproxy.upstreams"]
     slices = "their_module:KIND"
 
-adds ``type = slices``. Entry points are looked at only when a configuration names a type that is not built in.
-``docs/examples/slices.py`` is a worked example.
+adds ``type = slices``. Entry points are read only when a configuration names a type that is not built in.
+``docs/extending.md`` explains it by a worked example, ``docs/examples/slices.py``.
 """
 
 from __future__ import annotations
@@ -36,19 +36,23 @@ _BUILT_IN = (
 
 
 class _Kinds(Mapping[str, Kind]):
-    """The built-in kinds, and those that other distributions declare."""
+    """The built-in kinds, and the kinds that other distributions declare.
+
+    :raises KeyError: for a name that is neither.
+    :raises TypeError: for an entry point that is not a `Kind` of its name.
+    """
 
     def __init__(self, built_in: tuple[Kind, ...]) -> None:
         self._kinds = {kind.name: kind for kind in built_in}
 
     def __getitem__(self, name: str) -> Kind:
         if name not in self._kinds:
-            found = entry_points(group=GROUP, name=name)
-            if not found:
+            declared = tuple(entry_points(group=GROUP, name=name))
+            if not declared:
                 raise KeyError(name)
-            kind = next(iter(found)).load()
+            kind = declared[0].load()
             if not isinstance(kind, Kind) or kind.name != name:
-                raise KeyError(name)
+                raise TypeError(f"the entry point {name} of {GROUP} is {kind!r}, expected a Kind with the name {name}")
             self._kinds[name] = kind
         return self._kinds[name]
 
@@ -60,10 +64,10 @@ class _Kinds(Mapping[str, Kind]):
 
 
 KINDS: Mapping[str, Kind] = _Kinds(_BUILT_IN)
-"""Every kind of upstream, by its name."""
+"""All kinds of upstream, by name."""
 
 
 def build_upstream(settings: UpstreamSettings, context: UpstreamContext) -> Upstream:
-    """Return the upstream of these settings, with its slices and levels renumbered as they ask."""
+    """Return the upstream of these settings, renumbered as ``z_shift`` and ``levels`` say."""
     upstream = KINDS[settings.type].build(settings, context)
     return renumbered(upstream, settings.z_shift, dict(settings.levels))

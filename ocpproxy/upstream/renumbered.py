@@ -1,7 +1,7 @@
-"""An upstream under other numbers: slices counted from elsewhere, levels called otherwise.
+"""An upstream whose slices and levels have other numbers for the gateway's clients.
 
-A token of an old project shows a volume that has moved: its new home may count slices from 0 where the old one counted
-from 1, and may have lost its finest level.
+An old token may show a volume that has moved. The new service may count slices from 0 where the old one counted from 1,
+and it may lack the finest level. The clients keep using the old numbers.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ocpproxy.model.dataset import Box, Cutout, Dataset, Level, Z
+from ocpproxy.model.dataset import Cutout, Dataset, Level, Z
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import Picture, Upstream, UpstreamBroken
 
 
 class Renumbered:
-    """The upstream, renumbered.
+    """An upstream with other slice and level numbers.
 
-    :param shift: added to the number of each slice of the finest level; of others, as much as they are coarser.
-    :param levels: their number of each of our levels; all as they are where there is none.
+    :param shift: added to each slice number of the finest level; coarser levels along z are shifted by less.
+    :param levels: the upstream's number of each of our levels; empty to keep all levels and their numbers.
     """
 
     def __init__(self, upstream: Upstream, shift: int, levels: Mapping[int, int]) -> None:
@@ -28,42 +28,45 @@ class Renumbered:
         self.origin = upstream.origin
 
     async def describe(self, token: str) -> str:
-        """As `Upstream.describe`."""
+        """Return a description; see `Upstream.describe`."""
         return await self._upstream.describe(token)
 
     def dataset(self, token: str, description: str) -> Dataset:
-        """As `Upstream.dataset`; its `theirs` is the upstream's own dataset."""
-        theirs = self._upstream.dataset(token, description)
-        absent = sorted(set(self._levels.values()) - theirs.levels.keys())
+        """Return a dataset with our numbers, whose `upstream_data` is the upstream's own dataset."""
+        original = self._upstream.dataset(token, description)
+        absent = sorted(set(self._levels.values()) - original.levels.keys())
         if absent:
-            raise UpstreamBroken(f"{token} has no level {absent[0]}: it has {sorted(theirs.levels)}")
-        numbers = self._levels or {n: n for n in theirs.levels}
-        levels = {n: self._moved(theirs, theirs.levels[there]) for n, there in sorted(numbers.items())}
-        return replace(theirs, levels=levels, upstream_data=theirs)
+            raise UpstreamBroken(f"{token} has no level {absent[0]}: it has {sorted(original.levels)}")
+        numbers = self._levels or {n: n for n in original.levels}
+        levels = {ours: self._shifted(original, original.levels[n]) for ours, n in sorted(numbers.items())}
+        return replace(original, levels=levels, upstream_data=original)
 
-    def _by(self, theirs: Dataset, level: Level) -> int:
-        return int(self._shift * theirs.finest.voxel[Z] / level.voxel[Z])
+    def _slices(self, original: Dataset, level: Level) -> int:
+        """Return the shift of a level, in its own slices."""
+        return int(self._shift * original.finest.voxel[Z] / level.voxel[Z])
 
-    def _moved(self, theirs: Dataset, level: Level) -> Level:
+    def _shifted(self, original: Dataset, level: Level) -> Level:
         x, y, z = level.offset
-        return replace(level, offset=(x, y, z + self._by(theirs, level)))
+        return replace(level, offset=(x, y, z + self._slices(original, level)))
 
-    def _theirs(self, cutout: Cutout) -> Cutout:
-        theirs: Dataset = cutout.dataset.upstream_data
+    def _original(self, cutout: Cutout) -> Cutout:
+        """Return the cutout in the upstream's own numbers."""
+        original: Dataset = cutout.dataset.upstream_data
         number = self._levels.get(cutout.level, cutout.level)
-        by, box = self._by(theirs, theirs.levels[number]), cutout.box
-        there = Box(box.x0, box.x1, box.y0, box.y1, box.z0 - by, box.z1 - by)
-        return replace(cutout, dataset=replace(theirs, alias_of=cutout.dataset.upstream_token), level=number, box=there)
+        shift, box = self._slices(original, original.levels[number]), cutout.box
+        shifted = box._replace(z0=box.z0 - shift, z1=box.z1 - shift)
+        dataset = replace(original, alias_of=cutout.dataset.upstream_token)
+        return replace(cutout, dataset=dataset, level=number, box=shifted)
 
     async def cutout(self, cutout: Cutout) -> Voxels:
-        """As `Upstream.cutout`."""
-        return await self._upstream.cutout(self._theirs(cutout))
+        """Return voxels; see `Upstream.cutout`."""
+        return await self._upstream.cutout(self._original(cutout))
 
     async def picture(self, cutout: Cutout, known: Picture | None) -> Picture | None:
-        """As `Upstream.picture`."""
-        return await self._upstream.picture(self._theirs(cutout), known)
+        """Return a picture; see `Upstream.picture`."""
+        return await self._upstream.picture(self._original(cutout), known)
 
 
 def renumbered(upstream: Upstream, shift: int, levels: Mapping[int, int]) -> Upstream:
-    """The upstream, renumbered where there is anything to renumber."""
+    """Return the upstream with other numbers, or the upstream itself where neither option is set."""
     return Renumbered(upstream, shift, levels) if shift or levels else upstream

@@ -23,10 +23,10 @@ from fractions import Fraction
 from typing import Any
 
 from ocpproxy.model.dataset import Triple
-from ocpproxy.upstream.chunks import Grid
 from ocpproxy.upstream.documents import checks, pyramids
 from ocpproxy.upstream.documents.checks import items, mapping, ratio, unexpected, whole, word
 from ocpproxy.upstream.documents.pyramids import Part, Volume, Voxel
+from ocpproxy.upstream.grid import Grid
 
 DisplaySettings = Callable[[str], Awaitable[str | None]]
 """The text of a document below the volume's address, or None when there is none."""

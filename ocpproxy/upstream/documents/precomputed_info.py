@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ocpproxy.model.dataset import Box, Triple
-from ocpproxy.upstream.chunks import Grid
 from ocpproxy.upstream.documents import checks, pyramids
 from ocpproxy.upstream.documents.checks import items, mapping, ratios, triple, unexpected, whole, word
 from ocpproxy.upstream.documents.pyramids import Part, Volume
+from ocpproxy.upstream.grid import Grid
 
 LONGEST_INFO = 2 * 2**20
 """Bytes of an info document."""

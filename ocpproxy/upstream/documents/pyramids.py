@@ -15,9 +15,9 @@ from hashlib import sha256
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ocpproxy.model.dataset import Channel, Dataset, Level, Triple
-from ocpproxy.upstream.chunks import Grid
 from ocpproxy.upstream.documents import checks
 from ocpproxy.upstream.documents.checks import unexpected
+from ocpproxy.upstream.grid import Grid
 
 _SAME = Fraction(1, 100)
 """Voxels that differ by less are of one level."""

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import numpy as np
+from collections.abc import Mapping
 
 from ocpproxy.model.dataset import Box
 from ocpproxy.model.voxels import Voxels
-from ocpproxy.upstream.base import UpstreamBroken
-from ocpproxy.upstream.chunks import Grid, clipped, pasted
+from ocpproxy.upstream.chunks import read_clipped
 from ocpproxy.upstream.documents.precomputed_info import PrecomputedScale
 from ocpproxy.upstream.locations import Location
 from ocpproxy.upstream.tensorstore.reader import TensorStoreReader
@@ -26,7 +22,7 @@ class ShardedScales:
     async def scale(self, token: str, scale: PrecomputedScale, box: Box) -> Voxels:
         """The voxels of a box, axes (z, y, x, component)."""
         address = self._sites[scale.place].for_token(token)
-        return await read_within(
+        return await read_clipped(
             box,
             scale.grid,
             scale.dtype,
@@ -39,14 +35,3 @@ class ShardedScales:
                 (2, 1, 0, 3),
             ),
         )
-
-
-async def read_within(box: Box, grid: Grid, dtype: str, read: Callable[[Box], Any]) -> Voxels:
-    """What `read` gives for the part of a box that is within a grid, the rest 0."""
-    inner = clipped(box, grid)
-    if inner is None:
-        return np.zeros(box.shape, dtype)
-    voxels: Voxels = await read(inner)
-    if voxels.dtype != np.dtype(dtype):
-        raise UpstreamBroken(f"expected voxels of {dtype}, not {voxels.dtype}")
-    return voxels if inner == box else pasted(box, [(inner, voxels)], dtype)

@@ -20,20 +20,17 @@ from ocpproxy.config.options import BUCKET_SCHEMES
 from ocpproxy.model.dataset import Box, Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import UnknownToken, UpstreamRefused, VoxelsOnly
-from ocpproxy.upstream.codecs import content_encoding
+from ocpproxy.upstream.chunks import read_clipped
 from ocpproxy.upstream.documents import checks, multiscale, precomputed_info
 from ocpproxy.upstream.documents.checks import mapping, word
 from ocpproxy.upstream.documents.multiscale import Array
 from ocpproxy.upstream.documents.precomputed_info import PrecomputedScale
 from ocpproxy.upstream.documents.pyramids import Volume, assembled
-from ocpproxy.upstream.http import status_failure
+from ocpproxy.upstream.fetch import DOCUMENT_LIMIT, fetch_document
 from ocpproxy.upstream.kind import CHANNELS, CREDENTIALS, MISSING, Kind, UpstreamContext
 from ocpproxy.upstream.locations import Location, for_each_channel
 from ocpproxy.upstream.tensorstore.reader import INSTALL, TensorStoreReader, installed
-from ocpproxy.upstream.tensorstore.sharded import ShardedScales, read_within
-
-_LONGEST = 2 * 2**20
-"""Bytes of a document."""
+from ocpproxy.upstream.tensorstore.sharded import ShardedScales
 
 
 class TensorStoreUpstream(VoxelsOnly):
@@ -68,14 +65,12 @@ class TensorStoreUpstream(VoxelsOnly):
                     with checks.reading(name):
                         return None if found is None else checks.text(found)
                 try:
-                    answer = await site.client.get(site.path(token, name), _LONGEST, status_failure)
+                    return await fetch_document(site.client, site.path(token, name))
                 except UnknownToken:
                     return None
                 except UpstreamRefused as error:  # what a bucket says of what is not there, if it may not be listed
                     refused.append(error)
                     return None
-                with checks.reading(name):
-                    return checks.text(content_encoding.restored(answer.body, answer.encoding, _LONGEST))
 
             with checks.reading(f"the volume of {token}"):
                 found = await multiscale.gathered(look, self._kinds)
@@ -93,9 +88,9 @@ class TensorStoreUpstream(VoxelsOnly):
             told = mapping("the volumes", checks.parsed(description))
             volumes: dict[str | None, Volume[Any]] = {}
             for name, site in self._sites.items():
-                text = word("a volume", told.get(name or ""), most=64 * _LONGEST)
+                text = word("a volume", told.get(name or ""), most=64 * DOCUMENT_LIMIT)
                 found = {
-                    key: word(key, value, most=_LONGEST)
+                    key: word(key, value, most=DOCUMENT_LIMIT)
                     for key, value in mapping("documents", checks.parsed(text)).items()
                 }
                 if "info" in found:
@@ -124,7 +119,7 @@ class TensorStoreUpstream(VoxelsOnly):
             voxels: Voxels = await self._reader.box(address, array.driver, array.path, {}, index, order)
             return voxels if "z" in left else voxels.reshape((1, *voxels.shape))
 
-        return await read_within(cutout.box, array.grid, cutout.channel.dtype, read)
+        return await read_clipped(cutout.box, array.grid, cutout.channel.dtype, read)
 
 
 def _build(formats: Sequence[str], settings: UpstreamSettings, context: UpstreamContext) -> TensorStoreUpstream:
