@@ -43,31 +43,31 @@ class StoredTests(SynchronousTestCase):
         body = data
         for name in encoding.split(", "):
             body = {"gzip": gzip.compress, "br": brotli.compress, "deflate": zlib.compress}.get(name, bytes)(body)
-        self.assertEqual(content_encoding.restored(body, encoding, len(data)), data)
+        self.assertEqual(content_encoding.decode_content(body, encoding, len(data)), data)
         if data:
-            self.assertRaises(UpstreamBroken, content_encoding.restored, body, encoding, len(data) - 1)
+            self.assertRaises(UpstreamBroken, content_encoding.decode_content, body, encoding, len(data) - 1)
 
     def test_bombs(self) -> None:
         """A gigabyte in a few bytes costs no more than the bound."""
         for encoding, shrink in (("gzip", gzip.compress), ("br", brotli.compress)):
             bomb = shrink(bytes(64 * 2**20))
             self.assertLess(len(bomb), 100_000)
-            self.assertRaises(UpstreamBroken, content_encoding.restored, bomb, encoding, 1000)
+            self.assertRaises(UpstreamBroken, content_encoding.decode_content, bomb, encoding, 1000)
 
     def test_damaged(self) -> None:
         """What is cut short, has something behind it, or is something else, is broken."""
         data = em()[0].tobytes()
         for encoding, body in (("gzip", gzip.compress(data)), ("br", brotli.compress(data, quality=1))):
             for hostile in (b"", body[:-1], body[: len(body) // 2], b"<html>", body[:50] + b"\xff" * 50 + body[100:]):
-                self.assertRaises(UpstreamBroken, content_encoding.restored, hostile, encoding, len(data))
+                self.assertRaises(UpstreamBroken, content_encoding.decode_content, hostile, encoding, len(data))
         for encoding in ("zstd", "gzip, gzip, gzip", "x" * 1000, "gzip\x00"):
-            self.assertRaises(UpstreamBroken, content_encoding.restored, b"", encoding, 100)
+            self.assertRaises(UpstreamBroken, content_encoding.decode_content, b"", encoding, 100)
 
     @given(st.binary(max_size=300), st.sampled_from(["gzip", "br", "deflate"]))
     def test_noise(self, data: bytes, encoding: str) -> None:
         """Anything is bytes within the bound, or broken."""
         with contextlib.suppress(UpstreamBroken):
-            self.assertLessEqual(len(content_encoding.restored(data, encoding, 50)), 50)
+            self.assertLessEqual(len(content_encoding.decode_content(data, encoding, 50)), 50)
 
 
 class SegmentedTests(SynchronousTestCase):
@@ -129,10 +129,10 @@ class ImagesTests(SynchronousTestCase):
         """Grey of 8 and 16 bits, and colours."""
         grey = em()[0, :60, :50]
         for array, bands in ((grey, 1), (grey.astype(np.uint16) * 257, 1), (np.stack([grey] * 3, -1), 3)):
-            found = images.read(self.picture(array, "PNG"), (50, 60), 3000, bands)
+            found = images.decode(self.picture(array, "PNG"), (50, 60), 3000, bands)
             np.testing.assert_array_equal(found, array.reshape(60, 50, bands))
         jpeg = self.picture(grey, "JPEG")
-        np.testing.assert_array_equal(images.read(jpeg, None, 3000, 1)[..., 0], np.asarray(Image.open(BytesIO(jpeg))))
+        np.testing.assert_array_equal(images.decode(jpeg, None, 3000, 1)[..., 0], np.asarray(Image.open(BytesIO(jpeg))))
 
     def test_hostile(self) -> None:
         """Other sizes, other kinds, other formats and damaged files are refused before they cost anything."""
@@ -150,7 +150,7 @@ class ImagesTests(SynchronousTestCase):
             fine[:20],
             b"\xff\xd8\xff" + bytes(1000),
         ):
-            self.assertRaises(UpstreamBroken, images.read, body, (50, 60), 3000, 1)
+            self.assertRaises(UpstreamBroken, images.decode, body, (50, 60), 3000, 1)
 
     def test_ready_made(self) -> None:
         """A file is kept as a tile only if it is whole, 512 x 512, and of a kind that can be told from others."""
@@ -190,11 +190,11 @@ class ContainersTests(SynchronousTestCase):
 
         data = em()[0].tobytes()
         body = blosc.compress(data, typesize=8)
-        self.assertEqual(blosc_container.opened(body, len(data), len(data)), data)
-        self.assertLessEqual(len(body), blosc_container.longest(len(data)))
+        self.assertEqual(blosc_container.decompress(body, len(data), len(data)), data)
+        self.assertLessEqual(len(body), blosc_container.max_encoded_size(len(data)))
         for hostile in (b"", body[:-1], body + b"x", body[:16], b"<html>" * 10):
-            self.assertRaises(UpstreamBroken, blosc_container.opened, hostile, len(data), len(data))
-        self.assertRaises(UpstreamBroken, blosc_container.opened, body, len(data) + 1, len(data) + 1)
+            self.assertRaises(UpstreamBroken, blosc_container.decompress, hostile, len(data), len(data))
+        self.assertRaises(UpstreamBroken, blosc_container.decompress, body, len(data) + 1, len(data) + 1)
 
 
 class PrecomputedInfoTests(SynchronousTestCase):
@@ -214,8 +214,8 @@ class PrecomputedInfoTests(SynchronousTestCase):
 
     def read(self, info: Any) -> Any:
         """The dataset."""
-        with checks.reading("info"):
-            return pyramids.assembled("t", {None: precomputed_info.parsed(None, json.dumps(info), "here")})
+        with checks.parsing("info"):
+            return pyramids.build_dataset("t", {None: precomputed_info.parse_info(None, json.dumps(info), "here")})
 
     def test_scales(self) -> None:
         """Order, fractions, offsets, anisotropy; what is the same voxel for all is one level."""
@@ -225,12 +225,12 @@ class PrecomputedInfoTests(SynchronousTestCase):
         dataset = self.read(swapped)
         self.assertEqual(dataset.levels[1].offset, (3, -5, 7))
         self.assertEqual(float(dataset.levels[1].voxel[0]), 16.5)
-        with checks.reading("info"):
-            one = precomputed_info.parsed("a", json.dumps(self.info()), "here")
-            coarse = precomputed_info.parsed(
+        with checks.parsing("info"):
+            one = precomputed_info.parse_info("a", json.dumps(self.info()), "here")
+            coarse = precomputed_info.parse_info(
                 "b", json.dumps(self.info() | {"scales": self.info()["scales"][1:]}), "here"
             )
-            both = pyramids.assembled("t", {"a": one, "b": coarse})
+            both = pyramids.build_dataset("t", {"a": one, "b": coarse})
         self.assertEqual([(c.name, c.base_level) for c in both.channels], [("a", 0), ("b", 1)])
         self.assertIsNone(both.upstream_data["b"][1][0])
 
@@ -283,7 +283,7 @@ class MultiscaleTests(SynchronousTestCase):
             path = directory / name
             return path.read_text() if path.is_file() else None
 
-        return await multiscale.gathered(look, kinds)
+        return await multiscale.fetch_documents(look, kinds)
 
     def volume(self, directory: Path, *kinds: str) -> Any:
         """What is read of it."""
@@ -291,7 +291,7 @@ class MultiscaleTests(SynchronousTestCase):
         try:
             work.send(None)
         except StopIteration as end:
-            return multiscale.parsed(None, end.value, "here")
+            return multiscale.parse_volume(None, end.value, "here")
         raise AssertionError("it waits")
 
     def test_levels(self) -> None:
@@ -313,7 +313,7 @@ class MultiscaleTests(SynchronousTestCase):
     def test_found_in_the_wild(self) -> None:
         """Other orders of axes, levels that tell nothing of their voxels, attributes that are nobody's business."""
         array = {"dimensions": [20, 100, 120], "blockSize": [16, 64, 64], "dataType": "uint8", "axes": ["z", "y", "x"]}
-        one = multiscale.parsed(None, {"attributes.json": json.dumps(array | {"resolution": [40, 4, 5]})}, "here")
+        one = multiscale.parse_volume(None, {"attributes.json": json.dumps(array | {"resolution": [40, 4, 5]})}, "here")
         self.assertEqual([float(v) for v in one.scales[0][0]], [5, 4, 40])
         self.assertEqual(one.scales[0][1].grid.end, (120, 100, 20))
         plain = {"dimensions": [128, 128, 20], "blockSize": [64, 64, 16], "dataType": "uint8"}
@@ -323,7 +323,7 @@ class MultiscaleTests(SynchronousTestCase):
             found = {"attributes.json": "{}"} | {
                 f"s{n}/attributes.json": json.dumps(said | more[n]) for n, said in enumerate((plain, half))
             }
-            voxels = [voxel for voxel, _ in multiscale.parsed(None, found, "here").scales]
+            voxels = [voxel for voxel, _ in multiscale.parse_volume(None, found, "here").scales]
             self.assertEqual([b / a for a, b in zip(*voxels, strict=True)], [2, 2, 1])
         place = Path(self.mktemp())
         formats.zarr2(place, em()[:, :100, :120])
@@ -340,8 +340,8 @@ class MultiscaleTests(SynchronousTestCase):
             multi = {"axes": ["z", "y", "x"], "datasets": [{"path": "0"}]} | changes
             return {".zattrs": json.dumps({"multiscales": [multi]}), "0/.zarray": array}
 
-        with checks.reading("fine"):
-            multiscale.parsed(None, ome(), "here")
+        with checks.parsing("fine"):
+            multiscale.parse_volume(None, ome(), "here")
         for found in (
             {},
             {"attributes.json": "{}"},
@@ -367,8 +367,8 @@ class MultiscaleTests(SynchronousTestCase):
             ome() | {"0/.zarray": array.replace("20", "0")},
             ome() | {"0/.zarray": array.replace("[16, 64, 64]", "[16]")},
         ):
-            with self.assertRaises(UpstreamBroken), checks.reading("hostile"):
-                multiscale.parsed(None, found, "here")
+            with self.assertRaises(UpstreamBroken), checks.parsing("hostile"):
+                multiscale.parse_volume(None, found, "here")
 
     @given(JSON, st.sampled_from(["axes", "datasets", "coordinateTransformations"]), st.booleans())
     def test_noise(self, value: Any, key: str, third: bool) -> None:
@@ -382,8 +382,8 @@ class MultiscaleTests(SynchronousTestCase):
             }
         else:
             found = {".zattrs": json.dumps({"multiscales": [multi]}), "0/.zarray": json.dumps(array | {key: value})}
-        with contextlib.suppress(UpstreamBroken), checks.reading("noise"):
-            self.assertTrue(multiscale.parsed(None, found, "here").scales)
+        with contextlib.suppress(UpstreamBroken), checks.parsing("noise"):
+            self.assertTrue(multiscale.parse_volume(None, found, "here").scales)
 
 
 class GridTests(SynchronousTestCase):

@@ -40,9 +40,19 @@ from ocpproxy.upstream.base import OutOfRange, UnknownToken, UpstreamBroken, Ups
 from ocpproxy.upstream.chunks import Grid, clipped, pasted
 from ocpproxy.upstream.codecs import blosc_container, content_encoding, npz
 from ocpproxy.upstream.documents import checks, precomputed_info, pyramids
-from ocpproxy.upstream.documents.checks import NAME, items, mapping, ratio, ratios, triple, unexpected, whole, word
+from ocpproxy.upstream.documents.checks import (
+    CHANNEL_NAME,
+    fraction,
+    fraction_triple,
+    integer,
+    integer_triple,
+    json_array,
+    json_object,
+    string,
+    unexpected,
+)
 from ocpproxy.upstream.documents.precomputed_info import PrecomputedScale
-from ocpproxy.upstream.documents.pyramids import Part, Volume, Voxel, assembled
+from ocpproxy.upstream.documents.pyramids import Volume, VolumeChannel, VoxelSize, build_dataset
 from ocpproxy.upstream.http import HttpResponse, status_failure
 from ocpproxy.upstream.kind import CHANNELS, Kind, UpstreamContext
 from ocpproxy.upstream.locations import Location, public_url
@@ -139,8 +149,8 @@ class Boss(VoxelsOnly):
 
     async def _document(self, path: str, absent: type[UpstreamFailure] = UpstreamBroken) -> str:
         answer = await self._get(path, _LONGEST, "application/json", absent)
-        with checks.reading(path):
-            return checks.text(content_encoding.restored(answer.body, answer.encoding, _LONGEST))
+        with checks.parsing(path):
+            return checks.decode_text(content_encoding.decode_content(answer.body, answer.encoding, _LONGEST))
 
     def _place(self, token: str) -> tuple[str, str, str]:
         """(what is before it with a slash, collection, experiment)."""
@@ -155,23 +165,25 @@ class Boss(VoxelsOnly):
         api, collection, experiment = self._place(token)
         at = f"{api}/collection/{collection}/experiment/{experiment}"
         said = await self._document(at + "/", UnknownToken)
-        with checks.reading(f"the experiment {experiment}"):
-            told = mapping("an experiment", checks.parsed(said))
-            frame = word("coord_frame", told.get("coord_frame"))
-            names = [word("a channel", name) for name in items("channels", told.get("channels"), most=10_000)]
+        with checks.parsing(f"the experiment {experiment}"):
+            told = json_object("an experiment", checks.parse_json(said))
+            frame = string("coord_frame", told.get("coord_frame"))
+            names = [
+                string("a channel", name) for name in json_array("channels", told.get("channels"), max_length=10_000)
+            ]
             if not self._channels and len(names) > _MOST_CHANNELS:
                 expected = f"at most {_MOST_CHANNELS} channels, or in the configuration those that are meant"
                 raise unexpected(expected, len(names))
-            if not NAME.fullmatch(frame):
+            if not CHANNEL_NAME.fullmatch(frame):
                 raise unexpected("the name of a coordinate frame", frame)
         wanted = list(dict.fromkeys(there for _, there in self._channels))
-        wanted = wanted or [name for name in names if NAME.fullmatch(name)]
+        wanted = wanted or [name for name in names if CHANNEL_NAME.fullmatch(name)]
 
         async def channel(name: str) -> dict[str, str]:
             text = await self._document(f"{at}/channel/{name}/")
             found = {"channel": text}
-            with checks.reading(f"the channel {name}"):
-                document = mapping("a channel", checks.parsed(text))
+            with checks.parsing(f"the channel {name}"):
+                document = json_object("a channel", checks.parse_json(text))
                 address = _address(document)
             if address is not None:
                 found["info"] = await self._at(address).info(token, address)
@@ -190,25 +202,27 @@ class Boss(VoxelsOnly):
 
     def dataset(self, token: str, description: str) -> Dataset:
         """As `Upstream.dataset`."""
-        with checks.reading(f"the experiment of {token}"):
-            told = mapping("the documents", checks.parsed(description))
+        with checks.parsing(f"the experiment of {token}"):
+            told = json_object("the documents", checks.parse_json(description))
             experiment, frame = (
-                mapping(name, checks.parsed(word(name, told.get(name), most=_LONGEST)))
+                json_object(name, checks.parse_json(string(name, told.get(name), max_length=_LONGEST)))
                 for name in ("experiment", "frame")
             )
-            channels = mapping("channels", told.get("channels"))
+            channels = json_object("channels", told.get("channels"))
             volumes: dict[str | None, Volume[Any]] = {}
             for here, there in self._channels or [(name, name) for name in channels]:
-                said = mapping("a channel", channels.get(there))
-                document = mapping("a channel", checks.parsed(word(there, said.get("channel"), most=_LONGEST)))
+                said = json_object("a channel", channels.get(there))
+                document = json_object(
+                    "a channel", checks.parse_json(string(there, said.get("channel"), max_length=_LONGEST))
+                )
                 address = _address(document)
                 if address is not None:
-                    info = word("an info", said.get("info"), most=precomputed_info.LONGEST_INFO)
-                    volumes[here] = precomputed_info.parsed(address, info, address)
+                    info = string("an info", said.get("info"), max_length=precomputed_info.MAX_INFO)
+                    volumes[here] = precomputed_info.parse_info(address, info, address)
                 else:
                     where = f"{self._site.for_token(token)}/{there}"
                     volumes[here] = _volume(there, experiment, frame, document, said.get("downsample"), where)
-            return assembled(token, volumes)
+            return build_dataset(token, volumes)
 
     # -- voxels
 
@@ -218,7 +232,7 @@ class Boss(VoxelsOnly):
         scale: BossResolution | PrecomputedScale | None = scales[cutout.level]
         token = cutout.dataset.upstream_token
         if isinstance(scale, PrecomputedScale):
-            voxels = await self._at(scale.place or "").scale(token, scale, cutout.box)
+            voxels = await self._at(scale.channel or "").scale(token, scale, cutout.box)
             return voxels if voxels.ndim == 3 else np.ascontiguousarray(voxels[..., number])
         inner = None if scale is None else clipped(cutout.box, scale.readable)
         if scale is None or inner is None:
@@ -232,7 +246,7 @@ class Boss(VoxelsOnly):
         shape = (1, *box.shape) if scale.timed else box.shape
         nbytes = int(np.prod(shape, dtype=np.int64)) * cutout.channel.itemsize
         form = "application/npygz" if scale.annotation else "application/blosc"
-        limit = npz.longest(nbytes) if scale.annotation else blosc_container.longest(nbytes)
+        limit = npz.max_encoded_size(nbytes) if scale.annotation else blosc_container.max_encoded_size(nbytes)
         time = f"{cutout.time}:{cutout.time + 1}/" if scale.timed else ""
         path = (
             f"{api}/cutout/{collection}/{experiment}/{scale.channel}/{scale.number}/"
@@ -241,10 +255,10 @@ class Boss(VoxelsOnly):
         answer = await self._get(path, limit, form, OutOfRange)
 
         def decoded() -> Voxels:
-            body = content_encoding.restored(answer.body, answer.encoding, limit)
+            body = content_encoding.decode_content(answer.body, answer.encoding, limit)
             if scale.annotation:
                 return npz.decode(body, dtype, shape)
-            raw = blosc_container.opened(body, nbytes, nbytes)
+            raw = blosc_container.decompress(body, nbytes, nbytes)
             return np.frombuffer(raw, np.dtype(dtype).newbyteorder("<")).reshape(box.shape)
 
         voxels: Voxels = await self._in_thread(decoded)
@@ -255,8 +269,8 @@ def _address(channel: Mapping[str, Any]) -> str | None:
     """Where the voxels of a channel are, when they are a precomputed volume."""
     if channel.get("storage_type") != "cloudvol":
         return None
-    bucket = word("bucket", channel.get("bucket") or BUCKET)
-    path = word("cv_path", channel.get("cv_path")).strip("/")
+    bucket = string("bucket", channel.get("bucket") or BUCKET)
+    path = string("cv_path", channel.get("cv_path")).strip("/")
     if not bucket.replace("-", "").replace(".", "").isalnum() or not path.isascii() or set(path) & set(" ?#{}\\"):
         raise unexpected("a bucket and the path of a volume in it", (bucket, path))
     return f"s3://{bucket}/{path}"
@@ -271,41 +285,41 @@ def _volume(
     where: str,
 ) -> Volume[BossResolution]:
     """A channel that is read by cutouts."""
-    kind = word("type", channel.get("type"), "image", "annotation")
-    unit = _UNITS[word("voxel_unit", frame.get("voxel_unit"), *_UNITS)]
-    edges = [ratio(f"{axis}_voxel_size", frame.get(f"{axis}_voxel_size")) * unit for axis in "xyz"]
-    start = [whole(f"{axis}_start", frame.get(f"{axis}_start"), 0, checks.LARGEST) for axis in "xyz"]
-    stop = [whole(f"{axis}_stop", frame.get(f"{axis}_stop"), 1, checks.LARGEST) for axis in "xyz"]
+    kind = string("type", channel.get("type"), "image", "annotation")
+    unit = _UNITS[string("voxel_unit", frame.get("voxel_unit"), *_UNITS)]
+    edges = [fraction(f"{axis}_voxel_size", frame.get(f"{axis}_voxel_size")) * unit for axis in "xyz"]
+    start = [integer(f"{axis}_start", frame.get(f"{axis}_start"), 0, checks.MAX_EXTENT) for axis in "xyz"]
+    stop = [integer(f"{axis}_stop", frame.get(f"{axis}_stop"), 1, checks.MAX_EXTENT) for axis in "xyz"]
     if any(a >= b for a, b in zip(start, stop, strict=True)):
         raise unexpected("a coordinate frame that is not empty", (start, stop))
-    base = whole("base_resolution", channel.get("base_resolution", 0), 0, _DIGITS - 1)
-    many = whole("num_hierarchy_levels", experiment.get("num_hierarchy_levels"), 1, 100)
+    base = integer("base_resolution", channel.get("base_resolution", 0), 0, _DIGITS - 1)
+    many = integer("num_hierarchy_levels", experiment.get("num_hierarchy_levels"), 1, 100)
     numbers = range(base, min(base + (many if downsample is not None else 1), _DIGITS))
-    deep = word("hierarchy_method", experiment.get("hierarchy_method"), "isotropic", "anisotropic") == "isotropic"
-    times = whole("num_time_samples", experiment.get("num_time_samples", 1), 1, 2**20)
+    deep = string("hierarchy_method", experiment.get("hierarchy_method"), "isotropic", "anisotropic") == "isotropic"
+    times = integer("num_time_samples", experiment.get("num_time_samples", 1), 1, 2**20)
     readable = Grid((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]), _CUBOID)
-    text = "{}" if downsample is None else word("downsample", downsample, most=_LONGEST)
-    tells = mapping("downsample", checks.parsed(text))
-    extents, sizes = (mapping(name, tells.get(name, {})) for name in ("extent", "voxel_size"))
-    scales: list[tuple[Voxel, BossResolution]] = []
+    text = "{}" if downsample is None else string("downsample", downsample, max_length=_LONGEST)
+    tells = json_object("downsample", checks.parse_json(text))
+    extents, sizes = (json_object(name, tells.get(name, {})) for name in ("extent", "voxel_size"))
+    scales: list[tuple[VoxelSize, BossResolution]] = []
     for n in numbers:
         # The rule of the hierarchy, where the server does not tell what has come of it.
         steps: list[Fraction] = [Fraction(2**n), Fraction(2**n), Fraction(2**n if deep else 1)]
         if str(n) in sizes:
-            there = ratios("voxel_size", sizes[str(n)])
+            there = fraction_triple("voxel_size", sizes[str(n)])
             steps = [size * unit / edge for size, edge in zip(there, edges, strict=True)]
         x0, y0, z0 = (int(a / step) for a, step in zip(start, steps, strict=True))
         ends = [-int(-b // step) for b, step in zip(stop, steps, strict=True)]
-        x1, y1, z1 = triple("extent", extents.get(str(n), ends), 1)
+        x1, y1, z1 = integer_triple("extent", extents.get(str(n), ends), 1)
         a, b, c = (edge * step for edge, step in zip(edges, steps, strict=True))
         if x0 >= x1 or y0 >= y1 or z0 >= z1:
             raise unexpected("an extent that is not empty", (n, x1, y1, z1))
         grid = Grid((x0, y0, z0), (x1, y1, z1), _CUBOID)
         scales.append(((a, b, c), BossResolution(name, n, grid, readable, kind == "annotation", times > 1)))
     told = [where, {name: channel.get(name) for name in ("type", "datatype", "base_resolution", "storage_type")}]
-    dtype = word("datatype", channel.get("datatype"))
+    dtype = string("datatype", channel.get("datatype"))
     labels = kind == "annotation"
-    return Volume(labels, dtype, [Part("", 0)], scales, pyramids.version(told), times, writable=labels)
+    return Volume(labels, dtype, [VolumeChannel("", 0)], scales, pyramids.version(told), times, writable=labels)
 
 
 _NOT_FOUND = (404,)

@@ -33,8 +33,16 @@ from ocpproxy.upstream.base import UnknownToken, UpstreamBroken, UpstreamFailure
 from ocpproxy.upstream.chunks import Grid, clipped, pasted
 from ocpproxy.upstream.codecs import content_encoding
 from ocpproxy.upstream.documents import checks, pyramids
-from ocpproxy.upstream.documents.checks import items, mapping, ratios, triple, unexpected, whole, word
-from ocpproxy.upstream.documents.pyramids import Part, Volume, assembled
+from ocpproxy.upstream.documents.checks import (
+    fraction_triple,
+    integer,
+    integer_triple,
+    json_array,
+    json_object,
+    string,
+    unexpected,
+)
+from ocpproxy.upstream.documents.pyramids import Volume, VolumeChannel, build_dataset
 from ocpproxy.upstream.http import HttpResponse, status_failure
 from ocpproxy.upstream.kind import CHANNELS, Kind, UpstreamContext
 from ocpproxy.upstream.locations import Location, for_each_channel
@@ -91,10 +99,10 @@ class Dvid(VoxelsOnly):
                     if not n:
                         raise
                     break
-                with checks.reading(path):
-                    text = checks.text(content_encoding.restored(answer.body, answer.encoding, _LONGEST))
-                    info = mapping("info", checks.parsed(text))
-                    kind = word("TypeName", mapping("Base", info.get("Base")).get("TypeName"))
+                with checks.parsing(path):
+                    text = checks.decode_text(content_encoding.decode_content(answer.body, answer.encoding, _LONGEST))
+                    info = json_object("info", checks.parse_json(text))
+                    kind = string("TypeName", json_object("Base", info.get("Base")).get("TypeName"))
                 found.append(text)
                 if kind == "labelmap":
                     break
@@ -104,17 +112,19 @@ class Dvid(VoxelsOnly):
 
     def dataset(self, token: str, description: str) -> Dataset:
         """As `Upstream.dataset`."""
-        with checks.reading(f"the instances of {token}"):
-            told = mapping("the instances", checks.parsed(description))
+        with checks.parsing(f"the instances of {token}"):
+            told = json_object("the instances", checks.parse_json(description))
             volumes: dict[str | None, Volume[Any]] = {}
             for name, site in self._sites.items():
-                texts = checks.parsed(word("an instance", told.get(name or ""), most=_LEVELS * 2 * _LONGEST))
+                texts = checks.parse_json(
+                    string("an instance", told.get(name or ""), max_length=_LEVELS * 2 * _LONGEST)
+                )
                 infos = [
-                    mapping("info", checks.parsed(word("info", text, most=_LONGEST)))
-                    for text in items("the infos", texts)
+                    json_object("info", checks.parse_json(string("info", text, max_length=_LONGEST)))
+                    for text in json_array("the infos", texts)
                 ]
                 volumes[name] = _volume(name, infos, site.for_token(token))
-            return assembled(token, volumes)
+            return build_dataset(token, volumes)
 
     async def cutout(self, cutout: Cutout) -> Voxels:
         """As `Upstream.cutout`."""
@@ -145,13 +155,13 @@ class Dvid(VoxelsOnly):
         nbytes = int(np.prod(box.shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         if scale.labels:
             path += f"?scale={scale.number}&compression=gzip"
-        limit = content_encoding.longest(nbytes)
+        limit = content_encoding.max_encoded_size(nbytes)
         answer = await self._sites[scale.place].client.get(path, limit, _judged)
 
         def decoded() -> Voxels:
-            body = content_encoding.restored(answer.body, answer.encoding, limit)
+            body = content_encoding.decode_content(answer.body, answer.encoding, limit)
             if scale.labels:
-                body = content_encoding.inflated(body, nbytes, _GZIP)
+                body = content_encoding.inflate(body, nbytes, _GZIP)
             if len(body) != nbytes:
                 raise UpstreamBroken(f"expected {nbytes} bytes of voxels, not {len(body)}")
             return np.frombuffer(body, np.dtype(dtype).newbyteorder("<")).reshape(box.shape)
@@ -166,13 +176,17 @@ class Dvid(VoxelsOnly):
         nbytes = int(np.prod(whole_.shape, dtype=np.int64))
         if nbytes > _MOST_BYTES:
             raise UpstreamBroken(f"blocks of {block} make {nbytes} bytes of a cutout, expected at most {_MOST_BYTES}")
-        limit = content_encoding.longest(nbytes + _BLOCK.size * (nbytes // int(np.prod(block, dtype=np.int64))))
+        limit = content_encoding.max_encoded_size(
+            nbytes + _BLOCK.size * (nbytes // int(np.prod(block, dtype=np.int64)))
+        )
         path = self._path(token, scale, "subvolblocks", whole_) + "?compression=uncompressed"
         answer = await self._sites[scale.place].client.get(path, limit, _judged)
 
         def decoded() -> Voxels:
             return pasted(
-                box, _blocks(content_encoding.restored(answer.body, answer.encoding, limit), block, whole_, inner), "u1"
+                box,
+                _blocks(content_encoding.decode_content(answer.body, answer.encoding, limit), block, whole_, inner),
+                "u1",
             )
 
         voxels: Voxels = await self._in_thread(decoded)
@@ -219,39 +233,39 @@ def _volume(place: str | None, infos: list[Mapping[str, Any]], where: str) -> Vo
     """One instance, and those that are its coarser levels."""
     if not infos:
         raise unexpected("an instance", infos)
-    base = mapping("Base", infos[0].get("Base"))
-    kind = word("TypeName", base.get("TypeName"), "uint8blk", "labelmap", "labelarray", "labelblk")
+    base = json_object("Base", infos[0].get("Base"))
+    kind = string("TypeName", base.get("TypeName"), "uint8blk", "labelmap", "labelarray", "labelblk")
     labels = kind != "uint8blk"
     scales = []
     if labels:
-        extended = mapping("Extended", infos[0].get("Extended"))
-        deepest = whole("MaxDownresLevel", extended.get("MaxDownresLevel", 0), 0, _LEVELS - 1)
+        extended = json_object("Extended", infos[0].get("Extended"))
+        deepest = integer("MaxDownresLevel", extended.get("MaxDownresLevel", 0), 0, _LEVELS - 1)
         first, last = _extents(infos[0])
         for n in range(deepest + 1):
             low = (first[0] >> n, first[1] >> n, first[2] >> n)
             end = ((last[0] >> n) + 1, (last[1] >> n) + 1, (last[2] >> n) + 1)
             grid = Grid(low, end, _block(extended))
-            a, b, c = (edge * 2**n for edge in ratios("VoxelSize", extended.get("VoxelSize")))
+            a, b, c = (edge * 2**n for edge in fraction_triple("VoxelSize", extended.get("VoxelSize")))
             scales.append(((a, b, c), DvidScale(place, "", n, True, False, grid)))
     else:
         finest: Triple | None = None
         for n, info in enumerate(infos):
-            extended = mapping("Extended", info.get("Extended"))
+            extended = json_object("Extended", info.get("Extended"))
             first, last = _extents(info)
             grid = Grid(first, (last[0] + 1, last[1] + 1, last[2] + 1), _block(extended))
-            size = pyramids.size(grid)
+            size = pyramids.grid_size(grid)
             finest = finest or size
             # What a coarser instance says of its voxels is often a copy: its extents tell.
             steps = [Fraction(2) ** max(0, round(log2(a / b))) for a, b in zip(finest, size, strict=True)]
-            edges = ratios("VoxelSize", mapping("Extended", infos[0].get("Extended")).get("VoxelSize"))
+            edges = fraction_triple("VoxelSize", json_object("Extended", infos[0].get("Extended")).get("VoxelSize"))
             a, b, c = (edge * step for edge, step in zip(edges, steps, strict=True))
-            elsewhere = bool(word("GridStore", extended.get("GridStore") or "", most=1000))
+            elsewhere = bool(string("GridStore", extended.get("GridStore") or "", max_length=1000))
             scales.append(((a, b, c), DvidScale(place, f"_{n}" if n else "", n, False, elsewhere, grid)))
     told = [where, base.get("DataUUID"), kind]
     return Volume(
         labels,
         "uint64" if labels else "uint8",
-        [Part("", 0)],
+        [VolumeChannel("", 0)],
         scales,
         pyramids.version(told),
         writable=labels,
@@ -263,15 +277,15 @@ def _extents(info: Mapping[str, Any]) -> tuple[Triple, Triple]:
     for name in ("Extents", "Extended"):
         said = info.get(name)
         if isinstance(said, dict) and said.get("MinPoint") is not None:
-            first = triple("MinPoint", said.get("MinPoint"), -checks.LARGEST)
-            last = triple("MaxPoint", said.get("MaxPoint"), -checks.LARGEST)
+            first = integer_triple("MinPoint", said.get("MinPoint"), -checks.MAX_EXTENT)
+            last = integer_triple("MaxPoint", said.get("MaxPoint"), -checks.MAX_EXTENT)
             if all(a <= b for a, b in zip(first, last, strict=True)):
                 return first, last
     raise unexpected("MinPoint and MaxPoint of an instance that has voxels", info.get("Extents"))
 
 
 def _block(extended: Mapping[str, Any]) -> Triple:
-    return triple("BlockSize", extended.get("BlockSize"), 1, 256)
+    return integer_triple("BlockSize", extended.get("BlockSize"), 1, 256)
 
 
 def _build(settings: UpstreamSettings, context: UpstreamContext) -> Dvid:

@@ -16,7 +16,7 @@ from ocpproxy.config.options import Option, UpstreamKind
 from ocpproxy.upstream.base import Upstream
 from ocpproxy.upstream.http import HostClient, HttpClient
 from ocpproxy.upstream.locations import Location, channel_addresses, public_url
-from ocpproxy.upstream.tensorstore.reader import TensorStoreReader, TensorStoreReaders
+from ocpproxy.upstream.tensorstore.reader import ReadLimits, TensorStoreReader, TensorStoreReaders
 
 CHANNELS = Option(values.channels, "")
 MISSING = Option(values.choice("black", "error"), "black")
@@ -51,10 +51,7 @@ class UpstreamContext:
     def tensorstore(self, settings: UpstreamSettings) -> TensorStoreReader:
         """Return a TensorStore reader for one upstream."""
         return self.readers.reader(
-            settings.timeout,
-            settings.connections,
-            settings.retries,
-            settings.max_cutout,
+            ReadLimits(settings.timeout, settings.connections, settings.retries, settings.max_cutout),
             credentials=settings.options.get("credentials", False),
             authorization=settings.authorization,
             black=settings.options.get("missing", "black") == "black",

@@ -67,12 +67,12 @@ class OpenConnectome(VoxelsOnly):
         answer = await self._client.get(
             f"ca/{token}/info/", _LONGEST_INFO, lambda answer: _failure(answer, UnknownToken)
         )
-        with checks.reading(f"the info of {token}"):
-            return checks.text(content_encoding.restored(answer.body, answer.encoding, _LONGEST_INFO))
+        with checks.parsing(f"the info of {token}"):
+            return checks.decode_text(content_encoding.decode_content(answer.body, answer.encoding, _LONGEST_INFO))
 
     def dataset(self, token: str, description: str) -> Dataset:
         """As `Upstream.dataset`."""
-        return ocp_info.read(token, description)
+        return ocp_info.parse_info(token, description)
 
     async def cutout(self, cutout: Cutout) -> Voxels:
         """As `Upstream.cutout`."""
@@ -80,11 +80,11 @@ class OpenConnectome(VoxelsOnly):
         word = "npz" if first else self._format
         form = {"npz": npz, "blosc": blosc_array}[word]
         path = self._first_path(cutout) if first else self._path(cutout, word)
-        limit = form.longest(cutout.nbytes)
+        limit = form.max_encoded_size(cutout.nbytes)
         answer = await self._client.get(path, limit, lambda answer: _failure(answer, OutOfRange))
 
         def decoded() -> Voxels:
-            body = content_encoding.restored(answer.body, answer.encoding, limit)
+            body = content_encoding.decode_content(answer.body, answer.encoding, limit)
             found: Voxels = form.decode(body, cutout.channel.dtype, self._shape(cutout))
             return found
 

@@ -32,9 +32,9 @@ from ocpproxy.upstream.base import UpstreamBroken, UpstreamFailure, VoxelsOnly
 from ocpproxy.upstream.chunks import Chunks
 from ocpproxy.upstream.codecs import content_encoding, images, segmentation
 from ocpproxy.upstream.documents import checks
-from ocpproxy.upstream.documents.checks import mapping, word
-from ocpproxy.upstream.documents.precomputed_info import LONGEST_INFO, PrecomputedScale, parsed
-from ocpproxy.upstream.documents.pyramids import assembled
+from ocpproxy.upstream.documents.checks import json_object, string
+from ocpproxy.upstream.documents.precomputed_info import MAX_INFO, PrecomputedScale, parse_info
+from ocpproxy.upstream.documents.pyramids import build_dataset
 from ocpproxy.upstream.http import HttpResponse, status_failure
 from ocpproxy.upstream.kind import CHANNELS, MISSING, MISSING_STATUS, Kind, UpstreamContext
 from ocpproxy.upstream.locations import Location, for_each_channel
@@ -85,19 +85,21 @@ class Precomputed(VoxelsOnly):
     async def info(self, token: str, name: str | None) -> str:
         """The info document of one channel."""
         site = self._sites[name]
-        answer = await site.client.get(site.path(token, "info"), LONGEST_INFO, status_failure)
-        with checks.reading(f"the info of {token}"):
-            return checks.text(content_encoding.restored(answer.body, answer.encoding, LONGEST_INFO))
+        answer = await site.client.get(site.path(token, "info"), MAX_INFO, status_failure)
+        with checks.parsing(f"the info of {token}"):
+            return checks.decode_text(content_encoding.decode_content(answer.body, answer.encoding, MAX_INFO))
 
     def dataset(self, token: str, description: str) -> Dataset:
         """As `Upstream.dataset`."""
-        with checks.reading(f"the info of {token}"):
-            told = mapping("the infos", checks.parsed(description))
+        with checks.parsing(f"the info of {token}"):
+            told = json_object("the infos", checks.parse_json(description))
             volumes = {
-                name: parsed(name, word("an info", told.get(name or ""), most=LONGEST_INFO), site.for_token(token))
+                name: parse_info(
+                    name, string("an info", told.get(name or ""), max_length=MAX_INFO), site.for_token(token)
+                )
                 for name, site in self._sites.items()
             }
-            return assembled(token, volumes)
+            return build_dataset(token, volumes)
 
     async def cutout(self, cutout: Cutout) -> Voxels:
         """As `Upstream.cutout`."""
@@ -118,10 +120,10 @@ class Precomputed(VoxelsOnly):
 
     async def _chunk(self, place: tuple[str, PrecomputedScale], box: Box) -> Voxels | None:
         token, scale = place
-        site = self._sites[scale.place]
+        site = self._sites[scale.channel]
         nbytes = scale.nbytes(box)
         answer = await site.client.get(
-            site.path(token, scale.chunk(box)), 2 * content_encoding.longest(nbytes), self._judged
+            site.path(token, scale.chunk_path(box)), 2 * content_encoding.max_encoded_size(nbytes), self._judged
         )
         if answer.status != 200:
             return None
@@ -141,8 +143,8 @@ def _decoded(answer: HttpResponse, scale: PrecomputedScale, box: Box, nbytes: in
     z, y, x = box.shape
     dtype = np.dtype(scale.dtype).newbyteorder("<")
     raw = scale.encoding == "raw"
-    body = content_encoding.restored(
-        answer.body, answer.encoding, nbytes if raw else 2 * content_encoding.longest(nbytes)
+    body = content_encoding.decode_content(
+        answer.body, answer.encoding, nbytes if raw else 2 * content_encoding.max_encoded_size(nbytes)
     )
     if raw:
         if len(body) != nbytes:
@@ -153,7 +155,7 @@ def _decoded(answer: HttpResponse, scale: PrecomputedScale, box: Box, nbytes: in
             raise UpstreamBroken("compressed segmentation is of one component of 32 or 64 bits")
         return segmentation.decode(body, scale.dtype, box.shape, scale.block)
     else:
-        samples = images.read(body, None, z * y * x, scale.components)
+        samples = images.decode(body, None, z * y * x, scale.components)
         if samples.dtype != dtype:
             raise UpstreamBroken(f"expected a picture of {scale.dtype}, not of {samples.dtype}")
         array = samples.reshape(z, y, x, scale.components).transpose(3, 0, 1, 2)
