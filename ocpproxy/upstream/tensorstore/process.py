@@ -109,7 +109,7 @@ class RequestHandler:
             reading.cancel()
 
     def document(self, number: int, request: Mapping[str, Any]) -> None:
-        """Start to read a document whole."""
+        """Start to read a document."""
 
         def opened(future: Any) -> None:
             try:
@@ -119,9 +119,9 @@ class RequestHandler:
 
         def done(future: Any) -> None:
             try:
-                found = future.result()
-                missing = found.state == "missing"
-                body = b"" if missing else bytes(found.value)
+                result = future.result()
+                missing = result.state == "missing"
+                body = b"" if missing else bytes(result.value)
                 if len(body) > request["max_size"]:
                     raise ValueError(f"expected at most {request['max_size']} bytes in {request['key']}: {len(body)}")
             except BaseException as error:

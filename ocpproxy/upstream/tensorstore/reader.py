@@ -135,23 +135,23 @@ class TensorStoreReader:
         return self._process
 
     def _start(self) -> ReaderProcess:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
+        parent_end, child_end = socket.socketpair()
+        parent_end.setblocking(False)
         process = ReaderProcess(self._ended, self._limits.memory)
         command = [sys.executable, "-P", "-m", "ocpproxy.upstream.tensorstore.process", str(_LINK)]
         environment = {**os.environ, **self._limits.environment()}
         with open(os.devnull, "r+b") as null:
-            descriptors = {0: null.fileno(), 1: null.fileno(), 2: 2, _LINK: theirs.fileno()}
+            descriptors = {0: null.fileno(), 1: null.fileno(), 2: 2, _LINK: child_end.fileno()}
             try:
                 self._reactor.spawnProcess(process, command[0], command, env=environment, childFDs=descriptors)
             except OSError as error:
-                ours.close()
+                parent_end.close()
                 raise UpstreamDown(f"TensorStore's process cannot be started: {error.strerror}") from None
             finally:
-                theirs.close()
+                child_end.close()
         factory = Factory.forProtocol(lambda: process.connection)
-        self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, factory)
-        ours.close()
+        self._reactor.adoptStreamConnection(parent_end.fileno(), socket.AF_UNIX, factory)
+        parent_end.close()
         process.connection.send(self._limits.configuration())
         return process
 
