@@ -27,7 +27,7 @@ setup(
         "blosc>=1.11",
         "brotli>=1.2",  # the first with a bound on what comes out
         "compressed-segmentation>=2.3",
-        "cachetools>=5.3",
+        "cachetools>=5.3,<9",  # the majors that are tested
         "prometheus_client>=0.20",
         # The fast deflate of the PNG writer; wheels for x86-64 and arm64. Elsewhere zlib serves.
         "isal>=1.6; platform_machine in 'x86_64 AMD64 aarch64 arm64'",

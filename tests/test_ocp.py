@@ -1,4 +1,4 @@
-"""What is particular to the Open Connectome services: their bodies and their info documents."""
+"""Bodies and info documents of the Open Connectome services."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class NpzTests(SynchronousTestCase):
     """npz bodies, genuine and hostile."""
 
     def body(self, header: bytes, data: bytes = b"") -> bytes:
-        """A body with this header."""
+        """Return a body with this header."""
         return zlib.compress(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data)
 
     def test_any_array(self) -> None:
-        """Whatever numpy saves today is read, without a copy and read-only."""
+        """Arrays that numpy saves today are decoded, without a copy and read-only."""
         for dtype in ("uint8", "uint16", "uint32", "uint64", "float32"):
             array = np.arange(2 * 3 * 5).reshape(1, 2, 3, 5).astype(dtype)
             found = npz.decode(ocpserver.npz(array), dtype, (1, 2, 3, 5))
@@ -44,7 +44,7 @@ class NpzTests(SynchronousTestCase):
             self.assertEqual(found.shape, (2, 3, 4))
 
     def test_fixtures(self) -> None:
-        """Bodies written by genuine libraries of 2015 decode exactly."""
+        """Bodies that the libraries of 2015 wrote are decoded exactly."""
         if shared("fixtures") is None:
             raise SkipTest("the fixtures are not beside this checkout")
         for name, dtype, shape in (
@@ -57,7 +57,7 @@ class NpzTests(SynchronousTestCase):
             body = path.read_bytes()
             raw = zlib.decompress(body)
             expected = np.frombuffer(raw[-int(np.prod(shape)) * np.dtype(dtype).itemsize :], dtype).reshape(shape)
-            if shape[0] == 2:  # two channels in one body: not what is asked for, and refused as such
+            if shape[0] == 2:  # two channels in one body: not what was requested
                 self.assertRaises(UpstreamBroken, npz.decode, body, dtype, (1, *shape[1:]))
                 continue
             np.testing.assert_array_equal(npz.decode(body, dtype, shape), expected.reshape(shape[-3:]))
@@ -68,7 +68,7 @@ class NpzTests(SynchronousTestCase):
         )
 
     def test_hostile(self) -> None:
-        """Forged headers, other types, bombs, and what is cut short or too long, are refused."""
+        """Forged headers, other types, decompression bombs, and bodies cut short or too long are refused."""
         fine = b"{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3, 4), }\n"
         for header, data in (
             (fine.replace(b"2,", b"99999999999,"), bytes(24)),
@@ -98,21 +98,21 @@ class NpzTests(SynchronousTestCase):
 
     @given(st.binary(max_size=300))
     def test_noise(self, data: bytes) -> None:
-        """Whatever inflates to whatever is an array that was asked for, or broken."""
+        """Random bytes are refused, as a body, compressed, and as a compressed header."""
         for body in (data, zlib.compress(data), zlib.compress(b"\x93NUMPY\x01\x00" + data)):
             self.assertRaises(UpstreamBroken, npz.decode, body, "uint8", (2, 3, 4))
 
-    def test_longest(self) -> None:
-        """Voxels that do not compress stay within the bound of a body."""
+    def test_max_encoded_size(self) -> None:
+        """No body is larger than its bound, even if its voxels cannot be compressed."""
         noise = np.random.default_rng(1).integers(0, 256, (1, 16, 512, 512), np.uint8)
-        self.assertLessEqual(len(ocpserver.npz(noise)), npz.longest(noise.nbytes))
+        self.assertLessEqual(len(ocpserver.npz(noise)), npz.max_encoded_size(noise.nbytes))
 
 
 class InfoTests(SynchronousTestCase):
     """info documents, genuine and hostile."""
 
     def document(self, **changes: Any) -> str:
-        """A second-generation document in which parts of the dataset are changed."""
+        """Return a document of the second generation in which parts of the dataset are changed."""
         found = ocpserver.Service(em(), 2).info()
         found["dataset"] |= changes
         return json.dumps(found)
@@ -124,7 +124,7 @@ class InfoTests(SynchronousTestCase):
         for letter, generation in (("A", 1), ("B", 2), ("C", 3)):
             path = shared("fixtures", f"info_{letter}.json")
             assert path is not None
-            dataset = ocp_info.read("kasthuri11", path.read_text())
+            dataset = ocp_info.parse_info("kasthuri11", path.read_text())
             self.assertEqual(dataset.upstream_data, generation)
             self.assertEqual(dataset.levels[1].size, (10752, 13312, 1850))
             self.assertEqual(dataset.levels[1].offset, (0, 0, 1))
@@ -136,12 +136,12 @@ class InfoTests(SynchronousTestCase):
             self.assertEqual(stack.cuboid(tile).box, (2560, 3072, 3584, 4096, 1185, 1201))
 
     def test_first_generation_types(self) -> None:
-        """Each project type is known, and has a picture; that of channels is told by naming them."""
+        """Each project type can be shown; the channels of a channel project, only by name."""
         for number in range(1, 13):
             document = ocpserver.Service(em(), 1).info()
             document["project"]["projecttype"] = number
             document["channels"] = {"DAPI-1": 1, "Synapsin": 2, "no good name": 3}
-            dataset = ocp_info.read("kat", json.dumps(document))
+            dataset = ocp_info.parse_info("kat", json.dumps(document))
             if number in (3, 4):
                 self.assertEqual([(c.name, c.number) for c in dataset.channels], [("DAPI-1", 1), ("Synapsin", 2)])
                 self.assertRaises(CannotDisplay, Stack.build, dataset, ImageBase("kat"))
@@ -169,10 +169,10 @@ class InfoTests(SynchronousTestCase):
         )
         for changes in hostile:
             with self.subTest(changes=changes):
-                self.assertRaises(UpstreamBroken, ocp_info.read, "kat", self.document(**changes))
+                self.assertRaises(UpstreamBroken, ocp_info.parse_info, "kat", self.document(**changes))
         for text in ('{"dataset": NaN}', "9" * 5000, "[" * 100000, '{"a": 1e999999999}'):
-            self.assertRaises(UpstreamBroken, ocp_info.read, "kat", text)
-        self.assertIsInstance(ocp_info.read("kat", self.document()), Dataset)
+            self.assertRaises(UpstreamBroken, ocp_info.parse_info, "kat", text)
+        self.assertIsInstance(ocp_info.parse_info("kat", self.document()), Dataset)
 
     @given(
         st.recursive(
@@ -187,9 +187,9 @@ class InfoTests(SynchronousTestCase):
         ),
     )
     def test_noise(self, value: Any, key: str) -> None:
-        """Any value in any place gives a dataset or a broken upstream."""
+        """With any value of a member, the result is a dataset or `UpstreamBroken`."""
         try:
-            dataset = ocp_info.read("kat", self.document(**{key: value}))
+            dataset = ocp_info.parse_info("kat", self.document(**{key: value}))
         except UpstreamBroken:
             return
         self.assertTrue(dataset.levels)

@@ -143,9 +143,11 @@ class _Reader:
         """
         written = self._sections.get(section, {})
         name = written.get("type", inherited.get("type", UPSTREAM["type"].default))
-        kind = self._kinds.get(name)
+        try:
+            kind, expected = self._kinds.get(name), "one of " + ", ".join(self._kinds)
+        except Exception as error:  # whatever the code of another distribution may raise
+            kind, expected = None, f"a type that can be loaded ({error})"
         if kind is None:
-            expected = "one of " + ", ".join(self._kinds)
             self.faults.append(Fault(section, "type", name, expected))
             found = self._read_options(section, {**upstreams.all_options(self._kinds), **more}, inherited)
             unknown = UpstreamKind(name=name, url_per_channel=True)

@@ -41,9 +41,19 @@ from ocpproxy.upstream.base import OutOfRange, UnknownToken, UpstreamBroken, Ups
 from ocpproxy.upstream.chunks import MissingChunks, read_clipped
 from ocpproxy.upstream.codecs import blosc_container, content_encoding, npz
 from ocpproxy.upstream.documents import checks, precomputed_info, pyramids
-from ocpproxy.upstream.documents.checks import NAME, items, mapping, ratio, ratios, triple, unexpected, whole, word
+from ocpproxy.upstream.documents.checks import (
+    CHANNEL_NAME,
+    fraction,
+    fraction_triple,
+    integer,
+    integer_triple,
+    json_array,
+    json_object,
+    string,
+    unexpected,
+)
 from ocpproxy.upstream.documents.precomputed_info import PrecomputedScale
-from ocpproxy.upstream.documents.pyramids import Part, Volume, Voxel, assembled
+from ocpproxy.upstream.documents.pyramids import Volume, VolumeChannel, VoxelSize, build_dataset
 from ocpproxy.upstream.fetch import DOCUMENT_LIMIT, fetch_document
 from ocpproxy.upstream.grid import Grid
 from ocpproxy.upstream.http import HttpResponse, status_failure
@@ -166,14 +176,14 @@ class Boss(VoxelsOnly):
         api, collection, experiment = self._experiment(token)
         path = f"{api}/collection/{collection}/experiment/{experiment}"
         experiment_text = await self._document(path + "/", UnknownToken)
-        with checks.reading(f"the experiment {experiment}"):
+        with checks.parsing(f"the experiment {experiment}"):
             frame, names = self._read_experiment(experiment_text)
 
         async def describe_channel(name: str) -> dict[str, str]:
             text = await self._document(f"{path}/channel/{name}/")
             documents = {"channel": text}
-            with checks.reading(f"the channel {name}"):
-                channel = mapping("a channel", checks.parsed(text))
+            with checks.parsing(f"the channel {name}"):
+                channel = json_object("a channel", checks.parse_json(text))
                 address = _bucket_address(channel)
             if address is not None:
                 documents["info"] = await self._bucket_at(address).info(token, address)
@@ -189,16 +199,18 @@ class Boss(VoxelsOnly):
 
     def _read_experiment(self, text: str) -> tuple[str, list[str]]:
         """Return the names of the coordinate frame and of the channels to show, from an experiment's document."""
-        experiment = mapping("an experiment", checks.parsed(text))
-        frame = word("coord_frame", experiment.get("coord_frame"))
-        if not NAME.fullmatch(frame):
+        experiment = json_object("an experiment", checks.parse_json(text))
+        frame = string("coord_frame", experiment.get("coord_frame"))
+        if not CHANNEL_NAME.fullmatch(frame):
             raise unexpected("the name of a coordinate frame", frame)
-        names = [word("a channel", name) for name in items("channels", experiment.get("channels"), most=10_000)]
+        names = [
+            string("a channel", name) for name in json_array("channels", experiment.get("channels"), max_length=10_000)
+        ]
         if self._channels:
             return frame, list(dict.fromkeys(boss_name for _, boss_name in self._channels))
         if len(names) > _MOST_CHANNELS:
             raise unexpected(f"at most {_MOST_CHANNELS} channels, or the option channels to choose some", len(names))
-        return frame, [name for name in names if NAME.fullmatch(name)]
+        return frame, [name for name in names if CHANNEL_NAME.fullmatch(name)]
 
     def _bucket_at(self, address: str) -> BucketReader:
         if address not in self._buckets:
@@ -207,25 +219,25 @@ class Boss(VoxelsOnly):
 
     def dataset(self, token: str, description: str) -> Dataset:
         """Return a dataset; see `Upstream.dataset`."""
-        with checks.reading(f"the experiment of {token}"):
-            documents = mapping("the documents", checks.parsed(description))
+        with checks.parsing(f"the experiment of {token}"):
+            documents = json_object("the documents", checks.parse_json(description))
             experiment = _read("experiment", documents.get("experiment"))
             frame = _read("frame", documents.get("frame"))
-            channels = mapping("channels", documents.get("channels"))
+            channels = json_object("channels", documents.get("channels"))
             volumes: dict[str | None, Volume[Any]] = {}
             for name, boss_name in self._channels or [(name, name) for name in channels]:
-                channel_documents = mapping("a channel", channels.get(boss_name))
+                channel_documents = json_object("a channel", channels.get(boss_name))
                 channel = _read(boss_name, channel_documents.get("channel"))
                 address = _bucket_address(channel)
                 if address is not None:
-                    info = word("an info", channel_documents.get("info"), most=precomputed_info.LONGEST_INFO)
-                    volumes[name] = precomputed_info.parsed(address, info, address)
+                    info = string("an info", channel_documents.get("info"), max_length=precomputed_info.MAX_INFO)
+                    volumes[name] = precomputed_info.parse_info(address, info, address)
                 else:
                     downsample = channel_documents.get("downsample")
                     address = f"{self._location.for_token(token)}/{boss_name}"
                     reported = _ChannelDocuments(boss_name, channel, experiment, downsample)
                     volumes[name] = _volume(reported, _read_frame(frame), address)
-            return assembled(token, volumes)
+            return build_dataset(token, volumes)
 
     # -- voxels
 
@@ -236,7 +248,7 @@ class Boss(VoxelsOnly):
         if scale is None:
             return np.zeros(cutout.box.shape, cutout.channel.dtype)
         if isinstance(scale, PrecomputedScale):
-            reader = self._bucket_at(scale.place or "")
+            reader = self._bucket_at(scale.channel or "")
             voxels = await reader.scale(cutout.dataset.upstream_token, scale, cutout.box)
             return voxels if voxels.ndim == 3 else np.ascontiguousarray(voxels[..., number])
         return await read_clipped(cutout.box, scale.readable, cutout.channel.dtype, partial(self._read, scale, cutout))
@@ -248,7 +260,7 @@ class Boss(VoxelsOnly):
         shape = (1, *box.shape) if scale.timed else box.shape
         nbytes = int(np.prod(shape, dtype=np.int64)) * cutout.channel.itemsize
         accept = "application/npygz" if scale.annotation else "application/blosc"
-        limit = npz.longest(nbytes) if scale.annotation else blosc_container.longest(nbytes)
+        limit = npz.max_encoded_size(nbytes) if scale.annotation else blosc_container.max_encoded_size(nbytes)
         time = f"{cutout.time}:{cutout.time + 1}/" if scale.timed else ""
         path = (
             f"{api}/cutout/{collection}/{experiment}/{scale.channel}/{scale.number}/"
@@ -259,10 +271,10 @@ class Boss(VoxelsOnly):
         response = await self._location.client.get(path, limit, check, {"Accept": accept})
 
         def decode() -> Voxels:
-            body = content_encoding.restored(response.body, response.encoding, limit)
+            body = content_encoding.decode_content(response.body, response.encoding, limit)
             if scale.annotation:
                 return npz.decode(body, dtype, shape)
-            raw = blosc_container.opened(body, nbytes, nbytes)
+            raw = blosc_container.decompress(body, nbytes, nbytes)
             return np.frombuffer(raw, np.dtype(dtype).newbyteorder("<")).reshape(box.shape)
 
         voxels: Voxels = await self._in_thread(decode)
@@ -277,7 +289,7 @@ class _Frame(NamedTuple):
 
     unit: int
     """Nanometres of the unit of the voxel sizes."""
-    edges: Voxel
+    edges: VoxelSize
     """Edges of a voxel of level 0 along x, y, z, in nanometres."""
     start: Triple
     stop: Triple
@@ -296,15 +308,15 @@ class _ChannelDocuments(NamedTuple):
 
 def _read(name: str, text: object) -> Mapping[str, Any]:
     """Return the document in a text."""
-    return mapping(name, checks.parsed(word(name, text, most=DOCUMENT_LIMIT)))
+    return json_object(name, checks.parse_json(string(name, text, max_length=DOCUMENT_LIMIT)))
 
 
 def _bucket_address(channel: Mapping[str, Any]) -> str | None:
     """Return the address of a channel that is a precomputed volume in a bucket, or None for other channels."""
     if channel.get("storage_type") != "cloudvol":
         return None
-    bucket = word("bucket", channel.get("bucket") or BUCKET)
-    path = word("cv_path", channel.get("cv_path")).strip("/")
+    bucket = string("bucket", channel.get("bucket") or BUCKET)
+    path = string("cv_path", channel.get("cv_path")).strip("/")
     if not bucket.replace("-", "").replace(".", "").isalnum() or not path.isascii() or set(path) & set(" ?#{}\\"):
         raise unexpected("a bucket and the path of a volume in it", (bucket, path))
     return f"s3://{bucket}/{path}"
@@ -312,10 +324,10 @@ def _bucket_address(channel: Mapping[str, Any]) -> str | None:
 
 def _read_frame(document: Mapping[str, Any]) -> _Frame:
     """Return the coordinate frame of a document."""
-    unit = _UNITS[word("voxel_unit", document.get("voxel_unit"), *_UNITS)]
-    a, b, c = (ratio(f"{axis}_voxel_size", document.get(f"{axis}_voxel_size")) * unit for axis in "xyz")
-    x0, y0, z0 = (whole(f"{axis}_start", document.get(f"{axis}_start"), 0, checks.LARGEST) for axis in "xyz")
-    x1, y1, z1 = (whole(f"{axis}_stop", document.get(f"{axis}_stop"), 1, checks.LARGEST) for axis in "xyz")
+    unit = _UNITS[string("voxel_unit", document.get("voxel_unit"), *_UNITS)]
+    a, b, c = (fraction(f"{axis}_voxel_size", document.get(f"{axis}_voxel_size")) * unit for axis in "xyz")
+    x0, y0, z0 = (integer(f"{axis}_start", document.get(f"{axis}_start"), 0, checks.MAX_EXTENT) for axis in "xyz")
+    x1, y1, z1 = (integer(f"{axis}_stop", document.get(f"{axis}_stop"), 1, checks.MAX_EXTENT) for axis in "xyz")
     if x0 >= x1 or y0 >= y1 or z0 >= z1:
         raise unexpected("a coordinate frame that is not empty", ([x0, y0, z0], [x1, y1, z1]))
     return _Frame(unit, (a, b, c), (x0, y0, z0), (x1, y1, z1))
@@ -324,36 +336,36 @@ def _read_frame(document: Mapping[str, Any]) -> _Frame:
 def _volume(documents: _ChannelDocuments, frame: _Frame, address: str) -> Volume[BossResolution]:
     """Return the volume of a channel that is read by cutouts."""
     channel, experiment = documents.channel, documents.experiment
-    labels = word("type", channel.get("type"), "image", "annotation") == "annotation"
-    times = whole("num_time_samples", experiment.get("num_time_samples", 1), 1, 2**20)
+    labels = string("type", channel.get("type"), "image", "annotation") == "annotation"
+    times = integer("num_time_samples", experiment.get("num_time_samples", 1), 1, 2**20)
     readable = Grid(frame.start, frame.stop, _CUBOID)
     scales = [
         (voxel, BossResolution(documents.name, number, grid, readable, labels, times > 1))
         for number, voxel, grid in _levels(documents, frame)
     ]
     reported = {name: channel.get(name) for name in ("type", "datatype", "base_resolution", "storage_type")}
-    dtype = word("datatype", channel.get("datatype"))
+    dtype = string("datatype", channel.get("datatype"))
     version = pyramids.version([address, reported])
-    return Volume(labels, dtype, [Part("", 0)], scales, version, times, writable=labels)
+    return Volume(labels, dtype, [VolumeChannel("", 0)], scales, version, times, writable=labels)
 
 
-def _levels(documents: _ChannelDocuments, frame: _Frame) -> Iterator[tuple[int, Voxel, Grid]]:
+def _levels(documents: _ChannelDocuments, frame: _Frame) -> Iterator[tuple[int, VoxelSize, Grid]]:
     """Yield number, voxel and grid of each level of a channel."""
     experiment, downsample = documents.experiment, documents.downsample
-    base = whole("base_resolution", documents.channel.get("base_resolution", 0), 0, _RESOLUTIONS - 1)
-    count = whole("num_hierarchy_levels", experiment.get("num_hierarchy_levels"), 1, 100)
-    method = word("hierarchy_method", experiment.get("hierarchy_method"), "isotropic", "anisotropic")
+    base = integer("base_resolution", documents.channel.get("base_resolution", 0), 0, _RESOLUTIONS - 1)
+    count = integer("num_hierarchy_levels", experiment.get("num_hierarchy_levels"), 1, 100)
+    method = string("hierarchy_method", experiment.get("hierarchy_method"), "isotropic", "anisotropic")
     report = {} if downsample is None else _read("downsample", downsample)
-    extents, sizes = (mapping(name, report.get(name, {})) for name in ("extent", "voxel_size"))
+    extents, sizes = (json_object(name, report.get(name, {})) for name in ("extent", "voxel_size"))
     for n in range(base, min(base + (1 if downsample is None else count), _RESOLUTIONS)):
         # The rule of the hierarchy, for a level whose voxel size the server does not report.
         steps: list[Fraction] = [Fraction(2**n), Fraction(2**n), Fraction(2**n if method == "isotropic" else 1)]
         if str(n) in sizes:
-            reported = ratios("voxel_size", sizes[str(n)])
+            reported = fraction_triple("voxel_size", sizes[str(n)])
             steps = [size * frame.unit / edge for size, edge in zip(reported, frame.edges, strict=True)]
         x0, y0, z0 = (int(a / step) for a, step in zip(frame.start, steps, strict=True))
         ends = [-int(-b // step) for b, step in zip(frame.stop, steps, strict=True)]
-        x1, y1, z1 = triple("extent", extents.get(str(n), ends), 1)
+        x1, y1, z1 = integer_triple("extent", extents.get(str(n), ends), 1)
         if x0 >= x1 or y0 >= y1 or z0 >= z1:
             raise unexpected("an extent that is not empty", (n, x1, y1, z1))
         a, b, c = (edge * step for edge, step in zip(frame.edges, steps, strict=True))

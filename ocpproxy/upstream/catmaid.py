@@ -138,7 +138,7 @@ class Catmaid:
         validators = {name: headers[header] for name, header in _CONDITIONS.items() if header in headers}
 
         def decode() -> Picture:
-            body = content_encoding.restored(response.body, response.encoding, self._longest())
+            body = content_encoding.decode_content(response.body, response.encoding, self._longest())
             if not pictures.is_tile(body):
                 body = png.grey(_pixels(body, self._tiling.size, box)[0])
             return Picture(body, validators)
@@ -153,7 +153,7 @@ class Catmaid:
             return None
 
         def decode() -> Voxels:
-            body = content_encoding.restored(response.body, response.encoding, self._longest())
+            body = content_encoding.decode_content(response.body, response.encoding, self._longest())
             return _pixels(body, self._tiling.size, box)
 
         voxels: Voxels = await self._in_thread(decode)
@@ -193,7 +193,7 @@ def _pixels(body: bytes, size: tuple[int, int], box: Box) -> Voxels:
     width, height = images.size(body)
     if not (columns - 1 <= width <= size[0] and rows - 1 <= height <= size[1]):
         raise UpstreamBroken(f"expected a tile of {size[0]} x {size[1]} pixels, not {width} x {height}")
-    samples = images.read(body, (width, height), width * height, 0)[:rows, :columns, 0]
+    samples = images.decode(body, (width, height), width * height, 0)[:rows, :columns, 0]
     pixels = np.zeros(box.shape, np.uint8)
     pixels[0, : samples.shape[0], : samples.shape[1]] = samples if samples.dtype == np.uint8 else samples >> 8
     return pixels

@@ -35,8 +35,16 @@ from ocpproxy.upstream.base import UnknownToken, UpstreamBroken, UpstreamFailure
 from ocpproxy.upstream.chunks import read_clipped
 from ocpproxy.upstream.codecs import content_encoding
 from ocpproxy.upstream.documents import checks, pyramids
-from ocpproxy.upstream.documents.checks import items, mapping, ratios, triple, unexpected, whole, word
-from ocpproxy.upstream.documents.pyramids import Part, Volume, Voxel, assembled
+from ocpproxy.upstream.documents.checks import (
+    fraction_triple,
+    integer,
+    integer_triple,
+    json_array,
+    json_object,
+    string,
+    unexpected,
+)
+from ocpproxy.upstream.documents.pyramids import Volume, VolumeChannel, VoxelSize, build_dataset
 from ocpproxy.upstream.fetch import DOCUMENT_LIMIT, fetch_document
 from ocpproxy.upstream.grid import Grid, compose, intersection
 from ocpproxy.upstream.http import HttpResponse, status_failure
@@ -98,9 +106,9 @@ class Dvid(VoxelsOnly):
                     if not n:
                         raise
                     break
-                with checks.reading(f"the info of {instance}"):
-                    info = mapping("info", checks.parsed(text))
-                    kind = word("TypeName", mapping("Base", info.get("Base")).get("TypeName"))
+                with checks.parsing(f"the info of {instance}"):
+                    info = json_object("info", checks.parse_json(text))
+                    kind = string("TypeName", json_object("Base", info.get("Base")).get("TypeName"))
                 infos.append(text)
                 if kind == "labelmap":
                     break
@@ -110,17 +118,19 @@ class Dvid(VoxelsOnly):
 
     def dataset(self, token: str, description: str) -> Dataset:
         """Return a dataset; see `Upstream.dataset`."""
-        with checks.reading(f"the instances of {token}"):
-            channels = mapping("the instances", checks.parsed(description))
+        with checks.parsing(f"the instances of {token}"):
+            channels = json_object("the instances", checks.parse_json(description))
             volumes: dict[str | None, Volume[Any]] = {}
             for name, location in self._locations.items():
-                texts = checks.parsed(word("an instance", channels.get(name or ""), most=_LEVELS * 2 * DOCUMENT_LIMIT))
+                texts = checks.parse_json(
+                    string("an instance", channels.get(name or ""), max_length=_LEVELS * 2 * DOCUMENT_LIMIT)
+                )
                 infos = [
-                    mapping("info", checks.parsed(word("info", text, most=DOCUMENT_LIMIT)))
-                    for text in items("the infos", texts)
+                    json_object("info", checks.parse_json(string("info", text, max_length=DOCUMENT_LIMIT)))
+                    for text in json_array("the infos", texts)
                 ]
                 volumes[name] = _volume(name, infos, location.for_token(token))
-            return assembled(token, volumes)
+            return build_dataset(token, volumes)
 
     async def cutout(self, cutout: Cutout) -> Voxels:
         """Return voxels; see `Upstream.cutout`."""
@@ -155,13 +165,13 @@ class Dvid(VoxelsOnly):
         nbytes = int(np.prod(box.shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         if scale.labels:
             path += f"?scale={scale.number}&compression=gzip"
-        limit = content_encoding.longest(nbytes)
+        limit = content_encoding.max_encoded_size(nbytes)
         response = await self._locations[scale.channel].client.get(path, limit, _check_voxels)
 
         def decode() -> Voxels:
-            body = content_encoding.restored(response.body, response.encoding, limit)
+            body = content_encoding.decode_content(response.body, response.encoding, limit)
             if scale.labels:
-                body = content_encoding.inflated(body, nbytes, _GZIP)
+                body = content_encoding.inflate(body, nbytes, _GZIP)
             if len(body) != nbytes:
                 raise UpstreamBroken(f"expected {nbytes} bytes of voxels, not {len(body)}")
             return np.frombuffer(body, np.dtype(dtype).newbyteorder("<")).reshape(box.shape)
@@ -176,12 +186,14 @@ class Dvid(VoxelsOnly):
         nbytes = int(np.prod(aligned.shape, dtype=np.int64))
         if nbytes > _MOST_BYTES:
             raise UpstreamBroken(f"blocks of {block} make {nbytes} bytes of a cutout, expected at most {_MOST_BYTES}")
-        limit = content_encoding.longest(nbytes + _BLOCK.size * (nbytes // int(np.prod(block, dtype=np.int64))))
+        limit = content_encoding.max_encoded_size(
+            nbytes + _BLOCK.size * (nbytes // int(np.prod(block, dtype=np.int64)))
+        )
         path = self._path(token, scale, "subvolblocks", aligned) + "?compression=uncompressed"
         response = await self._locations[scale.channel].client.get(path, limit, _check_voxels)
 
         def decode() -> Voxels:
-            body = content_encoding.restored(response.body, response.encoding, limit)
+            body = content_encoding.decode_content(response.body, response.encoding, limit)
             return compose(box, _blocks(body, block, aligned), "uint8")
 
         voxels: Voxels = await self._in_thread(decode)
@@ -232,46 +244,46 @@ def _volume(channel: str | None, infos: list[Mapping[str, Any]], address: str) -
     """
     if not infos:
         raise unexpected("an instance", infos)
-    base = mapping("Base", infos[0].get("Base"))
-    kind = word("TypeName", base.get("TypeName"), "uint8blk", "labelmap", "labelarray", "labelblk")
+    base = json_object("Base", infos[0].get("Base"))
+    kind = string("TypeName", base.get("TypeName"), "uint8blk", "labelmap", "labelarray", "labelblk")
     labels = kind != "uint8blk"
     scales = _label_scales(channel, infos[0]) if labels else _grayscale_scales(channel, infos)
     version = pyramids.version([address, base.get("DataUUID"), kind])
-    return Volume(labels, "uint64" if labels else "uint8", [Part("", 0)], scales, version, writable=labels)
+    return Volume(labels, "uint64" if labels else "uint8", [VolumeChannel("", 0)], scales, version, writable=labels)
 
 
-def _label_scales(channel: str | None, info: Mapping[str, Any]) -> list[tuple[Voxel, DvidScale]]:
+def _label_scales(channel: str | None, info: Mapping[str, Any]) -> list[tuple[VoxelSize, DvidScale]]:
     """Return the scales of a label instance, each of which halves x, y and z."""
-    extended = mapping("Extended", info.get("Extended"))
-    deepest = whole("MaxDownresLevel", extended.get("MaxDownresLevel", 0), 0, _LEVELS - 1)
+    extended = json_object("Extended", info.get("Extended"))
+    deepest = integer("MaxDownresLevel", extended.get("MaxDownresLevel", 0), 0, _LEVELS - 1)
     first, last = _extents(info)
-    scales: list[tuple[Voxel, DvidScale]] = []
+    scales: list[tuple[VoxelSize, DvidScale]] = []
     for n in range(deepest + 1):
         start = (first[0] >> n, first[1] >> n, first[2] >> n)
         end = ((last[0] >> n) + 1, (last[1] >> n) + 1, (last[2] >> n) + 1)
-        a, b, c = (edge * 2**n for edge in ratios("VoxelSize", extended.get("VoxelSize")))
+        a, b, c = (edge * 2**n for edge in fraction_triple("VoxelSize", extended.get("VoxelSize")))
         scales.append(((a, b, c), DvidScale(channel, "", n, True, False, Grid(start, end, _block(extended)))))
     return scales
 
 
-def _grayscale_scales(channel: str | None, infos: list[Mapping[str, Any]]) -> list[tuple[Voxel, DvidScale]]:
+def _grayscale_scales(channel: str | None, infos: list[Mapping[str, Any]]) -> list[tuple[VoxelSize, DvidScale]]:
     """Return the scales of a grayscale: one for each instance.
 
     The voxel size that a coarser instance reports is often a copy of the finest one. So its voxels are taken as larger
     by the power of two by which its extents are smaller.
     """
-    edges = ratios("VoxelSize", mapping("Extended", infos[0].get("Extended")).get("VoxelSize"))
+    edges = fraction_triple("VoxelSize", json_object("Extended", infos[0].get("Extended")).get("VoxelSize"))
     finest: Triple | None = None
-    scales: list[tuple[Voxel, DvidScale]] = []
+    scales: list[tuple[VoxelSize, DvidScale]] = []
     for n, info in enumerate(infos):
-        extended = mapping("Extended", info.get("Extended"))
+        extended = json_object("Extended", info.get("Extended"))
         first, last = _extents(info)
         grid = Grid(first, (last[0] + 1, last[1] + 1, last[2] + 1), _block(extended))
-        size = pyramids.size(grid)
+        size = pyramids.grid_size(grid)
         finest = finest or size
         steps = [Fraction(2) ** max(0, round(log2(a / b))) for a, b in zip(finest, size, strict=True)]
         a, b, c = (edge * step for edge, step in zip(edges, steps, strict=True))
-        by_blocks = bool(word("GridStore", extended.get("GridStore") or "", most=1000))
+        by_blocks = bool(string("GridStore", extended.get("GridStore") or "", max_length=1000))
         scales.append(((a, b, c), DvidScale(channel, f"_{n}" if n else "", n, False, by_blocks, grid)))
     return scales
 
@@ -281,15 +293,15 @@ def _extents(info: Mapping[str, Any]) -> tuple[Triple, Triple]:
     for name in ("Extents", "Extended"):
         extents = info.get(name)
         if isinstance(extents, dict) and extents.get("MinPoint") is not None:
-            first = triple("MinPoint", extents.get("MinPoint"), -checks.LARGEST)
-            last = triple("MaxPoint", extents.get("MaxPoint"), -checks.LARGEST)
+            first = integer_triple("MinPoint", extents.get("MinPoint"), -checks.MAX_EXTENT)
+            last = integer_triple("MaxPoint", extents.get("MaxPoint"), -checks.MAX_EXTENT)
             if all(a <= b for a, b in zip(first, last, strict=True)):
                 return first, last
     raise unexpected("MinPoint and MaxPoint of an instance that has voxels", info.get("Extents"))
 
 
 def _block(extended: Mapping[str, Any]) -> Triple:
-    return triple("BlockSize", extended.get("BlockSize"), 1, 256)
+    return integer_triple("BlockSize", extended.get("BlockSize"), 1, 256)
 
 
 def _build(settings: UpstreamSettings, context: UpstreamContext) -> Dvid:

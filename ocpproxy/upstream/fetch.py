@@ -21,5 +21,5 @@ async def fetch_document(
     :raises UpstreamFailure: as `HostClient.get`; `UpstreamBroken` for a document that is too large or is not UTF-8.
     """
     response = await client.get(path, DOCUMENT_LIMIT, check, headers)
-    with checks.reading(path):
-        return checks.text(content_encoding.restored(response.body, response.encoding, DOCUMENT_LIMIT))
+    with checks.parsing(path):
+        return checks.decode_text(content_encoding.decode_content(response.body, response.encoding, DOCUMENT_LIMIT))

@@ -17,7 +17,7 @@ from ocpproxy.upstream.base import Upstream
 from ocpproxy.upstream.chunks import MissingChunks
 from ocpproxy.upstream.http import HostClient, HttpClient
 from ocpproxy.upstream.locations import Location, channel_addresses, public_url
-from ocpproxy.upstream.tensorstore.reader import TensorStoreReader, TensorStoreReaders
+from ocpproxy.upstream.tensorstore.reader import ReadLimits, TensorStoreReader, TensorStoreReaders
 
 # Options that several kinds have.
 CHANNELS = Option(values.channels, "")
@@ -58,10 +58,7 @@ class UpstreamContext:
     def tensorstore(self, settings: UpstreamSettings) -> TensorStoreReader:
         """Return a TensorStore reader for one upstream."""
         return self.readers.reader(
-            settings.timeout,
-            settings.connections,
-            settings.retries,
-            settings.max_cutout,
+            ReadLimits(settings.timeout, settings.connections, settings.retries, settings.max_cutout),
             credentials=settings.options.get("credentials", False),
             authorization=settings.authorization,
             black=settings.options.get("missing", "black") == "black",

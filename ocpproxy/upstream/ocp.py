@@ -70,7 +70,7 @@ class OpenConnectome(VoxelsOnly):
 
     def dataset(self, token: str, description: str) -> Dataset:
         """Return a dataset; see `Upstream.dataset`."""
-        return ocp_info.read(token, description)
+        return ocp_info.parse_info(token, description)
 
     async def cutout(self, cutout: Cutout) -> Voxels:
         """Return voxels; see `Upstream.cutout`."""
@@ -78,11 +78,11 @@ class OpenConnectome(VoxelsOnly):
         format_ = "npz" if first_generation else self._format
         codec = {"npz": npz, "blosc": blosc_array}[format_]
         path = _first_generation_path(cutout) if first_generation else _path(cutout, format_)
-        limit = codec.longest(cutout.nbytes)
+        limit = codec.max_encoded_size(cutout.nbytes)
         response = await self._client.get(path, limit, lambda response: _failure(response, OutOfRange))
 
         def decode() -> Voxels:
-            body = content_encoding.restored(response.body, response.encoding, limit)
+            body = content_encoding.decode_content(response.body, response.encoding, limit)
             voxels: Voxels = codec.decode(body, cutout.channel.dtype, _shape(cutout))
             return voxels
 

@@ -32,9 +32,9 @@ from ocpproxy.upstream.base import UpstreamBroken, VoxelsOnly
 from ocpproxy.upstream.chunks import Chunks, MissingChunks
 from ocpproxy.upstream.codecs import content_encoding, images, segmentation
 from ocpproxy.upstream.documents import checks
-from ocpproxy.upstream.documents.checks import mapping, word
-from ocpproxy.upstream.documents.precomputed_info import LONGEST_INFO, PrecomputedScale, parsed
-from ocpproxy.upstream.documents.pyramids import assembled
+from ocpproxy.upstream.documents.checks import json_object, string
+from ocpproxy.upstream.documents.precomputed_info import MAX_INFO, PrecomputedScale, parse_info
+from ocpproxy.upstream.documents.pyramids import build_dataset
 from ocpproxy.upstream.fetch import fetch_document
 from ocpproxy.upstream.http import HttpResponse
 from ocpproxy.upstream.kind import CHANNELS, MISSING, MISSING_STATUS, Kind, UpstreamContext, missing_chunks
@@ -84,13 +84,13 @@ class Precomputed(VoxelsOnly):
 
     def dataset(self, token: str, description: str) -> Dataset:
         """Return a dataset; see `Upstream.dataset`."""
-        with checks.reading(f"the info of {token}"):
-            documents = mapping("the infos", checks.parsed(description))
+        with checks.parsing(f"the info of {token}"):
+            documents = json_object("the infos", checks.parse_json(description))
             volumes = {}
             for name, location in self._locations.items():
-                info = word("an info", documents.get(name or ""), most=LONGEST_INFO)
-                volumes[name] = parsed(name, info, location.for_token(token))
-            return assembled(token, volumes)
+                info = string("an info", documents.get(name or ""), max_length=MAX_INFO)
+                volumes[name] = parse_info(name, info, location.for_token(token))
+            return build_dataset(token, volumes)
 
     async def cutout(self, cutout: Cutout) -> Voxels:
         """Return voxels; see `Upstream.cutout`."""
@@ -111,9 +111,9 @@ class Precomputed(VoxelsOnly):
 
     async def _chunk(self, volume: tuple[str, PrecomputedScale], box: Box) -> Voxels | None:
         token, scale = volume
-        location = self._locations[scale.place]
+        location = self._locations[scale.channel]
         limit = _longest_chunk(scale.nbytes(box))
-        response = await location.client.get(location.path(token, scale.chunk(box)), limit, self._missing.check)
+        response = await location.client.get(location.path(token, scale.chunk_path(box)), limit, self._missing.check)
         if response.status != 200:
             return None
         if scale.encoding == "raw" and not response.encoding:  # nothing to decode: a thread costs more than it saves
@@ -124,7 +124,7 @@ class Precomputed(VoxelsOnly):
 
 def _longest_chunk(nbytes: int) -> int:
     """Return the largest size of a chunk as it is stored: encoded, it may be larger than the bytes of its voxels."""
-    return 2 * content_encoding.longest(nbytes)
+    return 2 * content_encoding.max_encoded_size(nbytes)
 
 
 def _decode(response: HttpResponse, scale: PrecomputedScale, box: Box) -> Voxels:
@@ -136,7 +136,7 @@ def _decode(response: HttpResponse, scale: PrecomputedScale, box: Box) -> Voxels
     nbytes = scale.nbytes(box)
     dtype = np.dtype(scale.dtype).newbyteorder("<")
     raw = scale.encoding == "raw"
-    body = content_encoding.restored(response.body, response.encoding, nbytes if raw else _longest_chunk(nbytes))
+    body = content_encoding.decode_content(response.body, response.encoding, nbytes if raw else _longest_chunk(nbytes))
     if raw:
         if len(body) != nbytes:
             raise UpstreamBroken(f"expected {nbytes} bytes of voxels, not {len(body)}")
@@ -146,7 +146,7 @@ def _decode(response: HttpResponse, scale: PrecomputedScale, box: Box) -> Voxels
             raise UpstreamBroken("expected compressed segmentation of one component of 32 or 64 bits")
         return segmentation.decode(body, scale.dtype, box.shape, scale.block)
     else:
-        samples = images.read(body, None, z * y * x, scale.components)
+        samples = images.decode(body, None, z * y * x, scale.components)
         if samples.dtype != dtype:
             raise UpstreamBroken(f"expected a picture of {scale.dtype}, not of {samples.dtype}")
         array = samples.reshape(z, y, x, scale.components).transpose(3, 0, 1, 2)

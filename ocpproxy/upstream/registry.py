@@ -63,7 +63,7 @@ class _Kinds(Mapping[str, Kind]):
         return len(self._kinds)
 
 
-KINDS: Mapping[str, Kind] = _Kinds(_BUILT_IN)
+KINDS = _Kinds(_BUILT_IN)
 """All kinds of upstream, by name."""
 
 

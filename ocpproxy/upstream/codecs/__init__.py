@@ -1,12 +1,14 @@
-"""How voxels are written in the bodies of answers: one file for each form, all of them pure, bounded and suspicious.
+"""Decode the encodings of voxels that upstreams send: pure functions, bounded in memory, safe with hostile bodies.
 
-==============  ==============================================================================
-`npz`           zlib of a ``.npy``: Open Connectome, Boss
-`packed`        a pickle of an array in a blosc container: Open Connectome
-`pickled`       that pickle, read without running it
-`containers`    blosc containers
-`images`        JPEG and PNG
-`segmented`     neuroglancer's compressed segmentation
-`stored`        content encodings
-==============  ==============================================================================
+==================  ==========================================================================
+`content_encoding`  ``Content-Encoding``: gzip, deflate, brotli
+`npz`               zlib of a ``.npy``: Open Connectome, Boss
+`blosc_array`       a pickled array in a blosc container: Open Connectome
+`pickled`           the array of a pickle, without unpickling
+`blosc_container`   blosc containers: Boss, and those of `blosc_array`
+`images`            JPEG and PNG
+`segmentation`      neuroglancer's compressed segmentation
+==================  ==========================================================================
+
+Each decoder takes the size, type and shape that were requested, and raises `UpstreamBroken` for anything else.
 """

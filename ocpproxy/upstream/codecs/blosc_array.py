@@ -1,7 +1,7 @@
-"""The ``blosc`` of the Open Connectome services: ``blosc.pack_array``, a pickle of an array in a blosc container.
+"""The ``blosc`` format of the Open Connectome services: ``blosc.pack_array``, a pickled array in a blosc container.
 
-The shape and type in the pickle are all that tells a damaged body from a sound one. The pickle is read by
-`ocpproxy.upstream.codecs.pickled`, which runs nothing.
+blosc has no checksum. A damaged body is recognised by the shape and the type in the pickle only. The pickle is not
+loaded: `ocpproxy.upstream.codecs.pickled` reads the array out of it and executes nothing.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import UpstreamBroken
 from ocpproxy.upstream.codecs import blosc_container, pickled
 
-_OVERHEAD = 4096
-"""Bytes of a pickle beside its voxels, at most; 2015's writers took about 140."""
+_MAX_OVERHEAD = 4096
+"""Bytes that a pickle may have beside its voxels; the writers of 2015 needed about 140."""
 
 
-def longest(nbytes: int) -> int:
-    """Bytes that a body with so many bytes of voxels can have at most."""
-    return blosc_container.longest(nbytes + _OVERHEAD)
+def max_encoded_size(nbytes: int) -> int:
+    """Return the largest size in bytes of a body with `nbytes` of voxels."""
+    return blosc_container.max_encoded_size(nbytes + _MAX_OVERHEAD)
 
 
 def decode(body: bytes, dtype: str, shape: tuple[int, ...]) -> Voxels:
-    """The array of this type (a numpy name) and shape, whose last three axes are (z, y, x) and whose first are 1.
+    """Return the array of the body: read-only, axes (z, y, x), little endian.
 
-    The array is read-only, with axes (z, y, x).
-
-    :raises UpstreamBroken: when it is anything else.
+    :param dtype: the type that the array must have, a numpy name; either byte order is accepted.
+    :param shape: the shape that it must have. The last three axes are (z, y, x), those before them have a length of 1.
+    :raises UpstreamBroken: the body is damaged, or is not such an array.
     """
     expected = np.dtype(dtype).newbyteorder("<")
     nbytes = expected.itemsize * int(np.prod(shape, dtype=np.int64))
-    payload = blosc_container.opened(body, nbytes + 1, nbytes + _OVERHEAD)
+    payload = blosc_container.decompress(body, nbytes + 1, nbytes + _MAX_OVERHEAD)
     try:
-        found = pickled.read(payload)
-    except pickled.NoArray as error:
+        array = pickled.parse(payload)
+    except pickled.NotAnArray as error:
         raise UpstreamBroken(str(error)) from None
-    if found.dtype[1:] != expected.str[1:] or found.shape != shape:
-        raise UpstreamBroken(f"expected an array {expected.str} {shape}, not {found.dtype} {found.shape}")
-    inner: Triple = (shape[-3], shape[-2], shape[-1])
-    order: Any = "F" if found.fortran else "C"
-    array = np.frombuffer(found.data, found.dtype).reshape(shape, order=order).reshape(inner)
-    voxels: Voxels = np.ascontiguousarray(array, expected)
+    if array.dtype[1:] != expected.str[1:] or array.shape != shape:
+        raise UpstreamBroken(f"expected an array {expected.str} {shape}, not {array.dtype} {array.shape}")
+    zyx: Triple = (shape[-3], shape[-2], shape[-1])
+    order: Any = "F" if array.fortran else "C"
+    values = np.frombuffer(array.data, array.dtype).reshape(shape, order=order).reshape(zyx)
+    voxels: Voxels = np.ascontiguousarray(values, expected)
     voxels.flags.writeable = False
     return voxels

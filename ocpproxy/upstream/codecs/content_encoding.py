@@ -1,7 +1,7 @@
-"""Bodies as they are stored: ``Content-Encoding``, undone with a bound.
+"""``Content-Encoding``, decoded with a bound on the size.
 
-A bucket sends an object as it was stored, whatever was asked for: ``gzip`` and ``br`` are common for volumes. What
-comes out is bounded while it comes out, so that a bomb costs no more than what was expected.
+A bucket sends an object as it was stored, whatever the request accepts; ``gzip`` and ``br`` are common for volumes.
+The bound is applied while the body is decompressed, so a decompression bomb costs no more than the expected size.
 """
 
 from __future__ import annotations
@@ -11,82 +11,90 @@ import zlib
 from ocpproxy.upstream.base import UpstreamBroken
 
 _GZIP = 16 + zlib.MAX_WBITS
-_MEMBERS = 64
+_MAX_ENCODINGS = 2
+_MAX_MEMBERS = 64
+"""Members of a gzip file."""
 
 
-def longest(nbytes: int) -> int:
-    """Bytes that a stored body of so many bytes can have: what cannot be shrunk grows a little."""
+def max_encoded_size(nbytes: int) -> int:
+    """Return the largest size in bytes of an encoded body of `nbytes`: what cannot be compressed grows a little."""
     return nbytes + nbytes // 1000 + 4096
 
 
-def restored(body: bytes, encoding: str, limit: int) -> bytes:
-    """The body as it was before it was encoded.
+def decode_content(body: bytes, encoding: str, limit: int) -> bytes:
+    """Return the body without its content encodings.
 
-    :param encoding: a value of ``Content-Encoding``.
-    :param limit: bytes that it may have.
-    :raises UpstreamBroken: unknown, damaged, cut short, or longer than that.
+    :param encoding: the value of the header ``Content-Encoding``; empty for none.
+    :param limit: the largest size in bytes of the decoded body.
+    :raises UpstreamBroken: the encoding is unknown, or the body is damaged, cut short or larger than `limit`.
     """
     names = [name for name in (part.strip().lower() for part in encoding.split(",")) if name not in ("", "identity")]
-    if len(names) > 2:
-        raise UpstreamBroken(f"expected at most two content encodings, not {encoding[:60]!r}")
-    for place, name in reversed(list(enumerate(names))):
-        bound = longest(limit) if place else limit
+    if len(names) > _MAX_ENCODINGS:
+        raise UpstreamBroken(f"expected at most {_MAX_ENCODINGS} content encodings, not {encoding[:60]!r}")
+    for position, name in reversed(list(enumerate(names))):
+        bound = max_encoded_size(limit) if position else limit
         if name in ("gzip", "x-gzip"):
-            body = inflated(body, bound, _GZIP)
+            body = inflate(body, bound, _GZIP)
         elif name == "deflate":
-            body = inflated(body, bound, zlib.MAX_WBITS)
+            body = inflate(body, bound, zlib.MAX_WBITS)
         elif name == "br":
-            body = _brotli(body, bound)
+            body = _decompress_brotli(body, bound)
         else:
             raise UpstreamBroken(f"expected the content encoding gzip, deflate or br, not {name[:20]!r}")
     if len(body) > limit:
-        raise UpstreamBroken(f"the answer has {len(body)} bytes, expected at most {limit}")
+        raise _too_large(limit)
     return body
 
 
-def inflated(body: bytes, limit: int, wbits: int = zlib.MAX_WBITS) -> bytes:
-    """What zlib has deflated; gzip files may have several members.
+def _too_large(limit: int) -> UpstreamBroken:
+    return UpstreamBroken(f"expected a body of at most {limit} bytes, and it has more")
 
-    :raises UpstreamBroken: damaged, cut short, or longer than `limit`.
+
+def inflate(body: bytes, limit: int, wbits: int = zlib.MAX_WBITS) -> bytes:
+    """Return the content of a zlib stream, or of a gzip file, which may have several members.
+
+    :param limit: the largest size in bytes of the content.
+    :param wbits: as for `zlib.decompress`.
+    :raises UpstreamBroken: the body is damaged, cut short, or its content is larger than `limit`.
     """
     parts: list[bytes] = []
-    left, rest = limit + 1, body
-    while rest or not parts:
-        if len(parts) >= _MEMBERS:
-            raise UpstreamBroken(f"the stored body has more than {_MEMBERS} parts")
-        inflater = zlib.decompressobj(wbits)
+    allowed, remaining = limit + 1, body
+    while remaining or not parts:
+        if len(parts) >= _MAX_MEMBERS:
+            raise UpstreamBroken(f"expected a gzip body of at most {_MAX_MEMBERS} members, and it has more")
+        decompressor = zlib.decompressobj(wbits)
         try:
-            part = inflater.decompress(rest, left)
+            part = decompressor.decompress(remaining, allowed)
         except zlib.error as error:
-            raise UpstreamBroken(f"the stored body is damaged: {error}") from None
+            raise UpstreamBroken(f"the compressed body is damaged: {error}") from None
         parts.append(part)
-        left -= len(part)
-        if left <= 0:
-            raise UpstreamBroken(f"it inflates to more than the {limit} bytes that were expected")
-        if not inflater.eof:
-            raise UpstreamBroken("the stored body is cut short")
-        rest = inflater.unused_data
-        if rest and wbits != _GZIP:
-            raise UpstreamBroken("the stored body has something behind its end")
+        allowed -= len(part)
+        if allowed <= 0:
+            raise _too_large(limit)
+        if not decompressor.eof:
+            raise UpstreamBroken("the compressed body is cut short")
+        remaining = decompressor.unused_data
+        if remaining and wbits != _GZIP:
+            raise UpstreamBroken("the compressed body has something after its end")
     return b"".join(parts) if len(parts) > 1 else parts[0]
 
 
-def _brotli(body: bytes, limit: int) -> bytes:
+def _decompress_brotli(body: bytes, limit: int) -> bytes:
     import brotli
 
-    reader = brotli.Decompressor()
+    decompressor = brotli.Decompressor()
     parts: list[bytes] = []
-    length, given = 0, body
+    length, remaining = 0, body
     try:
-        while not reader.is_finished() and length <= limit:
-            part = reader.process(given, output_buffer_limit=limit + 1 - length)
-            if not part and not given:
-                raise UpstreamBroken("the stored body is cut short")
+        while not decompressor.is_finished() and length <= limit:
+            part = decompressor.process(remaining, output_buffer_limit=limit + 1 - length)
+            if not part and not remaining:
+                raise UpstreamBroken("the compressed body is cut short")
             parts.append(part)
             length += len(part)
-            given = b""
+            remaining = b""
     except brotli.error as error:
-        raise UpstreamBroken(f"the stored body is damaged: {error}") from None
+        raise UpstreamBroken(f"the compressed body is damaged: {error}") from None
     if length > limit:
-        raise UpstreamBroken(f"it inflates to more than the {limit} bytes that were expected")
+        raise _too_large(limit)
     return b"".join(parts)

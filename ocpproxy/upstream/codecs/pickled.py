@@ -1,41 +1,50 @@
-"""An array out of a pickle, without unpickling.
+"""The array of a pickle, without unpickling.
 
-``blosc.pack_array``, with which ndstore sends arrays, compresses a pickle. Loading one runs whatever its writer wanted,
-and restricting `pickle.Unpickler` does not help enough: numpy's constructors allocate what they are told to. So this
-interpreter knows just the opcodes that pickles of arrays are made of (protocols 0 to 5, numpy 1.6 to 2, Python 2 and
-3), its stack holds nothing but numbers, strings, tuples and inert names, and what a name is called with is looked at,
-not called. No array, no dtype and no other object comes into being before type, shape and length agree.
+``blosc.pack_array``, with which ndstore sends arrays, compresses a pickle. To load a pickle is to execute what its
+writer wanted, and a restricted `pickle.Unpickler` is no defence: numpy's constructors allocate whatever size they are
+called with. This module interprets only the opcodes that occur in pickles of arrays (protocols 0 to 5, numpy 1.6 to 2,
+Python 2 and 3). Its stack holds numbers, strings, tuples and names, all of them inert: a call is compared with the few
+calls that build an array, and never made. No array and no dtype exists before type, shape and length agree.
 
-Opcodes: CPython, Lib/pickletools.py. The shape of an array's pickle: numpy, ``ndarray.__reduce__`` (version 1 of its
-state) and ``ndarray.__reduce_ex__(5)``.
+Bounds, for any input: `_MAX_OPCODES` opcodes, `_MAX_DEPTH` values on the stack, and no allocation larger than a small
+multiple of the pickle. The voxels are a view of the pickle, except in protocols 0 to 2 of Python 3.
+
+`pickletools.genops` reads the same opcodes, but copies each string (32 MiB for an array of 16 MiB), and refuses the
+strings of protocol 0 that Python 2 wrote. Opcodes: CPython, Lib/pickletools.py. The pickle of an array: numpy,
+``ndarray.__reduce__`` (version 1 of its state) and ``ndarray.__reduce_ex__(5)``.
 """
 
 from __future__ import annotations
 
 import codecs
 import math
+import pickle  # for the names of its opcodes
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-_MOST_OPCODES = 500
-_DEEPEST = 64
+_MAX_OPCODES = 500
+_MAX_DEPTH = 64
+_MAX_DIGITS = 20
+"""Characters of a number in decimal."""
+_MAX_TEXT = 60
+"""Characters of a name or a code."""
 _TYPE = re.compile(r"([ui])([1248])|(f)([48])|(b)(1)", re.ASCII)
-_LONGEST_WHOLE = 20
-"""Digits."""
+_NUMPY_MODULE = re.compile(r"numpy(\._core|\.core)?\.(multiarray|numeric)", re.ASCII)
 
 
-class NoArray(ValueError):
-    """The pickle is none of a plain array. The text may be logged."""
+class NotAnArray(ValueError):
+    """The pickle is damaged, or is not that of a plain array. The message is safe to log."""
 
 
 @dataclass(frozen=True)
-class Pickled:
-    """An array that is still bytes."""
+class PickledArray:
+    """The bytes of an array, and how to read them."""
 
     dtype: str
-    """With byte order, as numpy writes it: ``|u1``, ``<u2``, ``>f4``."""
+    """With its byte order, as numpy writes it: ``|u1``, ``<u2``, ``>f4``."""
     shape: tuple[int, ...]
     fortran: bool
     """Whether the first index varies fastest."""
@@ -44,31 +53,30 @@ class Pickled:
 
 @dataclass(frozen=True)
 class _Name:
-    """A global: inert."""
+    """A global of the pickle, which is not imported."""
 
     name: str
 
 
 @dataclass(frozen=True)
-class _Type:
-    """A dtype: its letter and size, and its byte order once that is known."""
+class _DType:
+    """A dtype: its letter and size, and its byte order, which is empty until the pickle sets it."""
 
     code: str
     order: str = ""
 
 
 @dataclass(frozen=True)
-class _Empty:
-    """What `_reconstruct` is to make: an array without a state."""
+class _EmptyArray:
+    """What `_reconstruct` would return: an array without a state."""
 
 
 class _Mark:
-    """A place on the stack."""
+    """The mark on the stack where the items of a tuple begin."""
 
 
 _MARK = _Mark()
-_NUMPY = re.compile(r"numpy(\._core|\.core)?\.(multiarray|numeric)", re.ASCII)
-_KNOWN = {
+_NAMES = {
     ("numpy", "ndarray"): "ndarray",
     ("numpy", "dtype"): "dtype",
     ("_codecs", "encode"): "encode",
@@ -77,228 +85,284 @@ _KNOWN = {
 }
 
 
-def read(payload: bytes) -> Pickled:
-    """The array of a pickle.
+def parse(payload: bytes) -> PickledArray:
+    """Return the array of a pickle; its `data` refers to `payload` where that is possible.
 
-    :raises NoArray: when it is anything else, or cut short.
+    :raises NotAnArray: the pickle is damaged, cut short, or not that of a plain array.
     """
     try:
         return _Machine(payload).run()
-    except (struct.error, IndexError, KeyError, UnicodeError, ValueError, TypeError) as error:
-        if isinstance(error, NoArray):
-            raise
-        raise NoArray(f"the pickle makes no sense: {type(error).__name__}") from None
+    except NotAnArray:
+        raise
+    except (struct.error, IndexError, KeyError, ValueError) as error:  # an empty stack, an unknown number of the memo
+        raise NotAnArray(f"the pickle is damaged: {type(error).__name__}") from None
 
 
 class _Machine:
-    """The interpreter: one stack, one memo."""
+    """The interpreter of one pickle: a stack and a memo."""
 
     def __init__(self, payload: bytes) -> None:
         self._payload = payload
-        self._all = memoryview(payload)
-        self._at = 0
+        self._view = memoryview(payload)
+        self._position = 0
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self._encoded = 0
 
-    def run(self) -> Pickled:
-        for _ in range(_MOST_OPCODES):
-            code = self._take(1)[0]
-            if code == ord("."):
+    def run(self) -> PickledArray:
+        for _ in range(_MAX_OPCODES):
+            code = bytes(self._read(1))
+            if code == pickle.STOP:
                 return self._result()
             if code in _CONSTANTS:
                 self._stack.append(_CONSTANTS[code])
-            elif code in _SIZED:
-                self._stack.append(self._sized(*_SIZED[code]))
+            elif code in _NUMBERS:
+                self._stack.append(self._read_number(_NUMBERS[code]))
+            elif code in _STRINGS:
+                self._stack.append(self._read_string(*_STRINGS[code]))
+            elif code in _OPCODES:
+                _OPCODES[code](self)
             else:
-                _OPCODES.get(code, _Machine._unknown)(self)
-            if len(self._stack) > _DEEPEST:
-                raise NoArray("the pickle nests too deeply")
-        raise NoArray(f"the pickle has more than {_MOST_OPCODES} opcodes")
+                raise NotAnArray(f"the pickle has the opcode {code!r}, which pickles of arrays do not have")
+            if len(self._stack) > _MAX_DEPTH:
+                raise NotAnArray(f"the pickle has more than {_MAX_DEPTH} values on its stack")
+        raise NotAnArray(f"the pickle has more than {_MAX_OPCODES} opcodes")
 
-    def _result(self) -> Pickled:
+    def _result(self) -> PickledArray:
         (result,) = self._stack
-        if not isinstance(result, Pickled):
-            raise NoArray("the pickle is not an array")
+        if not isinstance(result, PickledArray):
+            raise NotAnArray("the pickle is not that of an array")
         return result
 
-    # -- bytes
+    # -- reading the pickle
 
-    def _take(self, count: int) -> memoryview:
-        part = self._all[self._at : self._at + count]
-        if len(part) != count or count < 0:
-            raise NoArray("the pickle is cut short")
-        self._at += count
+    def _read(self, count: int) -> memoryview:
+        part = self._view[self._position : self._position + count]
+        if len(part) != count:
+            raise NotAnArray("the pickle is cut short")
+        self._position += count
         return part
 
-    def _whole(self, layout: str) -> int:
-        (value,) = struct.unpack(layout, self._take(struct.calcsize(layout)))
+    def _read_number(self, layout: str) -> int:
+        (value,) = struct.unpack(layout, self._read(struct.calcsize(layout)))
         return int(value)
 
-    def _line(self) -> bytes:
-        end = self._payload.find(b"\n", self._at)
+    def _read_string(self, length: str, text: bool) -> str | memoryview:
+        part = self._read(self._read_number(length))
+        return bytes(part).decode("utf-8") if text else part
+
+    def _read_line(self) -> bytes:
+        end = self._payload.find(b"\n", self._position)
         if end < 0:
-            raise NoArray("the pickle is cut short")
-        line = self._payload[self._at : end]
-        self._at = end + 1
+            raise NotAnArray("the pickle is cut short")
+        line = self._payload[self._position : end]
+        self._position = end + 1
         return line
 
-    def _digits(self, end: bytes = b"") -> int:
-        text = self._line().removesuffix(end)
-        if not re.fullmatch(rb"-?\d+", text) or len(text) > _LONGEST_WHOLE:
-            raise NoArray("a number of the pickle is none")
+    def _read_decimal(self, suffix: bytes = b"") -> int:
+        text = self._read_line().removesuffix(suffix)
+        if len(text) > _MAX_DIGITS or not re.fullmatch(rb"-?\d+", text):
+            raise NotAnArray(f"expected a number in the pickle, not {text[:_MAX_DIGITS]!r}")
         return int(text)
 
-    def _sized(self, layout: str, decode: bool) -> Any:
-        part = self._take(self._whole(layout))
-        return bytes(part).decode("utf-8") if decode else part
+    def read_long(self) -> None:
+        length = self._read_number("<B")
+        if length > 8:
+            raise NotAnArray("a number of the pickle has more than 8 bytes")
+        self._stack.append(int.from_bytes(self._read(length), "little", signed=True))
 
-    # -- opcodes
+    def read_quoted(self) -> None:
+        line = self._read_line()
+        if len(line) < 2 or line[0] not in b"'\"" or line[0] != line[-1]:
+            raise NotAnArray("a string of the pickle has no quotes")
+        self._stack.append(memoryview(codecs.escape_decode(line[1:-1])[0]))
 
-    def _unknown(self) -> None:
-        raise NoArray(f"the pickle has the opcode {self._all[self._at - 1]:#04x}, which no array needs")
+    def read_unicode(self) -> None:
+        self._stack.append(self._read_line().decode("raw-unicode-escape"))
 
-    def _global(self) -> None:
-        module, name = self._line().decode("ascii"), self._line().decode("ascii")
-        self._name(module, name)
+    def read_decimal(self, suffix: bytes = b"") -> None:
+        self._stack.append(self._read_decimal(suffix))
 
-    def _stack_global(self) -> None:
+    def read_global(self) -> None:
+        module = self._read_line().decode("ascii")
+        self._push_name(module, self._read_line().decode("ascii"))
+
+    # -- the stack and the memo
+
+    def stack_global(self) -> None:
         name, module = self._stack.pop(), self._stack.pop()
-        self._name(module, name)
+        self._push_name(_text(module), _text(name))
 
-    def _name(self, module: str, name: str) -> None:
-        known = _KNOWN.get((module, name))
-        if known is None and name in ("_reconstruct", "_frombuffer") and _NUMPY.fullmatch(module):
+    def _push_name(self, module: str, name: str) -> None:
+        known = _NAMES.get((module, name))
+        if name in ("_reconstruct", "_frombuffer") and _NUMPY_MODULE.fullmatch(module):
             known = name
         if known is None:
-            raise NoArray(f"the pickle names {module[:60]}.{name[:60]}, which no array needs")
+            raise NotAnArray(f"the pickle names {module[:60]}.{name[:60]}, which pickles of arrays do not name")
         self._stack.append(_Name(known))
 
-    def _tuple(self) -> None:
+    def push_tuple(self) -> None:
         items: list[Any] = []
         while (item := self._stack.pop()) is not _MARK:
             items.append(item)
         self._stack.append(tuple(reversed(items)))
 
-    def _tuple_of(self, count: int) -> None:
-        items = self._stack[len(self._stack) - count :]
-        if len(items) != count or _MARK in items:
-            raise NoArray("the pickle lacks items of a tuple")
-        self._stack[len(self._stack) - count :] = [tuple(items)]
+    def push_tuple_of(self, count: int) -> None:
+        items = self._stack[-count:]
+        if len(items) != count or any(item is _MARK for item in items):
+            raise NotAnArray("the pickle lacks the items of a tuple")
+        self._stack[-count:] = [tuple(items)]
 
-    def _long(self) -> None:
-        length = self._take(1)[0]
-        if length > 8:
-            raise NoArray("a number of the pickle is too large")
-        self._stack.append(int.from_bytes(self._take(length), "little", signed=True))
-
-    def _string(self) -> None:
-        line = self._line()
-        if len(line) < 2 or line[0] not in b"'\"" or line[0] != line[-1]:
-            raise NoArray("a string of the pickle has no quotes")
-        self._stack.append(memoryview(codecs.escape_decode(line[1:-1])[0]))
-
-    def _put(self, number: int) -> None:
+    def put(self, number: int) -> None:
         self._memo[number] = self._stack[-1]
 
-    def _get(self, number: int) -> None:
+    def memoize(self) -> None:
+        self.put(len(self._memo))
+
+    def get(self, number: int) -> None:
         self._stack.append(self._memo[number])
 
-    def _reduce(self) -> None:
-        arguments, function = self._stack.pop(), self._stack.pop()
-        name = function.name if isinstance(function, _Name) else None
-        if name == "_reconstruct" and arguments[0] == _Name("ndarray") and arguments[1] == (0,):
-            self._stack.append(_Empty())
-        elif name == "dtype" and _TYPE.fullmatch(_text(arguments[0])):
-            self._stack.append(_Type(_text(arguments[0])))
-        elif name == "_frombuffer":
-            data, type_, shape, order = arguments
-            self._stack.append(_array(type_, shape, _text(order) == "F", data))
-        elif name == "encode" and _text(arguments[1]) in ("latin1", "latin-1"):
-            self._stack.append(memoryview(arguments[0].encode("latin-1")))
-        elif name == "bytearray":
-            (data,) = arguments
-            self._stack.append(data)
-        else:
-            raise NoArray("the pickle calls what no array needs")
+    # -- calls and states
 
-    def _build(self) -> None:
-        state, made = self._stack.pop(), self._stack.pop()
-        if isinstance(made, _Type):
-            version, order, *rest = state
-            if version not in (3, 4) or any(part is not None for part in rest[:3]):
-                raise NoArray("the type of the array is not a plain one")
-            finished: Any = _Type(made.code, _text(order))
-            # numpy asks for the type before its state: whoever remembers it means the finished one.
-            self._memo = {n: finished if item is made else item for n, item in self._memo.items()}
-        elif isinstance(made, _Empty):
-            version, shape, type_, fortran, data = state
+    def reduce(self) -> None:
+        arguments, function = self._stack.pop(), self._stack.pop()
+        call = _CALLS.get(function.name) if isinstance(function, _Name) else None
+        if call is None or type(arguments) is not tuple:
+            raise NotAnArray("the pickle makes a call that pickles of arrays do not make")
+        self._stack.append(call(self, *_expect(arguments, _ARGUMENTS[function.name])))
+
+    def _reconstruct(self, class_: Any, shape: Any, code: Any) -> _EmptyArray:
+        if class_ != _Name("ndarray") or shape != (0,):
+            raise NotAnArray("the pickle constructs something other than an array")
+        return _EmptyArray()
+
+    def _dtype(self, code: Any, align: Any, copy: Any) -> _DType:
+        if not _TYPE.fullmatch(_text(code)):
+            raise NotAnArray(f"expected the type of an array of numbers in the pickle, not {_text(code)!r}")
+        return _DType(_text(code))
+
+    def _frombuffer(self, data: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
+        return _array(dtype, shape, _text(order) == "F", data)
+
+    def _encode(self, text: Any, encoding: Any) -> memoryview:
+        if type(text) is not str or _text(encoding) not in ("latin1", "latin-1"):
+            raise NotAnArray("the pickle encodes something other than bytes")
+        # A text can be encoded many times over. All of them together are still no longer than the pickle.
+        self._encoded += len(text)
+        if self._encoded > len(self._payload):
+            raise NotAnArray("the pickle has more bytes encoded than it has itself")
+        return memoryview(text.encode("latin-1"))
+
+    def _bytearray(self, data: Any) -> memoryview:
+        if type(data) is not memoryview:
+            raise NotAnArray("the pickle makes a bytearray of something other than bytes")
+        return data
+
+    def build(self) -> None:
+        state, target = self._stack.pop(), self._stack.pop()
+        if type(state) is not tuple:
+            raise NotAnArray("the pickle sets a state that is not a tuple")
+        if isinstance(target, _DType):
+            built: Any = _complete_dtype(target, state)
+            # numpy puts the dtype into the memo before its state is set: the memo refers to the complete one.
+            self._memo = {number: built if value is target else value for number, value in self._memo.items()}
+        elif isinstance(target, _EmptyArray):
+            version, shape, dtype, fortran, data = _expect(state, 5)
             if version != 1:
-                raise NoArray("the array has a state of a version that is not known")
-            finished = _array(type_, shape, bool(fortran), data)
+                raise NotAnArray("the state of the array has an unknown version")
+            built = _array(dtype, shape, bool(fortran), data)
         else:
-            raise NoArray("the pickle gives a state to what has none")
-        self._stack.append(finished)
+            raise NotAnArray("the pickle sets the state of something other than an array")
+        self._stack.append(built)
+
+
+def _expect(values: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+    if len(values) != count:
+        raise NotAnArray(f"expected {count} values in the pickle, not {len(values)}")
+    return values
 
 
 def _text(value: Any) -> str:
-    """A word that Python 2 wrote as bytes and Python 3 as text."""
-    text = value if isinstance(value, str) else bytes(value).decode("ascii")
-    if len(text) > 60:
-        raise NoArray("a word of the pickle is too long")
-    return text
+    """Return a name or a code, which Python 2 wrote as bytes and Python 3 as text.
+
+    A number is refused: ``bytes(number)`` would allocate as many bytes.
+    """
+    if type(value) not in (str, memoryview) or len(value) > _MAX_TEXT:
+        raise NotAnArray(f"expected a text of at most {_MAX_TEXT} characters in the pickle")
+    return value if isinstance(value, str) else bytes(value).decode("ascii")
 
 
-def _array(type_: Any, shape: Any, fortran: bool, data: Any) -> Pickled:
-    if not isinstance(type_, _Type) or type_.order not in ("<", ">", "|", "="):
-        raise NoArray("the array has no plain type")
-    if not isinstance(shape, tuple) or not 1 <= len(shape) <= 5 or not all(type(side) is int for side in shape):
-        raise NoArray("expected a shape of one to five whole numbers")
-    if not isinstance(data, memoryview):
-        raise NoArray("the array has no bytes")
-    size = int(type_.code[1:])
+def _complete_dtype(dtype: _DType, state: tuple[Any, ...]) -> _DType:
+    """Return the dtype with the byte order of its state: (version, order, subdtype, names, fields, ...)."""
+    version, order, *rest = state
+    if version not in (3, 4) or any(part is not None for part in rest[:3]):
+        raise NotAnArray("the type of the array is structured, or its state has an unknown version")
+    return _DType(dtype.code, _text(order))
+
+
+def _array(dtype: Any, shape: Any, fortran: bool, data: Any) -> PickledArray:
+    if not isinstance(dtype, _DType) or dtype.order not in ("<", ">", "|", "="):
+        raise NotAnArray("the array has no plain type")
+    if type(shape) is not tuple or not 1 <= len(shape) <= 5 or not all(type(side) is int for side in shape):
+        raise NotAnArray("the array has no shape of one to five integers")
+    if type(data) is not memoryview:
+        raise NotAnArray("the array has no bytes")
+    size = int(dtype.code[1:])
     if any(side < 0 for side in shape) or math.prod(shape) * size != len(data):
-        raise NoArray(f"the shape {shape} does not take the {len(data)} bytes there are")
-    order = "|" if size == 1 else "<" if type_.order == "=" else type_.order
-    return Pickled(order + type_.code, shape, fortran, data)
+        raise NotAnArray(f"the array has {len(data)} bytes, which do not fill the shape {shape}")
+    order = "|" if size == 1 else "<" if dtype.order == "=" else dtype.order
+    return PickledArray(order + dtype.code, shape, fortran, data)
 
 
-_CONSTANTS = {ord("("): _MARK, ord(")"): (), ord("N"): None, 0x88: True, 0x89: False}
-_SIZED = {
-    ord("U"): ("<B", False),
-    ord("T"): ("<I", False),
-    ord("C"): ("<B", False),
-    ord("B"): ("<I", False),
-    0x8E: ("<Q", False),
-    0x96: ("<Q", False),
-    0x8C: ("<B", True),
-    ord("X"): ("<I", True),
-    0x8D: ("<Q", True),
+_CONSTANTS: dict[bytes, Any] = {
+    pickle.MARK: _MARK,
+    pickle.EMPTY_TUPLE: (),
+    pickle.NONE: None,
+    pickle.NEWTRUE: True,
+    pickle.NEWFALSE: False,
 }
-"""Strings: how their length is written, and whether they are text."""
-_OPCODES = {
-    0x80: lambda machine: machine._take(1),  # PROTO
-    0x95: lambda machine: machine._take(8),  # FRAME
-    ord("c"): _Machine._global,
-    0x93: _Machine._stack_global,
-    ord("t"): _Machine._tuple,
-    0x85: lambda machine: machine._tuple_of(1),
-    0x86: lambda machine: machine._tuple_of(2),
-    0x87: lambda machine: machine._tuple_of(3),
-    ord("R"): _Machine._reduce,
-    ord("b"): _Machine._build,
-    ord("I"): lambda machine: machine._stack.append(machine._digits()),
-    ord("L"): lambda machine: machine._stack.append(machine._digits(b"L")),
-    ord("K"): lambda machine: machine._stack.append(machine._whole("<B")),
-    ord("M"): lambda machine: machine._stack.append(machine._whole("<H")),
-    ord("J"): lambda machine: machine._stack.append(machine._whole("<i")),
-    0x8A: _Machine._long,
-    ord("S"): _Machine._string,
-    ord("V"): lambda machine: machine._stack.append(machine._line().decode("raw-unicode-escape")),
-    ord("p"): lambda machine: machine._put(machine._digits()),
-    ord("q"): lambda machine: machine._put(machine._whole("<B")),
-    ord("r"): lambda machine: machine._put(machine._whole("<I")),
-    0x94: lambda machine: machine._put(len(machine._memo)),  # MEMOIZE
-    ord("g"): lambda machine: machine._get(machine._digits()),
-    ord("h"): lambda machine: machine._get(machine._whole("<B")),
-    ord("j"): lambda machine: machine._get(machine._whole("<I")),
+_NUMBERS = {pickle.BININT1: "<B", pickle.BININT2: "<H", pickle.BININT: "<i"}
+_STRINGS = {
+    pickle.SHORT_BINSTRING: ("<B", False),
+    pickle.BINSTRING: ("<I", False),
+    pickle.SHORT_BINBYTES: ("<B", False),
+    pickle.BINBYTES: ("<I", False),
+    pickle.BINBYTES8: ("<Q", False),
+    pickle.BYTEARRAY8: ("<Q", False),
+    pickle.SHORT_BINUNICODE: ("<B", True),
+    pickle.BINUNICODE: ("<I", True),
+    pickle.BINUNICODE8: ("<Q", True),
 }
+"""Strings: the layout of their length, and whether they are text."""
+_OPCODES: dict[bytes, Callable[[_Machine], object]] = {
+    pickle.PROTO: lambda machine: machine._read(1),
+    pickle.FRAME: lambda machine: machine._read(8),
+    pickle.GLOBAL: _Machine.read_global,
+    pickle.STACK_GLOBAL: _Machine.stack_global,
+    pickle.TUPLE: _Machine.push_tuple,
+    pickle.TUPLE1: lambda machine: machine.push_tuple_of(1),
+    pickle.TUPLE2: lambda machine: machine.push_tuple_of(2),
+    pickle.TUPLE3: lambda machine: machine.push_tuple_of(3),
+    pickle.REDUCE: _Machine.reduce,
+    pickle.BUILD: _Machine.build,
+    pickle.INT: _Machine.read_decimal,
+    pickle.LONG: lambda machine: machine.read_decimal(b"L"),
+    pickle.LONG1: _Machine.read_long,
+    pickle.STRING: _Machine.read_quoted,
+    pickle.UNICODE: _Machine.read_unicode,
+    pickle.PUT: lambda machine: machine.put(machine._read_decimal()),
+    pickle.BINPUT: lambda machine: machine.put(machine._read_number("<B")),
+    pickle.LONG_BINPUT: lambda machine: machine.put(machine._read_number("<I")),
+    pickle.MEMOIZE: _Machine.memoize,
+    pickle.GET: lambda machine: machine.get(machine._read_decimal()),
+    pickle.BINGET: lambda machine: machine.get(machine._read_number("<B")),
+    pickle.LONG_BINGET: lambda machine: machine.get(machine._read_number("<I")),
+}
+_CALLS: dict[str, Callable[..., Any]] = {
+    "_reconstruct": _Machine._reconstruct,
+    "dtype": _Machine._dtype,
+    "_frombuffer": _Machine._frombuffer,
+    "encode": _Machine._encode,
+    "bytearray": _Machine._bytearray,
+}
+_ARGUMENTS = {"_reconstruct": 3, "dtype": 3, "_frombuffer": 4, "encode": 2, "bytearray": 1}

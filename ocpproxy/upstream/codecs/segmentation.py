@@ -1,8 +1,9 @@
 """neuroglancer's compressed segmentation, decoded by the ``compressed-segmentation`` library.
 
-The library trusts what it reads (a changed byte makes it read anywhere), so each block's header is checked first: where
-its table of labels and its packed indices lie, and that they lie within the body. A table's length is written nowhere;
-what the widest index could reach is made to exist, as zeros behind the body.
+The library trusts its input: a changed byte makes it read outside of the body. So the header of each block is checked
+first: its table of labels and its packed values must begin, and the values must end, within the body. The length of a
+table is not in the file. The body is padded with zeros up to the end of the longest table that the values of a block
+could refer to.
 
 Format, in 32-bit little-endian words (neuroglancer, src/sliceview/compressed_segmentation/README.md)::
 
@@ -15,45 +16,57 @@ Format, in 32-bit little-endian words (neuroglancer, src/sliceview/compressed_se
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from ocpproxy.model.dataset import Triple
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import UpstreamBroken
 
 _BITS = (0, 1, 2, 4, 8, 16)
-"""32 would be allowed, and no block is large enough to need it."""
+"""Widths of an index. The format has 32 too, but no block is large enough to need it."""
 
 
 def decode(body: bytes, dtype: str, shape: Triple, block: Triple) -> Voxels:
-    """The voxels, axes (z, y, x).
+    """Return the voxels of a volume of one channel, axes (z, y, x).
 
-    :param block: the block size of the encoding, in the order x, y, z.
-    :raises UpstreamBroken: when the body is no such volume.
+    :param dtype: uint32 or uint64.
+    :param shape: the shape that it must have, (z, y, x).
+    :param block: the size of the encoding's blocks, (x, y, z).
+    :raises UpstreamBroken: the body is damaged, or is not such a volume.
     """
     import compressed_segmentation
 
-    if len(body) % 4 or len(body) < 4:
-        raise UpstreamBroken("no compressed segmentation: it is not made of whole words")
-    words = np.frombuffer(body, "<u4")
     size = shape[::-1]
-    grid = [-(-n // step) for n, step in zip(size, block, strict=True)]
-    blocks = int(np.prod(grid, dtype=np.int64))
+    blocks = int(np.prod([-(-n // step) for n, step in zip(size, block, strict=True)], dtype=np.int64))
+    if len(body) % 4 or len(body) < 4:
+        raise UpstreamBroken(f"expected compressed segmentation, in words of 4 bytes, not {len(body)} bytes")
+    end = _reach(np.frombuffer(body, "<u4"), np.dtype(dtype).itemsize // 4, blocks, block)
+    padded = body + bytes(max(0, 4 * end - len(body)))
+    try:
+        decoded = compressed_segmentation.decompress(padded, size, np.dtype(dtype), block, order="F")
+    except Exception as error:  # the library's own errors
+        raise UpstreamBroken(f"the compressed segmentation is damaged: {error}") from None
+    voxels: Voxels = np.ascontiguousarray(np.asarray(decoded).reshape(size, order="F").T)
+    return voxels
+
+
+def _reach(words: npt.NDArray[np.uint32], label_words: int, blocks: int, block: Triple) -> int:
+    """Return the number of words that the library may read.
+
+    :param label_words: words of a label.
+    :param blocks: the number of blocks.
+    :raises UpstreamBroken: the header of a block is damaged.
+    """
     start = int(words[0])
     if start != 1 or 1 + 2 * blocks > len(words):
-        raise UpstreamBroken(f"no compressed segmentation of {blocks} blocks: it is too short")
+        raise UpstreamBroken(
+            f"expected compressed segmentation of one channel and {blocks} blocks, and it is too short"
+        )
     headers = words[1 : 1 + 2 * blocks].reshape(blocks, 2).astype(np.int64)
     table, bits, values = headers[:, 0] & 0xFFFFFF, headers[:, 0] >> 24, headers[:, 1]
     if not np.isin(bits, _BITS).all():
-        raise UpstreamBroken("no compressed segmentation: a block has a strange number of bits")
+        raise UpstreamBroken(f"the compressed segmentation is damaged: an index has a width other than {_BITS} bits")
     packed = -(-int(np.prod(block, dtype=np.int64)) * bits // 32)
-    label = np.dtype(dtype).itemsize // 4
-    if (values + packed + start > len(words)).any() or (table + label + start > len(words)).any():
-        raise UpstreamBroken("no compressed segmentation: a block lies behind its end")
-    reach = int((table + (label << bits)).max()) + start
-    padded = body + bytes(4 * max(0, reach - len(words)))
-    try:
-        found = compressed_segmentation.decompress(padded, size, np.dtype(dtype), block, order="F")
-    except Exception as error:  # the library's own errors
-        raise UpstreamBroken(f"the compressed segmentation is damaged: {error}") from None
-    voxels: Voxels = np.ascontiguousarray(np.asarray(found).reshape(size, order="F").T)
-    return voxels
+    if (start + values + packed > len(words)).any() or (start + table + label_words > len(words)).any():
+        raise UpstreamBroken("the compressed segmentation is damaged: a block ends after the end of the body")
+    return start + int((table + (label_words << bits)).max())

@@ -1,13 +1,7 @@
-"""What upstreams say of volumes: JSON of which nothing is trusted.
+"""Typed, bounded access to the values of a JSON document that is not trusted.
 
-==============  ============================================================
-`ocpinfo`       the info of Open Connectome, in three generations
-`multiscale`    N5, Zarr, OME-Zarr
-`pyramids`      scales become levels, volumes become channels
-==============  ============================================================
-
-What they have in common is here. Each reader takes what a value is called and the value, and returns it checked, or
-raises `Unexpected` with what was expected. `reading` turns that into `UpstreamBroken`.
+Each check takes the name of a value, for messages, and the value. It returns the value with its type, or raises
+`Unexpected` with what was expected. `parsing` turns that into `UpstreamBroken`.
 """
 
 from __future__ import annotations
@@ -20,42 +14,45 @@ from fractions import Fraction
 from typing import Any
 
 from ocpproxy.model.dataset import Triple
+from ocpproxy.model.voxels import VOXEL_TYPES
 from ocpproxy.upstream.base import UpstreamBroken
 
-LARGEST = 2**28
-"""Voxels along one axis that are believed."""
-LEVELS = 32
-"""Levels that are believed."""
-DTYPES = ("uint8", "uint16", "uint32", "uint64", "float32")
-NAME = re.compile(r"\w[\w-]{0,63}", re.ASCII)
-"""A channel that an address can name."""
+MAX_EXTENT = 2**28
+"""Voxels along one axis."""
+MAX_LEVELS = 32
+DTYPES = tuple(VOXEL_TYPES)
+"""Types of voxels that can be drawn."""
+CHANNEL_NAME = re.compile(r"\w[\w-]{0,63}", re.ASCII)
+"""Names of channels that can be part of a tile's address."""
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Unexpected(ValueError):
-    """What was expected in the document."""
+    """A value of a document is not what was expected. The message says what was."""
 
 
 def unexpected(expected: str, value: object) -> Unexpected:
-    """To be raised: this was expected, and not this value."""
+    """Return the error for a value that is not what was expected."""
     return Unexpected(f"expected {expected}, not {str(value)[:60]!r}")
 
 
 @contextmanager
-def reading(what: str) -> Iterator[None]:
-    """A block that reads a document.
+def parsing(name: str) -> Iterator[None]:
+    """Convert `Unexpected` in the block.
 
-    :raises UpstreamBroken: for what is `Unexpected` in it.
+    :param name: the document, for the message.
+    :raises UpstreamBroken: for `Unexpected`.
     """
     try:
         yield
-    except Unexpected as bad:
-        raise UpstreamBroken(f"{what}: {bad}") from None
+    except Unexpected as error:
+        raise UpstreamBroken(f"{name}: {error}") from None
 
 
-def text(body: bytes) -> str:
-    """A document as it came.
+def decode_text(body: bytes) -> str:
+    """Return a document as text.
 
-    :raises Unexpected: when it is no UTF-8.
+    :raises Unexpected: it is not UTF-8.
     """
     try:
         return body.decode("utf-8")
@@ -63,68 +60,73 @@ def text(body: bytes) -> str:
         raise unexpected("text in UTF-8", body[:60]) from None
 
 
-def parsed(document: str) -> Any:
-    """The value that JSON says.
+def parse_json(document: str) -> Any:
+    """Return the value of a JSON document.
 
-    :raises Unexpected: when it is no JSON, or says what is no number.
+    :raises Unexpected: it is not JSON, or has NaN or an infinity in it.
     """
 
-    def constant(word: str) -> float:
-        raise unexpected("numbers", word)
+    def refuse(constant: str) -> float:
+        raise unexpected("numbers", constant)
 
     try:
-        return json.loads(document, parse_constant=constant)
+        return json.loads(document, parse_constant=refuse)
+    except Unexpected:
+        raise
     except (ValueError, RecursionError) as error:
-        if isinstance(error, Unexpected):
-            raise
-        raise Unexpected(f"no JSON: {error}") from None
+        raise Unexpected(f"expected JSON: {error}") from None
 
 
-def mapping(what: str, value: object) -> Mapping[str, Any]:
-    """An object."""
+def json_object(name: str, value: object) -> Mapping[str, Any]:
+    """Return the value as an object."""
     if not isinstance(value, dict):
-        raise unexpected(f"an object for {what}", value)
+        raise unexpected(f"an object for {name}", value)
     return value
 
 
-def items(what: str, value: object, count: int | None = None, most: int = LEVELS) -> list[Any]:
-    """A list of so many, or of at most so many."""
-    if not isinstance(value, list) or (count is not None and len(value) != count) or len(value) > most:
-        raise unexpected(f"a list{f' of at most {most}' if count is None else f' of {count}'} for {what}", value)
+def json_array(name: str, value: object, length: int | None = None, max_length: int = MAX_LEVELS) -> list[Any]:
+    """Return the value as a list of exactly `length` items, or of at most `max_length`."""
+    if not isinstance(value, list) or (length is not None and len(value) != length) or len(value) > max_length:
+        size = f"at most {max_length}" if length is None else str(length)
+        raise unexpected(f"a list of {size} items for {name}", value)
     return value
 
 
-def whole(what: str, value: object, least: int, most: int) -> int:
-    """A whole number."""
+def integer(name: str, value: object, minimum: int, maximum: int) -> int:
+    """Return the value as an integer; a float without a fraction is one."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise unexpected(f"a whole number from {least} to {most} for {what}", value)
+    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+        raise unexpected(f"an integer from {minimum} to {maximum} for {name}", value)
     return value
 
 
-def triple(what: str, value: object, least: int = 0, most: int = LARGEST) -> Triple:
-    """A whole number for each axis."""
-    a, b, c = (whole(what, v, least, most) for v in items(what, value, 3))
+def integer_triple(name: str, value: object, minimum: int = 0, maximum: int = MAX_EXTENT) -> Triple:
+    """Return the value as a list of three integers, one for each axis."""
+    a, b, c = (integer(name, item, minimum, maximum) for item in json_array(name, value, 3))
     return (a, b, c)
 
 
-def ratio(what: str, value: object) -> Fraction:
-    """A positive number, exactly as it was written, so that tiles do not depend on the noise of floats."""
+def fraction(name: str, value: object) -> Fraction:
+    """Return the value as a positive number.
+
+    It is exactly the decimal number of the document, so that tiles do not depend on the rounding of floats.
+    """
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 1e-12 < value < 1e12:
-        raise unexpected(f"a positive number for {what}", value)
+        raise unexpected(f"a positive number for {name}", value)
     return Fraction(str(value))
 
 
-def ratios(what: str, value: object) -> tuple[Fraction, Fraction, Fraction]:
-    """A positive number for each axis."""
-    a, b, c = (ratio(what, v) for v in items(what, value, 3))
+def fraction_triple(name: str, value: object) -> tuple[Fraction, Fraction, Fraction]:
+    """Return the value as a list of three positive numbers, one for each axis."""
+    a, b, c = (fraction(name, item) for item in json_array(name, value, 3))
     return (a, b, c)
 
 
-def word(what: str, value: object, *words: str, most: int = 1000) -> str:
-    """One of these words, or any text of at most so many characters where none are given."""
-    fine = isinstance(value, str) and len(value) <= most and not re.search("[\ud800-\udfff]", value)
-    if not isinstance(value, str) or not fine or (words and value not in words):
-        raise unexpected(f"{' or '.join(words) or 'a text'} for {what}", value)
+def string(name: str, value: object, *choices: str, max_length: int = 1000) -> str:
+    """Return the value as a string: one of the choices, or any of at most `max_length` characters if there are none."""
+    if not isinstance(value, str) or len(value) > max_length or _SURROGATES.search(value):
+        raise unexpected(f"{' or '.join(choices) or 'a string'} for {name}", value)
+    if choices and value not in choices:
+        raise unexpected(f"{' or '.join(choices)} for {name}", value)
     return value

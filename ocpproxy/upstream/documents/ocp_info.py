@@ -1,14 +1,14 @@
-"""The ``info`` document of the Open Connectome services, in its three generations, read into a `Dataset`.
+"""The ``info`` document of the Open Connectome services, in its three generations.
 
 === ======================= ==========================================================================
-gen dates                   told by
+gen dates                   recognised by
 === ======================= ==========================================================================
-1   2013 to March 2015      ``dataset.slicerange``; one ``project.projecttype`` says what the voxels are
+1   2013 to March 2015      ``dataset.slicerange``; one ``project.projecttype`` for all voxels
 2   April 2015 to 2016      ``dataset.timerange``; named ``channels`` with types of their own
-3   December 2016 on        neither: ``timerange`` is the channel's
+3   December 2016 on        neither: each channel has its own ``timerange``
 === ======================= ==========================================================================
 
-Per-level maps are keyed by the level as a string. Nothing in the document is trusted: it comes over plain HTTP.
+The keys of maps by level are strings. Nothing in the document is trusted: it comes over plain HTTP.
 """
 
 from __future__ import annotations
@@ -19,9 +19,23 @@ from typing import Any
 
 from ocpproxy.model.dataset import Channel, Dataset, Level, Triple
 from ocpproxy.upstream.documents import checks
-from ocpproxy.upstream.documents.checks import DTYPES, LARGEST, NAME, items, mapping, ratio, unexpected, whole
+from ocpproxy.upstream.documents.checks import (
+    CHANNEL_NAME,
+    DTYPES,
+    MAX_EXTENT,
+    fraction,
+    fraction_triple,
+    integer,
+    integer_triple,
+    json_array,
+    json_object,
+    unexpected,
+)
 
-_CHANNELS, _TIMES = 1024, 2**20
+_MAX_CHANNELS = 1024
+_MAX_TIME = 2**20
+_MAX_CUBE = 4096
+"""Voxels of a cuboid along one axis."""
 _LEVELS = 16
 _PROJECT_TYPES = {
     1: ("image", "uint8"),
@@ -41,109 +55,117 @@ _OLD_DTYPES = {"rgb32": ("rgba", "uint32"), "rgb64": ("rgba", "uint64"), "probab
 _OLD_KINDS = {"probmap": "probability", "oldchannel": "image"}
 
 
-def read(token: str, document: str) -> Dataset:
-    """The dataset that the document describes.
+def parse_info(token: str, document: str) -> Dataset:
+    """Return the dataset that the document describes; its `upstream_data` is the generation.
 
     :raises UpstreamBroken: with what was expected.
     """
-    with checks.reading(f"the info of {token}"):
-        return _read(token, checks.parsed(document))
+    with checks.parsing(f"the info of {token}"):
+        return _parse(token, checks.parse_json(document))
 
 
-def _read(token: str, info: object) -> Dataset:
-    document = mapping("a JSON object", info)
-    said = mapping("dataset", document.get("dataset"))
-    project = mapping("project", document.get("project"))
-    first = "slicerange" in said
-    generation = 1 if first else 2 if "timerange" in said else 3
-    numbers = [whole("a level", n, 0, _LEVELS - 1) for n in items("dataset.resolutions", said.get("resolutions"))]
+def _parse(token: str, info: object) -> Dataset:
+    document = json_object("the info", info)
+    dataset = json_object("dataset", document.get("dataset"))
+    project = json_object("project", document.get("project"))
+    first = "slicerange" in dataset
+    generation = 1 if first else 2 if "timerange" in dataset else 3
+    resolutions = json_array("dataset.resolutions", dataset.get("resolutions"))
+    numbers = [integer("a level", number, 0, _LEVELS - 1) for number in resolutions]
     if not numbers or len(set(numbers)) != len(numbers):
         raise unexpected("at least one level, each once", numbers)
-    levels = {n: (_first_level if first else _level)(said, str(n)) for n in sorted(numbers)}
-    channels = _first_channels(document, said, project) if first else _channels(document, said)
-    # The channels of a channel project are shown by naming them: none of them is the picture.
+    parse_level = _parse_first_level if first else _parse_level
+    levels = {number: parse_level(dataset, str(number)) for number in sorted(numbers)}
+    channels = _parse_first_channels(document, dataset, project) if first else _parse_channels(document, dataset)
+    # The channels of a channel project are shown by name only: none of them is the default image.
     shown = [channel.name for channel in channels if channel.kind != "channels"]
     images = [channel.name for channel in channels if channel.kind in ("image", "timeseries")]
     default_channel = next(iter([name for name in images if name == "image"] or images or shown), None)
     return Dataset(token, levels, tuple(channels), default_channel, upstream_data=generation)
 
 
-def _first_level(said: Mapping[str, Any], n: str) -> Level:
-    x, y = (whole("imagesize", v, 1, LARGEST) for v in _of_level("imagesize", said, n, 2))
-    low, high = (whole("slicerange", v, 0, LARGEST) for v in items("dataset.slicerange", said["slicerange"], 2))
-    if high < low:
-        raise unexpected("a slicerange that is not reversed", (low, high))
-    scale = ratio("zscale", mapping("zscale", said.get("zscale")).get(n))
-    wide = Fraction(2 ** int(n))  # x and y halve at each level, which this generation does not say
-    return Level((x, y, high - low + 1), (0, 0, low), _cube(said, n), (wide, wide, wide * scale))
+def _parse_first_level(dataset: Mapping[str, Any], level: str) -> Level:
+    sizes = json_array(f"dataset.imagesize[{level}]", _value_at("imagesize", dataset, level), 2)
+    x, y = (integer("imagesize", size, 1, MAX_EXTENT) for size in sizes)
+    low, high = _parse_range("slicerange", dataset["slicerange"], MAX_EXTENT)
+    zscale = fraction(f"dataset.zscale[{level}]", _value_at("zscale", dataset, level))
+    step = Fraction(2 ** int(level))  # x and y halve at each level; documents of this generation do not say so
+    return Level((x, y, high - low + 1), (0, 0, low), _parse_cube(dataset, level), (step, step, step * zscale))
 
 
-def _level(said: Mapping[str, Any], n: str) -> Level:
-    x, y, z = (whole("imagesize", v, 1, LARGEST) for v in _of_level("imagesize", said, n, 3))
-    ox, oy, oz = (whole("offset", v, 0, LARGEST) for v in _of_level("offset", said, n, 3))
-    vx, vy, vz = (ratio("voxelres", v) for v in _of_level("voxelres", said, n, 3))
-    return Level((x, y, z), (ox, oy, oz), _cube(said, n), (vx, vy, vz))
+def _parse_level(dataset: Mapping[str, Any], level: str) -> Level:
+    size, offset = _triple_at("imagesize", dataset, level, 1), _triple_at("offset", dataset, level)
+    voxel = fraction_triple(f"dataset.voxelres[{level}]", _value_at("voxelres", dataset, level))
+    return Level(size, offset, _parse_cube(dataset, level), voxel)
 
 
-def _cube(said: Mapping[str, Any], n: str) -> Triple:
-    x, y, z = (whole("cube_dimension", v, 1, 4096) for v in _of_level("cube_dimension", said, n, 3))
-    return (x, y, z)
+def _parse_cube(dataset: Mapping[str, Any], level: str) -> Triple:
+    return _triple_at("cube_dimension", dataset, level, 1, _MAX_CUBE)
 
 
-def _first_channels(document: Mapping[str, Any], said: Mapping[str, Any], project: Mapping[str, Any]) -> list[Channel]:
-    type_ = whole("project.projecttype", project.get("projecttype"), 1, 12)
-    kind, dtype = _PROJECT_TYPES[type_]
-    window = _window(said.get("windowrange", [0, 0]))
-    time = _time(said.get("timerange", [0, 0]))
-    base = whole("project.resolution", project.get("resolution", 0), 0, _LEVELS - 1)
+def _parse_first_channels(
+    document: Mapping[str, Any], dataset: Mapping[str, Any], project: Mapping[str, Any]
+) -> list[Channel]:
+    project_type = integer("project.projecttype", project.get("projecttype"), 1, len(_PROJECT_TYPES))
+    kind, dtype = _PROJECT_TYPES[project_type]
+    window = _parse_window(dataset.get("windowrange", [0, 0]))
+    time = _parse_range("timerange", dataset.get("timerange", [0, 0]), _MAX_TIME)
+    base_level = integer("project.resolution", project.get("resolution", 0), 0, _LEVELS - 1)
     if kind != "channels":
         writable = kind == "annotation" and project.get("readonly") == 0
         name = "image" if kind == "timeseries" else kind
-        return [Channel(name, kind, dtype, window, time, base, writable=writable)]
-    named = _few("channels", mapping("channels", document.get("channels")))
+        return [Channel(name, kind, dtype, window, time, base_level, writable=writable)]
     return [
-        Channel(name, kind, dtype, window, time, base, whole("a channel's number", number, 0, 2**31))
-        for name, number in named.items()
-        if NAME.fullmatch(name)
+        Channel(name, kind, dtype, window, time, base_level, integer("a channel's number", number, 0, 2**31))
+        for name, number in _named_channels(document)
     ]
 
 
-def _channels(document: Mapping[str, Any], said: Mapping[str, Any]) -> list[Channel]:
-    found = []
-    for name, value in _few("channels", mapping("channels", document.get("channels"))).items():
-        if not NAME.fullmatch(name):
-            continue  # no address could name it
-        channel = mapping("a channel", value)
+def _parse_channels(document: Mapping[str, Any], dataset: Mapping[str, Any]) -> list[Channel]:
+    channels = []
+    for name, value in _named_channels(document):
+        channel = json_object("a channel", value)
         dtype, kind = str(channel.get("datatype")), str(channel.get("channel_type"))
         kind = _OLD_KINDS.get(kind, kind)
         kind, dtype = _OLD_DTYPES.get(dtype, (kind, dtype))
-        if dtype not in DTYPES or not NAME.fullmatch(kind):
-            continue  # int8 to int32 of 2017, or what we do not know: there, but not shown
-        time = channel.get("timerange") or said.get("timerange") or [0, 0]
-        base = whole("a channel's resolution", channel.get("resolution", 0), 0, _LEVELS - 1)
-        window = _window(channel.get("windowrange", [0, 0]))
+        if dtype not in DTYPES or not CHANNEL_NAME.fullmatch(kind):
+            continue  # int8 to int32 of 2017, or an unknown type: it cannot be drawn
+        times = channel.get("timerange") or dataset.get("timerange") or [0, 0]
+        base_level = integer("a channel's resolution", channel.get("resolution", 0), 0, _LEVELS - 1)
+        window = _parse_window(channel.get("windowrange", [0, 0]))
+        time = _parse_range("timerange", times, _MAX_TIME)
         writable = kind == "annotation" and channel.get("readonly") == 0
-        found.append(Channel(name, kind, dtype, window, _time(time), base, writable=writable))
-    return found
+        channels.append(Channel(name, kind, dtype, window, time, base_level, writable=writable))
+    return channels
 
 
-def _few(what: str, named: Mapping[str, Any]) -> Mapping[str, Any]:
-    if len(named) > _CHANNELS:
-        raise unexpected(f"at most {_CHANNELS} {what}", len(named))
-    return named
+def _named_channels(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return the (name, description) of each channel whose name can be part of an address."""
+    named = json_object("channels", document.get("channels"))
+    if len(named) > _MAX_CHANNELS:
+        raise unexpected(f"at most {_MAX_CHANNELS} channels", len(named))
+    return [(name, value) for name, value in named.items() if CHANNEL_NAME.fullmatch(name)]
 
 
-def _window(value: object) -> tuple[int, int]:
-    low, high = (whole("windowrange", v, 0, 2**32) for v in items("windowrange", value, 2))
+def _parse_window(value: object) -> tuple[int, int]:
+    low, high = (integer("windowrange", bound, 0, 2**32) for bound in json_array("windowrange", value, 2))
     return (low, high)
 
 
-def _time(value: object) -> tuple[int, int]:
-    first, last = (whole("timerange", v, 0, _TIMES) for v in items("timerange", value, 2))
+def _parse_range(name: str, value: object, maximum: int) -> tuple[int, int]:
+    """Return (first, last), both inclusive."""
+    first, last = (integer(name, bound, 0, maximum) for bound in json_array(name, value, 2))
     if last < first:
-        raise unexpected("a timerange that is not reversed", (first, last))
+        raise unexpected(f"a {name} that is not reversed", (first, last))
     return (first, last)
 
 
-def _of_level(name: str, said: Mapping[str, Any], n: str, count: int) -> list[Any]:
-    return items(f"dataset.{name}[{n}]", mapping(f"dataset.{name}", said.get(name)).get(n), count)
+def _value_at(name: str, dataset: Mapping[str, Any], level: str) -> object:
+    """Return the value of a level in one of the maps by level."""
+    return json_object(f"dataset.{name}", dataset.get(name)).get(level)
+
+
+def _triple_at(
+    name: str, dataset: Mapping[str, Any], level: str, minimum: int = 0, maximum: int = MAX_EXTENT
+) -> Triple:
+    return integer_triple(f"dataset.{name}[{level}]", _value_at(name, dataset, level), minimum, maximum)

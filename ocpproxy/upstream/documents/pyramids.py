@@ -1,14 +1,14 @@
-"""Datasets put together from volumes, one for each channel or several, that are pyramids of scales.
+"""Datasets whose channels are volumes that consist of scales.
 
-Precomputed, N5 and Zarr all say for each scale how large a voxel is; an address says a level's number. Scales become
-levels by the size of their voxels, the finest first, in whatever order they are written, and volumes of one dataset
-whose voxels are alike share a level.
+Precomputed, N5 and Zarr give the size of a voxel for each scale; a tile's address gives the number of a level. Scales
+become levels by the volume of their voxels, the finest first, whatever their order in the documents. Scales of several
+volumes whose voxels have the same size share a level.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import sha256
@@ -19,105 +19,139 @@ from ocpproxy.upstream.documents import checks
 from ocpproxy.upstream.documents.checks import unexpected
 from ocpproxy.upstream.grid import Grid
 
-_SAME = Fraction(1, 100)
-"""Voxels that differ by less are of one level."""
-Voxel = tuple[Fraction, Fraction, Fraction]
-"""The edges of a voxel along x, y and z."""
+_TOLERANCE = Fraction(1, 100)
+"""The relative difference up to which two sizes of voxels are the same."""
+VoxelSize = tuple[Fraction, Fraction, Fraction]
+"""The edges of a voxel along x, y and z, in any unit that is the same for all scales of a dataset."""
 
 
-class Gridded(Protocol):
-    """A scale."""
+class HasGrid(Protocol):
+    """A scale of any kind of volume."""
 
     @property
     def grid(self) -> Grid:
-        """Where its voxels are."""
+        """Its extent and its chunks, in voxels of the scale."""
 
 
-S = TypeVar("S", bound=Gridded)
+S = TypeVar("S", bound=HasGrid)
 
 
-class Part(NamedTuple):
+class VolumeChannel(NamedTuple):
     """A channel of a volume."""
 
-    name: str
-    """Behind the name of the volume."""
+    suffix: str
+    """What follows the volume's name in the name of the channel."""
     number: int
-    """Its place among the values of a voxel."""
+    """Its index among the values of a voxel."""
     window: tuple[int, int] = (0, 0)
+    """The values that are shown as black and white; (0, 0) for the defaults."""
 
 
 @dataclass(frozen=True, slots=True)
 class Volume(Generic[S]):
-    """One volume."""
+    """The volume that a document describes."""
 
     labels: bool
-    """Its voxels are ids."""
+    """Whether its voxels are ids."""
     dtype: str
-    parts: Sequence[Part]
-    scales: Sequence[tuple[Voxel, S]]
+    channels: Sequence[VolumeChannel]
+    scales: Sequence[tuple[VoxelSize, S]]
+    """In any order."""
     version: str
+    """Changes when the voxels may have changed."""
     times: int = 1
     writable: bool = False
 
 
-def version(told: object) -> str:
-    """A word that changes with what was told."""
-    return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+def version(content: object) -> str:
+    """Return a string that is different for different content, which must be JSON."""
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def size(grid: Grid) -> Triple:
-    """Voxels along each axis."""
+def grid_size(grid: Grid) -> Triple:
+    """Return the number of voxels along x, y and z."""
     (ox, oy, oz), (x, y, z) = grid.offset, grid.end
     return (x - ox, y - oy, z - oz)
 
 
-def assembled(token: str, volumes: Mapping[str | None, Volume[S]]) -> Dataset:
-    """The dataset whose channels are these volumes; its `theirs` is, by channel, its place in a voxel and its scales.
+def same_level(a: VoxelSize, b: VoxelSize) -> bool:
+    """Return whether scales with voxels of these sizes share a level."""
+    return all(abs(x - y) < _TOLERANCE * y for x, y in zip(a, b, strict=True))
 
-    :raises Unexpected: none of them can be shown.
+
+def by_voxel_size(scales: Iterable[tuple[VoxelSize, S]]) -> list[tuple[VoxelSize, S]]:
+    """Return the scales sorted by the volume of their voxels, the finest first."""
+
+    def key(scale: tuple[VoxelSize, S]) -> tuple[Fraction, VoxelSize]:
+        (x, y, z), _ = scale
+        return x * y * z, (x, y, z)
+
+    return sorted(scales, key=key)
+
+
+def build_dataset(token: str, volumes: Mapping[str | None, Volume[S]]) -> Dataset:
+    """Return the dataset whose channels are those of the volumes.
+
+    :param volumes: by name; None for the only one, whose channel is called ``image`` or ``annotation``.
+    :returns: its `upstream_data` has by the name of a channel its index among the values of a voxel, and for each level
+        the scale of its volume or None.
+    :raises Unexpected: none of the volumes can be shown, or two channels have the same name.
     """
-    levels: list[tuple[Voxel, S]] = []
-    for volume in volumes.values():
-        for one in volume.scales:
-            if not any(same(one[0], other[0]) for other in levels):
-                levels.append(one)
-    levels.sort(key=lambda one: (one[0][0] * one[0][1] * one[0][2], one[0]))
+    levels = _levels(volumes.values())
     channels: list[Channel] = []
-    theirs: dict[str, tuple[int, tuple[S | None, ...]]] = {}
+    scales_of: dict[str, tuple[int, tuple[S | None, ...]]] = {}
     for name, volume in volumes.items():
         if volume.dtype not in checks.DTYPES:
-            continue  # signed, or of another kind: there is no picture of it
-        scales = tuple(
-            next((scale for voxel, scale in volume.scales if same(voxel, level)), None) for level, _ in levels
-        )
-        base = next(n for n, scale in enumerate(scales) if scale is not None)
-        kind = _kind(volume)
-        called = name or ("annotation" if kind == "annotation" else "image")
-        for part in volume.parts:
-            time = (0, volume.times - 1)
-            channel = Channel(
-                called + part.name,
+            continue  # signed, for example: it cannot be drawn
+        scales = tuple(_scale_at(volume, voxel) for voxel, _ in levels)
+        base_level = next(number for number, scale in enumerate(scales) if scale is not None)
+        for number, channel in _channels(name, volume, base_level):
+            if channel.name in scales_of:
+                raise unexpected("channels of different names", channel.name)
+            channels.append(channel)
+            scales_of[channel.name] = (number, scales)
+    if not channels:
+        raise unexpected("voxels of " + ", ".join(checks.DTYPES), [volume.dtype for volume in volumes.values()])
+    default = next((channel.name for channel in channels if channel.kind != "annotation"), channels[0].name)
+    numbered = {
+        number: Level(grid_size(scale.grid), scale.grid.offset, scale.grid.chunk, voxel)
+        for number, (voxel, scale) in enumerate(levels)
+    }
+    return Dataset(token, numbered, tuple(channels), default, upstream_data=scales_of)
+
+
+def _levels(volumes: Iterable[Volume[S]]) -> list[tuple[VoxelSize, S]]:
+    """Return the scale that stands for each level: the first of those that share it."""
+    levels: list[tuple[VoxelSize, S]] = []
+    for volume in volumes:
+        for voxel, scale in volume.scales:
+            if not any(same_level(voxel, other) for other, _ in levels):
+                levels.append((voxel, scale))
+    return by_voxel_size(levels)
+
+
+def _scale_at(volume: Volume[S], level: VoxelSize) -> S | None:
+    return next((scale for voxel, scale in volume.scales if same_level(voxel, level)), None)
+
+
+def _channels(name: str | None, volume: Volume[S], base_level: int) -> Iterator[tuple[int, Channel]]:
+    """Yield the channels of a volume, each with its index among the values of a voxel."""
+    kind = _kind(volume)
+    prefix = name or ("annotation" if kind == "annotation" else "image")
+    for part in volume.channels:
+        yield (
+            part.number,
+            Channel(
+                prefix + part.suffix,
                 kind,
                 volume.dtype,
                 part.window,
-                time,
-                base_level=base,
+                (0, volume.times - 1),
+                base_level=base_level,
                 version=volume.version,
                 writable=volume.writable,
-            )
-            if channel.name in theirs:
-                raise unexpected("channels of different names", channel.name)
-            channels.append(channel)
-            theirs[channel.name] = (part.number, scales)
-    if not channels:
-        raise unexpected("voxels of " + ", ".join(checks.DTYPES), [volume.dtype for volume in volumes.values()])
-    found = {
-        n: Level(size(scale.grid), scale.grid.offset, scale.grid.chunk, voxel)
-        for n, (voxel, scale) in enumerate(levels)
-        for n, (voxel, scale) in enumerate(levels)
-    }
-    default = next((channel.name for channel in channels if channel.kind != "annotation"), channels[0].name)
-    return Dataset(token, found, tuple(channels), default, upstream_data=theirs)
+            ),
+        )
 
 
 def _kind(volume: Volume[S]) -> str:
@@ -126,8 +160,3 @@ def _kind(volume: Volume[S]) -> str:
     if volume.dtype not in ("uint8", "uint16"):
         return "grey"
     return "timeseries" if volume.times > 1 else "image"
-
-
-def same(a: Voxel, b: Voxel) -> bool:
-    """Whether voxels are of one level."""
-    return all(abs(x - y) < _SAME * y for x, y in zip(a, b, strict=True))

@@ -1,7 +1,7 @@
-"""The process in which TensorStore lives: see `ocpproxy.upstream.tensorstore.reader`.
+"""The program of the process that runs TensorStore: see `ocpproxy.upstream.tensorstore.connection` for the frames.
 
-It answers frames in whatever order the work is done, and ends when its parent does. Its main thread reads frames;
-TensorStore's threads send answers.
+The first frame configures it. It responds to each later one, in any order, and exits when the gateway closes the
+socket. The main thread reads requests; TensorStore's threads send responses.
 """
 
 from __future__ import annotations
@@ -16,61 +16,60 @@ from collections.abc import Mapping
 from threading import Lock, Thread
 from typing import Any
 
-_OPEN_FOR = 600.0
-"""Seconds that an array stays open; then its metadata is read again."""
-_MOST_OPEN = 64
-_WATCH_EVERY = 0.05
-_TOO_LARGE = 3
-"""Exit code of a process that was about to take too much memory."""
+_REOPEN_AFTER = 600.0
+"""Seconds after which the metadata of an array is read again."""
+_MAX_OPEN = 64
+_CHECK_MEMORY_EVERY = 0.05
+"""Seconds."""
+_EXIT_TOO_LARGE = 3
+"""Exit code of a process that exceeds its memory."""
 
 
-class Answers:
-    """Frames to the parent, one at a time."""
+class ResponseWriter:
+    """Sends responses, one at a time."""
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
-        self._turn = Lock()
+        self._lock = Lock()
 
     def send(self, head: Mapping[str, Any], body: Any = b"") -> None:
-        """Send one; a parent that is gone is the end."""
-        said = json.dumps({**head, "bytes": len(body)}).encode()
+        """Send a response; exit if the gateway has closed the socket.
+
+        :param body: bytes, or a buffer of bytes.
+        """
+        encoded = json.dumps({**head, "bytes": len(body)}).encode()
         try:
-            with self._turn:
-                self._link.sendall(len(said).to_bytes(4, "big") + said)
+            with self._lock:
+                self._link.sendall(len(encoded).to_bytes(4, "big") + encoded)
                 if len(body):
                     self._link.sendall(body)
         except OSError:
             os._exit(0)
 
     def fail(self, number: int, error: BaseException) -> None:
-        """Something went wrong; the spec that TensorStore puts behind its words has headers in it."""
-        self.send({"id": number, "error": str(error).partition("[tensorstore_spec")[0][:300] or type(error).__name__})
+        """Send an error, without the spec that TensorStore appends: it has the headers of requests in it."""
+        message = str(error).partition("[tensorstore_spec")[0][:300]
+        self.send({"id": number, "error": message or type(error).__name__})
 
 
-class Arrays:
-    """What is open, and what is being read."""
+class RequestHandler:
+    """Reads arrays and documents; keeps arrays open."""
 
-    def __init__(self, library: Any, context: Any, answers: Answers) -> None:
+    def __init__(self, library: Any, context: Any, writer: ResponseWriter) -> None:
         self._library = library
         self._context = context
-        self._answers = answers
+        self._writer = writer
         self._open: dict[str, tuple[float, Any]] = {}
         self._reading: dict[int, Any] = {}
 
-    def read(self, number: int, asked: Mapping[str, Any]) -> None:
-        """Begin to read part of an array."""
-        key = json.dumps(asked["spec"], sort_keys=True)
-        since, opening = self._open.get(key, (0.0, None))
-        if opening is None or time.monotonic() - since > _OPEN_FOR:
-            if len(self._open) >= _MOST_OPEN:
-                self._open.clear()
-            opening = self._library.open(asked["spec"], context=self._context, open=True, read=True)
-            self._open[key] = (time.monotonic(), opening)
+    def read(self, number: int, request: Mapping[str, Any]) -> None:
+        """Start to read a part of an array."""
+        key = json.dumps(request["spec"], sort_keys=True)
 
         def opened(future: Any) -> None:
             try:
-                index = tuple(slice(*one) if isinstance(one, list) else one for one in asked["index"])
-                part = future.result()[index].transpose(asked["order"])
+                index = tuple(slice(*part) if isinstance(part, list) else part for part in request["index"])
+                part = future.result()[index].transpose(request["order"])
                 reading = self._reading[number] = part.read(order="C")
                 reading.add_done_callback(done)
             except BaseException as error:
@@ -84,85 +83,98 @@ class Arrays:
             else:
                 self._reading.pop(number, None)
                 head = {"id": number, "dtype": voxels.dtype.str, "shape": voxels.shape}
-                self._answers.send(head, voxels.reshape(-1).view("u1").data)
+                self._writer.send(head, voxels.reshape(-1).view("u1").data)
 
-        opening.add_done_callback(opened)
+        self._array(key, request["spec"]).add_done_callback(opened)
+
+    def _array(self, key: str, spec: Mapping[str, Any]) -> Any:
+        """Return a future with an open array."""
+        since, opening = self._open.get(key, (0.0, None))
+        if opening is None or time.monotonic() - since > _REOPEN_AFTER:
+            if len(self._open) >= _MAX_OPEN:
+                self._open.clear()
+            opening = self._library.open(spec, context=self._context, open=True, read=True)
+            self._open[key] = (time.monotonic(), opening)
+        return opening
 
     def _failed(self, number: int, key: str, error: BaseException) -> None:
         self._reading.pop(number, None)
-        self._open.pop(key, None)  # what is kept of it (the index of a shard) may be what is broken
-        self._answers.fail(number, error)
+        self._open.pop(key, None)  # what TensorStore caches of it, the index of a shard say, may be damaged
+        self._writer.fail(number, error)
 
     def cancel(self, number: int) -> None:
-        """Call off what can be called off."""
+        """Cancel a read if that is still possible; nothing is sent."""
         reading = self._reading.pop(number, None)
         if reading is not None:
             reading.cancel()
 
-    def document(self, number: int, asked: Mapping[str, Any]) -> None:
-        """Begin to read a whole value."""
+    def document(self, number: int, request: Mapping[str, Any]) -> None:
+        """Start to read a document."""
 
         def opened(future: Any) -> None:
             try:
-                future.result().read(asked["key"]).add_done_callback(done)
+                future.result().read(request["key"]).add_done_callback(done)
             except BaseException as error:
-                self._answers.fail(number, error)
+                self._writer.fail(number, error)
 
         def done(future: Any) -> None:
             try:
-                found = future.result()
-                missing = found.state == "missing"
-                body = b"" if missing else bytes(found.value)
-                if len(body) > asked["most"]:
-                    raise ValueError(f"{asked['key']} has {len(body)} bytes, expected at most {asked['most']}")
+                result = future.result()
+                missing = result.state == "missing"
+                body = b"" if missing else bytes(result.value)
+                if len(body) > request["max_size"]:
+                    raise ValueError(f"expected at most {request['max_size']} bytes in {request['key']}: {len(body)}")
             except BaseException as error:
-                self._answers.fail(number, error)
+                self._writer.fail(number, error)
             else:
-                self._answers.send({"id": number, "missing": missing}, body)
+                self._writer.send({"id": number, "missing": missing}, body)
 
-        self._library.KvStore.open(asked["store"], context=self._context).add_done_callback(opened)
+        self._library.KvStore.open(request["store"], context=self._context).add_done_callback(opened)
 
 
-def watch(most: int) -> None:
-    """End the process when it has more memory than that: one that runs into a hard limit hangs."""
+def limit_memory(limit: int) -> None:
+    """Exit when the process has more than so many bytes in memory.
+
+    A hard limit does not do: TensorStore hangs when an allocation fails.
+    """
     page = os.sysconf("SC_PAGESIZE")
     while True:
-        with open("/proc/self/statm", "rb") as told:
-            resident = int(told.read().split()[1]) * page
-        if resident > most:
-            os._exit(_TOO_LARGE)
-        time.sleep(_WATCH_EVERY)
+        with open("/proc/self/statm", "rb") as statm:
+            resident = int(statm.read().split()[1]) * page
+        if resident > limit:
+            os._exit(_EXIT_TOO_LARGE)
+        time.sleep(_CHECK_MEMORY_EVERY)
 
 
 def main() -> None:
-    """HttpResponse until the parent is gone."""
+    """Respond to requests until the gateway closes the socket, whose descriptor is the first argument."""
     link = socket.socket(fileno=int(sys.argv[1]))
     link.setblocking(True)
     stream = link.makefile("rb")
 
-    def frame() -> Any:
-        size = stream.read(4)
-        return json.loads(stream.read(int.from_bytes(size, "big"))) if len(size) == 4 else None
+    def receive() -> Any:
+        prefix = stream.read(4)
+        return json.loads(stream.read(int.from_bytes(prefix, "big"))) if len(prefix) == 4 else None
 
-    said = frame()
-    if said is None:
+    configuration = receive()
+    if configuration is None:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    Thread(target=watch, args=(said["memory"],), daemon=True).start()
+    Thread(target=limit_memory, args=(configuration["memory"],), daemon=True).start()
     import tensorstore
 
-    answers = Answers(link)
-    arrays = Arrays(tensorstore, tensorstore.Context(said["context"]), answers)
-    while (asked := frame()) is not None:
-        number = asked["id"]
+    writer = ResponseWriter(link)
+    handler = RequestHandler(tensorstore, tensorstore.Context(configuration["context"]), writer)
+    while (request := receive()) is not None:
+        number = request["id"]
         try:
-            if asked["do"] == "cancel":
-                arrays.cancel(number)
+            if request["do"] == "cancel":
+                handler.cancel(number)
             else:
-                {"read": arrays.read, "document": arrays.document}[asked["do"]](number, asked)
+                {"read": handler.read, "document": handler.document}[request["do"]](number, request)
         except Exception as error:
-            answers.fail(number, error)
-    os._exit(0)  # whatever is still being read
+            writer.fail(number, error)
+    os._exit(0)  # without waiting for reads in progress
 
 
 if __name__ == "__main__":

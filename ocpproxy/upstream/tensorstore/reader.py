@@ -1,22 +1,18 @@
-"""TensorStore, in a process of its own.
+"""Reads arrays with TensorStore, which runs in a process of its own.
 
-What it does cannot be held to what holds for every upstream while it is in the daemon: it reads a server's answer
-without bound (an endless one took 2 GB a second), a request that has been sent cannot be called off, and whoever has
-used it may not fork. In a process of its own, with a limit on its memory, it can be ended whenever that is the way out,
-and nobody else notices. There is one for each upstream that needs one, from its first request until it has been idle
-for a while.
-
-The two talk over a pair of sockets (`ocpproxy.upstream.tensorstore.process` is the other end). A frame is four bytes,
-big endian, the length of a JSON object; where that says ``bytes``, so many follow.
+In the daemon, TensorStore would break the rules for upstreams: it reads a server's response without a bound (an endless
+one took 2 GB of memory a second), a request that was sent cannot be cancelled, and a process that has used it must not
+fork. A process of its own has a limit on its memory and can be killed at any time without harm to anything else. Each
+upstream that needs TensorStore has one, from its first request until it has been idle for a while.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import unquote
@@ -25,280 +21,211 @@ import numpy as np
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.error import ProcessDone
-from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
-from twisted.python.failure import Failure
+from twisted.internet.protocol import Factory
 
 from ocpproxy.model.voxels import Voxels
-from ocpproxy.upstream.base import (
-    UpstreamBroken,
-    UpstreamBusy,
-    UpstreamDown,
-    UpstreamFailure,
-    UpstreamRefused,
-    UpstreamSlow,
-)
+from ocpproxy.upstream.base import UpstreamBroken, UpstreamDown, UpstreamFailure, UpstreamSlow
 from ocpproxy.upstream.locations import public_url
+from ocpproxy.upstream.tensorstore.connection import Head, ProcessEnded, ReaderProcess
 
 INSTALL = "pip install 'ocpproxy[tensorstore]'"
 _LINK = 3
-"""The process's descriptor of its end."""
+"""The descriptor of the process's end of the sockets."""
 _IDLE = 60.0
 """Seconds without a request after which the process ends."""
 _MEMORY = 2**30
-"""Bytes that it may have beside what cutouts take."""
-_LONGEST = 2 * 2**20
+"""Bytes of memory that the process may have beside those that cutouts take."""
+_CACHE = 32 * 2**20
+"""Bytes of decoded chunks that TensorStore may keep."""
+_MAX_DOCUMENT = 2 * 2**20
 """Bytes of a document."""
 
 
 def installed() -> bool:
-    """Whether TensorStore is there; it is not imported to tell so."""
+    """Return whether TensorStore is installed, without importing it."""
     return find_spec("tensorstore") is not None
 
 
-class _ProcessEnded(UpstreamBroken):
-    """The process has ended."""
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """What a `TensorStoreReader` may use."""
 
+    timeout: float
+    """Seconds until a response is complete."""
+    connections: int
+    """Requests to the servers at a time."""
+    retries: int
+    """How often TensorStore repeats a request that fails."""
+    max_cutout: int
+    """Bytes of a cutout."""
 
-class _ReaderConnection(Protocol):
-    """Our end: frames in and out."""
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that the process may have."""
+        return _MEMORY + 4 * self.max_cutout
 
-    def __init__(self, told: Callable[[Mapping[str, Any], bytes], None]) -> None:
-        self._told = told
-        self._parts: list[bytes] = []
-        self._have, self._need = 0, 4
-        self._head: Mapping[str, Any] | None = None
-        self._sized = False
+    def configuration(self) -> dict[str, Any]:
+        """Return the first frame that is sent to a process."""
+        return {
+            "memory": self.memory,
+            "context": {
+                "cache_pool": {"total_bytes_limit": _CACHE},
+                "data_copy_concurrency": {"limit": os.cpu_count() or 1},
+                "http_request_concurrency": {"limit": self.connections},
+                "http_request_retries": {
+                    "max_retries": self.retries + 1,
+                    "initial_delay": "100ms",
+                    "max_delay": "1s",
+                },
+            },
+        }
 
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Send a frame."""
-        body = json.dumps(message).encode()
-        if self.transport is not None:
-            self.transport.write(len(body).to_bytes(4, "big") + body)
+    def environment(self) -> dict[str, str]:
+        """Return variables for the environment of a process.
 
-    def dataReceived(self, data: bytes) -> None:
-        """Take the next part."""
-        self._parts.append(data)
-        self._have += len(data)
-        while self._have >= self._need:
-            whole = b"".join(self._parts)
-            piece, rest = whole[: self._need], whole[self._need :]
-            self._parts, self._have = [rest], len(rest)
-            self._take(piece)
-
-    def _take(self, piece: bytes) -> None:
-        if self._head is not None:
-            head, self._head, self._need = self._head, None, 4
-            self._told(head, piece)
-        elif not self._sized:
-            self._sized, self._need = True, int.from_bytes(piece, "big")
-        else:
-            head, self._sized, self._need = json.loads(piece), False, 4
-            if head.get("bytes"):
-                self._head, self._need = head, head["bytes"]
-            else:
-                self._told(head, b"")
-
-
-class _ReaderProcess(ProcessProtocol):
-    """One process, and what is asked of it."""
-
-    def __init__(self, ended: Callable[[_ReaderProcess], None]) -> None:
-        self.link = _ReaderConnection(self._answered)
-        self.pending: dict[int, Deferred[tuple[Mapping[str, Any], bytes]]] = {}
-        self.ended: Deferred[None] = Deferred()
-        self._ended = ended
-        self._number = 0
-
-    def ask(self, message: Mapping[str, Any]) -> Deferred[tuple[Mapping[str, Any], bytes]]:
-        """Its answer: what it says of it, and bytes. Cancelling calls the work off, as far as that goes."""
-        self._number += 1
-        number = self._number
-
-        def cancel(_: object) -> None:
-            if self.pending.pop(number, None) is not None:
-                self.link.send({"id": number, "do": "cancel"})
-
-        answer: Deferred[tuple[Mapping[str, Any], bytes]] = Deferred(cancel)
-        self.pending[number] = answer
-        self.link.send({**message, "id": number})
-        return answer
-
-    def _answered(self, head: Mapping[str, Any], body: bytes) -> None:
-        answer = self.pending.pop(head["id"], None)
-        if answer is not None and "error" in head:
-            answer.errback(_failure(head["error"]))
-        elif answer is not None:
-            answer.callback((head, body))
-
-    def end(self, failure: UpstreamFailure | None = None) -> None:
-        """Kill it; whoever waits gets this failure."""
-        self._fail(failure)
-        if self.transport is not None and self.transport.pid:
-            self.transport.signalProcess("KILL")
-
-    def processEnded(self, reason: Failure) -> None:
-        """It is gone."""
-        how = "" if reason.check(ProcessDone) else f": {reason.getErrorMessage()}"
-        self._ended(self)  # before anybody is told, who may ask again
-        self._fail(_ProcessEnded(f"TensorStore's process has ended, which a hostile answer can make it do{how}"))
-        self.ended.callback(None)
-
-    def _fail(self, failure: UpstreamFailure | None) -> None:
-        pending, self.pending = self.pending, {}
-        for answer in pending.values():
-            answer.errback(failure or UpstreamDown("the gateway is stopping"))
+        Without them, TensorStore would wait for a silent server for ever.
+        """
+        return {
+            "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": str(max(1, round(self.timeout))),
+            "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
 
 
 class TensorStoreReader:
     """TensorStore for one upstream.
 
-    :param timeout: seconds for everything.
-    :param connections: requests at a time.
-    :param largest: bytes of a cutout.
-    :param credentials: buckets are read with what the environment says of credentials, not by their public addresses.
-    :param authorization: the value of a header for web servers.
-    :param black: a chunk that is not there is background.
+    :param credentials: whether buckets are read with the credentials of the environment, not by their public addresses.
+    :param authorization: the value of the header for web servers.
+    :param black: whether a missing chunk is background, and not an error.
     """
 
     def __init__(
         self,
         reactor: Any,
-        timeout: float,
-        connections: int,
-        retries: int,
-        largest: int,
+        limits: ReadLimits,
         *,
         credentials: bool = False,
         authorization: str | None = None,
         black: bool = True,
     ) -> None:
         self._reactor = reactor
-        self._timeout = timeout
-        self._connections = connections
-        self._retries = retries
-        self._largest = largest
+        self._limits = limits
         self._credentials = credentials
         self._authorization = authorization
         self._black = black
-        self._process: _ReaderProcess | None = None
-        self._leaving: set[_ReaderProcess] = set()
-        self._rest: Any = None
+        self._process: ReaderProcess | None = None
+        self._ending: set[ReaderProcess] = set()
+        self._idle_call: Any = None
 
     # -- the process
 
-    def _running(self) -> _ReaderProcess:
+    def _running(self) -> ReaderProcess:
+        """Return the process, started if there is none.
+
+        :raises UpstreamFailure: it cannot be started.
+        """
         if self._process is None:
             if not installed():
-                raise UpstreamBroken(f"TensorStore is not installed, which reads this volume: {INSTALL}")
+                raise UpstreamBroken(f"this volume needs TensorStore, which is not installed: {INSTALL}")
             self._process = self._start()
-        if self._rest is not None:
-            self._rest.cancel()
-        self._rest = self._reactor.callLater(_IDLE, self._idle)
+        if self._idle_call is not None:
+            self._idle_call.cancel()
+        self._idle_call = self._reactor.callLater(_IDLE, self._end_if_idle)
         return self._process
 
-    def _start(self) -> _ReaderProcess:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        process = _ReaderProcess(self._gone)
-        silence = {
-            # By itself it would wait for a silent server for ever.
-            "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": str(max(1, round(self._timeout))),
-            "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        said = {
-            "memory": _MEMORY + 4 * self._largest,
-            "context": {
-                "cache_pool": {"total_bytes_limit": 32 * 2**20},
-                "data_copy_concurrency": {"limit": os.cpu_count() or 1},
-                "http_request_concurrency": {"limit": self._connections},
-                "http_request_retries": {
-                    "max_retries": self._retries + 1,
-                    "initial_delay": "100ms",
-                    "max_delay": "1s",
-                },
-            },
-        }
+    def _start(self) -> ReaderProcess:
+        parent_end, child_end = socket.socketpair()
+        parent_end.setblocking(False)
+        process = ReaderProcess(self._ended, self._limits.memory)
         command = [sys.executable, "-P", "-m", "ocpproxy.upstream.tensorstore.process", str(_LINK)]
+        environment = {**os.environ, **self._limits.environment()}
         with open(os.devnull, "r+b") as null:
-            childs = {0: null.fileno(), 1: null.fileno(), 2: 2, _LINK: theirs.fileno()}
+            descriptors = {0: null.fileno(), 1: null.fileno(), 2: 2, _LINK: child_end.fileno()}
             try:
-                self._reactor.spawnProcess(process, command[0], command, env={**os.environ, **silence}, childFDs=childs)
+                self._reactor.spawnProcess(process, command[0], command, env=environment, childFDs=descriptors)
             except OSError as error:
-                ours.close()
+                parent_end.close()
                 raise UpstreamDown(f"TensorStore's process cannot be started: {error.strerror}") from None
             finally:
-                theirs.close()
-        self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, Factory.forProtocol(lambda: process.link))
-        ours.close()
-        process.link.send(said)
+                child_end.close()
+        factory = Factory.forProtocol(lambda: process.connection)
+        self._reactor.adoptStreamConnection(parent_end.fileno(), socket.AF_UNIX, factory)
+        parent_end.close()
+        process.connection.send(self._limits.configuration())
         return process
 
-    def _idle(self) -> None:
-        self._rest = None
-        if self._process is not None and not self._process.pending:
+    def _end_if_idle(self) -> None:
+        self._idle_call = None
+        if self._process is None:
+            return
+        if self._process.idle:
             self._end(None)
-        elif self._process is not None:
-            self._rest = self._reactor.callLater(_IDLE, self._idle)
+        else:
+            self._idle_call = self._reactor.callLater(_IDLE, self._end_if_idle)
 
     def _end(self, failure: UpstreamFailure | None) -> None:
         process, self._process = self._process, None
         if process is not None:
-            self._leaving.add(process)
+            self._ending.add(process)
             process.end(failure)
 
-    def _gone(self, process: _ReaderProcess) -> None:
-        self._leaving.discard(process)
+    def _ended(self, process: ReaderProcess) -> None:
+        self._ending.discard(process)
         if self._process is process:
             self._process = None
-        if process.link.transport is not None:
-            process.link.transport.loseConnection()
+        if process.connection.transport is not None:
+            process.connection.transport.loseConnection()
 
     def stop(self) -> Deferred[Any]:
-        """End its process, if there is one; fires when it has ended."""
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rest = None
-        self._end(None)
-        return gatherResults([process.ended for process in self._leaving])
+        """End the process, if there is one.
 
-    async def _ask(self, message: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
-        """An answer, in time.
+        :returns: fires when it has ended.
+        """
+        if self._idle_call is not None:
+            self._idle_call.cancel()
+            self._idle_call = None
+        self._end(None)
+        return gatherResults([process.ended for process in self._ending])
+
+    async def _request(self, message: Head) -> tuple[Head, bytes]:
+        """Return the head and the body of the response.
+
+        A request during which the process ends is sent once more: the response to another one may be the cause.
 
         :raises UpstreamFailure:
         """
         try:
-            return await self._ask_once(message)
-        except _ProcessEnded:  # another's answer may have been what ended it
+            return await self._request_once(message)
+        except ProcessEnded:
             pass
         try:
-            return await self._ask_once(message)
-        except _ProcessEnded as ended:
-            raise UpstreamBroken(str(ended)) from None
+            return await self._request_once(message)
+        except ProcessEnded as error:
+            raise UpstreamBroken(str(error)) from None
 
-    async def _ask_once(self, message: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
-        process = self._running()
+    async def _request_once(self, message: Head) -> tuple[Head, bytes]:
+        process, timeout = self._running(), self._limits.timeout
         try:
-            return await process.ask(message).addTimeout(self._timeout, self._reactor)
+            return await process.request(message).addTimeout(timeout, self._reactor)
         except DeferredTimeout:
-            slow = UpstreamSlow(f"no complete answer within {self._timeout:g} s")
-            if self._process is process:  # its requests cannot be called off otherwise
+            slow = UpstreamSlow(f"no complete response within {timeout:g} s")
+            if self._process is process:  # only this cancels the requests that TensorStore has sent
                 self._end(slow)
             raise slow from None
 
     # -- what it reads
 
     def is_web(self, address: str) -> bool:
-        """Whether an address is that of a web server."""
-        return self._at(address).startswith(("http://", "https://"))
+        """Return whether an address is that of a web server."""
+        return self._resolve(address).startswith(("http://", "https://"))
 
-    def _at(self, address: str) -> str:
+    def _resolve(self, address: str) -> str:
         return address if self._credentials else public_url(address)
 
     def _store(self, address: str) -> dict[str, Any]:
-        """The key-value store at an address, in TensorStore's words."""
-        address = self._at(address)
+        """Return TensorStore's spec of the key-value store at an address."""
+        address = self._resolve(address)
         scheme, _, rest = address.partition("://")
         if scheme in ("http", "https"):
             headers = [f"Authorization: {self._authorization}"] if self._authorization else []
@@ -309,62 +236,63 @@ class TensorStoreReader:
         return {"driver": {"s3": "s3", "gs": "gcs"}[scheme], "bucket": bucket, "path": path + "/"}
 
     async def document(self, address: str, name: str) -> bytes | None:
-        """A document below an address that is no web server's, or None when there is none.
+        """Return a document below an address that is not that of a web server, or None if there is none.
 
         :raises UpstreamFailure:
         """
-        head, body = await self._ask({"do": "document", "store": self._store(address), "key": name, "most": _LONGEST})
+        store = self._store(address)
+        head, body = await self._request({"do": "document", "store": store, "key": name, "max_size": _MAX_DOCUMENT})
         return None if head["missing"] else body
 
     async def box(
-        self, address: str, driver: str, path: str, more: Mapping[str, Any], index: Sequence[Any], order: Sequence[int]
+        self,
+        address: str,
+        spec: Mapping[str, Any],
+        index: Sequence[range | int],
+        order: Sequence[int],
+        path: str = "",
     ) -> Voxels:
-        """Part of an array.
+        """Return a part of an array, read-only.
 
-        :param path: below the address.
-        :param more: members of TensorStore's spec beside driver and kvstore.
-        :param index: for each axis of the array a range, or a number for one that is not wanted.
-        :param order: the axes that are left, in the order in which they are wanted.
+        :param address: the address of its volume.
+        :param spec: the members of TensorStore's spec of the array, without those of `ReadLimits` and the store.
+        :param index: for each axis of the array a range, or a number, which drops the axis.
+        :param order: the remaining axes, in the order in which the result has them.
+        :param path: the path of the array below the address.
         :raises UpstreamFailure:
         """
-        spec = {
-            "driver": driver,
+        complete = {
             "kvstore": self._store(f"{address}/{path}" if path else address),
             "recheck_cached_data": "open",
             "fill_missing_data_reads": self._black,
-            **more,
+            **spec,
         }
-        wanted = [[one.start, one.stop] if isinstance(one, range) else one for one in index]
-        head, body = await self._ask({"do": "read", "spec": spec, "index": wanted, "order": list(order)})
+        parts = [[part.start, part.stop] if isinstance(part, range) else part for part in index]
+        head, body = await self._request({"do": "read", "spec": complete, "index": parts, "order": list(order)})
         voxels: Voxels = np.frombuffer(body, head["dtype"]).reshape(head["shape"])
         return voxels
 
 
-def _failure(said: str) -> UpstreamFailure:
-    """What an error of TensorStore's means: its text begins with a word of the Abseil status codes."""
-    if said.startswith(("PERMISSION_DENIED", "UNAUTHENTICATED")):
-        return UpstreamRefused(said)
-    if said.startswith("RESOURCE_EXHAUSTED"):
-        return UpstreamBusy(said)
-    if said.startswith(("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")):
-        return UpstreamDown(said)
-    return UpstreamBroken(said)
-
-
 class TensorStoreReaders(Service):
-    """All readers of a gateway: they end with it."""
+    """The readers of a gateway, which end with it."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._all: list[TensorStoreReader] = []
+        self._readers: list[TensorStoreReader] = []
 
-    def reader(self, timeout: float, connections: int, retries: int, largest: int, **how: Any) -> TensorStoreReader:
-        """A `TensorStoreReader`."""
-        made = TensorStoreReader(self._reactor, timeout, connections, retries, largest, **how)
-        self._all.append(made)
-        return made
+    def reader(self, limits: ReadLimits, **options: Any) -> TensorStoreReader:
+        """Return a new reader.
+
+        :param options: as for `TensorStoreReader`.
+        """
+        reader = TensorStoreReader(self._reactor, limits, **options)
+        self._readers.append(reader)
+        return reader
 
     def stopService(self) -> Deferred[Any]:
-        """End them."""
+        """End all processes.
+
+        :returns: fires when they have ended.
+        """
         super().stopService()
-        return gatherResults([reader.stop() for reader in self._all])
+        return gatherResults([reader.stop() for reader in self._readers])

@@ -13,25 +13,27 @@ from ocpproxy.upstream.tensorstore.reader import TensorStoreReader
 
 
 class ShardedScales:
-    """Scales of precomputed volumes that are in shards: see `ocpproxy.upstream.precomputed`."""
+    """Reads scales of precomputed volumes that are in shards, for `ocpproxy.upstream.precomputed`."""
 
     def __init__(self, reader: TensorStoreReader, sites: Mapping[str | None, Location]) -> None:
         self._reader = reader
         self._sites = sites
 
     async def scale(self, token: str, scale: PrecomputedScale, box: Box) -> Voxels:
-        """The voxels of a box, axes (z, y, x, component)."""
-        address = self._sites[scale.place].for_token(token)
-        return await read_clipped(
-            box,
-            scale.grid,
-            scale.dtype,
-            lambda b: self._reader.box(
-                address,
-                "neuroglancer_precomputed",
-                "",
-                {"scale_index": scale.number},
-                (range(b.x0, b.x1), range(b.y0, b.y1), range(b.z0, b.z1), range(scale.components)),
-                (2, 1, 0, 3),
-            ),
-        )
+        """Return the voxels of a box, axes (z, y, x, component).
+
+        :raises UpstreamFailure: TensorStore cannot read them.
+        """
+        address = self._sites[scale.channel].for_token(token)
+        spec = {"driver": "neuroglancer_precomputed", "scale_index": scale.number}
+
+        async def read(inner: Box) -> Voxels:
+            index = (*box_ranges(inner).values(), range(scale.components))
+            return await self._reader.box(address, spec, index, (2, 1, 0, 3))
+
+        return await read_clipped(box, scale.grid, scale.dtype, read)
+
+
+def box_ranges(box: Box) -> dict[str, range]:
+    """Return the coordinates of a box along x, y and z, in this order."""
+    return {"x": range(box.x0, box.x1), "y": range(box.y0, box.y1), "z": range(box.z0, box.z1)}

@@ -1,0 +1,176 @@
+"""Volumes whose scales are N-dimensional arrays: what N5 and Zarr have in common."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, TypeVar
+
+from ocpproxy.model.voxels import VOXEL_TYPES
+from ocpproxy.upstream.documents import checks, pyramids
+from ocpproxy.upstream.documents.checks import integer, json_array, json_object, string, unexpected
+from ocpproxy.upstream.documents.pyramids import Volume, VolumeChannel, VoxelSize
+from ocpproxy.upstream.grid import Grid
+
+Documents = Mapping[str, str]
+"""The documents of a volume by their paths below its address; the first one is its own, the others those of arrays."""
+UNIT_VOXEL: VoxelSize = (Fraction(1), Fraction(1), Fraction(1))
+"""The size of voxels for which a document has none."""
+MAX_DIMENSIONS = 8
+MAX_CHANNELS = 64
+_PATH = re.compile(r"[\w.~+@=,-][\w.~+@=, /-]*")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayScale:
+    """A scale of a volume: an array that TensorStore can read."""
+
+    channel: str | None
+    """The channel whose address the volume is at."""
+    driver: str
+    """The name of TensorStore's driver."""
+    path: str
+    """The path of the array below the volume's address."""
+    axes: str
+    """A letter for each axis: x, y, z, c for channel, t for time, 1 for an unknown one of length 1."""
+    grid: Grid
+
+
+@dataclass(frozen=True, slots=True)
+class DescribedArray:
+    """An array as its document describes it."""
+
+    scale: ArrayScale
+    dtype: str
+    shape: tuple[int, ...]
+    """In the order of the axes."""
+
+
+def parse_object(documents: Documents, name: str) -> Mapping[str, Any]:
+    """Return a document, which must be a JSON object.
+
+    :raises Unexpected: it is not.
+    """
+    return json_object(name, checks.parse_json(documents[name]))
+
+
+def parse_path(value: object) -> str:
+    """Return the path of an array below the volume.
+
+    :raises Unexpected: it is not a path, or leads out of the volume.
+    """
+    path = string("a path", value).strip("/")
+    if ".." in path.split("/") or not _PATH.fullmatch(path):
+        raise unexpected("a path below the volume", value)
+    return path
+
+
+def parse_shape(name: str, value: object) -> tuple[int, ...]:
+    """Return the shape of an array.
+
+    :raises Unexpected: it is not a shape of 2 to `MAX_DIMENSIONS` dimensions.
+    """
+    sizes = json_array(name, value, max_length=MAX_DIMENSIONS)
+    if len(sizes) < 2:
+        raise unexpected(f"at least two dimensions for {name}", value)
+    return tuple(integer(name, size, 1, checks.MAX_EXTENT) for size in sizes)
+
+
+def parse_chunk(name: str, value: object, dimensions: int) -> tuple[int, ...]:
+    """Return the shape of an array's chunks.
+
+    :raises Unexpected: it is not a shape of so many dimensions.
+    """
+    return tuple(integer(name, size, 1, checks.MAX_EXTENT) for size in json_array(name, value, dimensions))
+
+
+def check_axes(letters: str, shape: tuple[int, ...]) -> str:
+    """Return the axes of an array as in `ArrayScale.axes`.
+
+    :param letters: the first letter of each axis' name, in lower case.
+    :raises Unexpected: x or y is missing, an axis occurs twice, or an unknown one is longer than 1.
+    """
+    if len(letters) != len(shape):
+        raise unexpected(f"{len(letters)} dimensions, one for each axis", shape)
+    axes = "".join(
+        letter if letter in "xyzct" else "1" if size == 1 else "?" for letter, size in zip(letters, shape, strict=True)
+    )
+    known = axes.replace("1", "")
+    if "?" in axes or len(set(known)) != len(known) or not {"x", "y"} <= set(known):
+        raise unexpected("axes x, y, z, c, t, each at most once", letters)
+    return axes
+
+
+def along_xyz(axes: str, values: Sequence[T], default: T) -> tuple[T, T, T]:
+    """Return the values along x, y and z of values in the order of the axes.
+
+    :param default: the value along an axis that does not exist.
+    """
+    x, y, z = (values[axes.index(axis)] if axis in axes else default for axis in "xyz")
+    return (x, y, z)
+
+
+def array_grid(axes: str, shape: tuple[int, ...], chunk: tuple[int, ...]) -> Grid:
+    """Return the grid of an array's chunks along x, y and z."""
+    return Grid((0, 0, 0), along_xyz(axes, shape, 1), along_xyz(axes, chunk, 1))
+
+
+def build_volume(
+    arrays: Sequence[tuple[VoxelSize, DescribedArray]],
+    *,
+    labels: bool = False,
+    windows: Sequence[tuple[int, int]] = (),
+) -> Volume[ArrayScale]:
+    """Return the volume whose scales are these arrays; its version is empty.
+
+    :param arrays: each with the size of its voxels. If two sizes are the same, all are derived from the shapes.
+    :param labels: whether the document says that voxels are ids. Those of some types always are
+        (`VoxelType.holds_ids`), because most documents do not say.
+    :param windows: the values shown as black and white for each channel; ignored for any other number of channels.
+    :raises Unexpected: the arrays differ in their type or axes, or have too many channels.
+    """
+    _, first = arrays[0]
+    for _, array in arrays:
+        if array.dtype != first.dtype or array.scale.axes != first.scale.axes:
+            raise unexpected(f"levels of one type {first.dtype} and axes {first.scale.axes}", array.dtype)
+    sizes = dict(zip(first.scale.axes, first.shape, strict=True))
+    channels = sizes.get("c", 1)
+    if channels > MAX_CHANNELS:
+        raise unexpected(f"at most {MAX_CHANNELS} channels", channels)
+    scales = [(voxel, array.scale) for voxel, array in arrays]
+    if any(pyramids.same_level(a, b) for n, (a, _) in enumerate(scales) for b, _ in scales[:n]):
+        scales = _sized_by_extent(scales)
+    return Volume(
+        labels or (first.dtype in VOXEL_TYPES and VOXEL_TYPES[first.dtype].holds_ids),
+        first.dtype,
+        _channels(channels, windows),
+        pyramids.by_voxel_size(scales),
+        "",
+        sizes.get("t", 1),
+    )
+
+
+def _channels(count: int, windows: Sequence[tuple[int, int]]) -> list[VolumeChannel]:
+    if count == 1:
+        return [VolumeChannel("", 0)]
+    if len(windows) != count:
+        windows = [(0, 0)] * count
+    return [VolumeChannel(f"_{number}", number, window) for number, window in enumerate(windows)]
+
+
+def _sized_by_extent(scales: Sequence[tuple[VoxelSize, ArrayScale]]) -> list[tuple[VoxelSize, ArrayScale]]:
+    """Return the scales with the sizes of voxels that follow from the extents of the grids.
+
+    The first scale keeps its size of a voxel.
+    """
+    (voxel, first), *_ = scales
+    extent = pyramids.grid_size(first.grid)
+    resized = []
+    for _, scale in scales:
+        steps = [max(1, round(a / b)) for a, b in zip(extent, pyramids.grid_size(scale.grid), strict=True)]
+        x, y, z = (edge * step for edge, step in zip(voxel, steps, strict=True))
+        resized.append(((x, y, z), scale))
+    return resized
