@@ -65,8 +65,8 @@ class Slices(VoxelsOnly):
 
 def _decode(response: HttpResponse, columns: int, rows: int, limit: int) -> Voxels:
     """Return the pixels of a file, axes (z, y, x)."""
-    body = content_encoding.restored(response.body, response.encoding, limit)
-    pixels = images.read(body, (columns, rows), columns * rows, bands=1)
+    body = content_encoding.decode_content(response.body, response.encoding, limit)
+    pixels = images.decode(body, (columns, rows), columns * rows, bands=1)
     if pixels.dtype != np.uint8:
         raise UpstreamBroken(f"expected a picture of 8 bits, not of {pixels.dtype}")
     return pixels.reshape(1, rows, columns)
