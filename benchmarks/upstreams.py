@@ -2,9 +2,9 @@
 
     python -m benchmarks.upstreams [cuboid] [start]
 
-``cuboid``: 512 x 512 x 16 voxels of a precomputed raw volume on the loopback, in chunks of several sizes, by our own
-reader and by TensorStore, each time another cuboid, in turns of so many cuboids. The server is Twisted's, in a process
-of its own.
+``cuboid``: 512 x 512 x 16 voxels of a precomputed raw volume on the loopback, in 1, 16 and 64 chunks: by our own
+reader, by the same reader with the bare `Agent` in the place of treq, and by TensorStore. Each time another cuboid, in
+turns of so many cuboids. The server is Twisted's, in a process of its own.
 
 ``start``: from the command to the line that says where it answers.
 """
@@ -17,12 +17,13 @@ import sys
 import time
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.http_headers import Headers
 
 from benchmarks.stage import PROGRAMS, ROOT, answers, free_port, stage, wait_for
 
@@ -51,48 +52,62 @@ def write(place: Path, chunk: tuple[int, int, int]) -> None:
     ts.open(spec).result().write(voxels).result()
 
 
+class AgentOnly:
+    """The agent in the place of treq: the same requests without what treq does about them."""
+
+    def __init__(self, agent: Any) -> None:
+        self._agent = agent
+
+    def get(self, url: Any, headers: Headers, **_: Any) -> Any:
+        """Send the request."""
+        return self._agent.request(b"GET", url.to_text().encode("ascii"), headers)
+
+
 async def cuboids(reactor: Any, url: str) -> dict[str, list[float]]:
-    """Seconds that each cuboid took."""
+    """Return the seconds that each cuboid took: by our reader, by it without treq, by TensorStore."""
     import tensorstore as ts
 
     from ocpproxy.concurrency.threads import LanedThreadPool
     from ocpproxy.config import parse
     from ocpproxy.model.dataset import Box, Cutout
-    from ocpproxy.upstream.http import HttpClient, make_treq
+    from ocpproxy.upstream.endpoints import ReusedEndpoints
+    from ocpproxy.upstream.http import HttpClient
     from ocpproxy.upstream.kind import UpstreamContext
+    from ocpproxy.upstream.plain_treq import make_treq
     from ocpproxy.upstream.registry import KINDS, build_upstream
     from ocpproxy.upstream.tensorstore.reader import TensorStoreReaders
 
-    pool = LanedThreadPool(reactor, 2, "decode")
-    pool.startService()
+    threads = LanedThreadPool(reactor, 2, "decode")
+    threads.startService()
     connections = HTTPConnectionPool(reactor)
     connections.maxPersistentPerHost = 8
-    context = UpstreamContext(
-        HttpClient(make_treq(Agent(reactor, pool=connections)), reactor, Random(1)),
-        pool.run,
-        reactor,
-        TensorStoreReaders(reactor),
-    )
-    said = parse(f"[dataset v]\ntype = precomputed\nurl = {url}\n", Path(), {}, KINDS).datasets["v"].upstream
-    ours = build_upstream(said, context)
-    dataset = ours.dataset("v", await ours.describe("v"))
-    theirs = ts.open(
+    agent = Agent.usingEndpointFactory(reactor, ReusedEndpoints(reactor, 10), connections)
+    settings = parse(f"[dataset v]\ntype = precomputed\nurl = {url}\n", Path(), {}, KINDS).datasets["v"].upstream
+    upstreams = {}
+    for name, client in (("ours", make_treq(agent)), ("Agent", AgentOnly(agent))):
+        http = HttpClient(cast(Any, client), reactor, Random(1))
+        upstreams[name] = build_upstream(
+            settings, UpstreamContext(http, threads.run, reactor, TensorStoreReaders(reactor))
+        )
+    dataset = upstreams["ours"].dataset("v", await upstreams["ours"].describe("v"))
+    store = ts.open(
         {"driver": "neuroglancer_precomputed", "kvstore": {"driver": "http", "base_url": url + "/"}}, read=True
     ).result()
-    took: dict[str, list[float]] = {"ours": [], "TensorStore": []}
+    took: dict[str, list[float]] = {"ours": [], "Agent": [], "TensorStore": []}
+    names = list(took)
     for turn in range(TURNS):
-        for name in ("ours", "TensorStore") if turn % 2 else ("TensorStore", "ours"):
+        for name in names[turn % 3 :] + names[: turn % 3]:
             for n in range(CUBOIDS):
                 box = Box(512 * n, 512 * n + 512, 0, 512, 0, 16)
                 began = time.perf_counter()
-                if name == "ours":
-                    voxels = await ours.cutout(Cutout(dataset, dataset.channels[0], 0, 0, box))
+                if name == "TensorStore":
+                    voxels = store[box.x0 : box.x1, :512, :16, 0].T.read(order="C").result()
                 else:
-                    voxels = theirs[box.x0 : box.x1, :512, :16, 0].T.read(order="C").result()
+                    voxels = await upstreams[name].cutout(Cutout(dataset, dataset.channels[0], 0, 0, box))
                 took[name].append(time.perf_counter() - began)
                 assert voxels.shape == (16, 512, 512)
     await connections.closeCachedConnections()
-    pool.stopService()
+    threads.stopService()
     return took
 
 
@@ -101,8 +116,12 @@ def measure(url: str) -> None:
 
     async def main(reactor: Any) -> None:
         took = await cuboids(reactor, url)
-        ours, theirs = (statistics.median(took[name]) * 1000 for name in ("ours", "TensorStore"))
-        print(f"ours {ours:.1f} ms, TensorStore {theirs:.1f} ms: {ours / theirs:.2f} of its time", flush=True)
+        ours, agent, theirs = (statistics.median(took[name]) * 1000 for name in ("ours", "Agent", "TensorStore"))
+        print(
+            f"ours {ours:.1f} ms, without treq {agent:.1f} ms, TensorStore {theirs:.1f} ms: "
+            f"{ours / theirs:.2f} of TensorStore's time, {ours / agent:.2f} of the time without treq",
+            flush=True,
+        )
 
     react(lambda reactor: Deferred.fromCoroutine(main(reactor)), [])
 

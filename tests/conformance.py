@@ -29,8 +29,10 @@ from ocpproxy.upstream.base import (
     UpstreamRefused,
     UpstreamSlow,
 )
-from ocpproxy.upstream.http import HttpClient, make_treq
+from ocpproxy.upstream.endpoints import ReusedEndpoints
+from ocpproxy.upstream.http import HttpClient
 from ocpproxy.upstream.kind import UpstreamContext
+from ocpproxy.upstream.plain_treq import make_treq
 from ocpproxy.upstream.registry import KINDS, build_upstream
 from ocpproxy.upstream.tensorstore.reader import TensorStoreReaders
 from tests import doubles
@@ -67,7 +69,11 @@ class UpstreamCase(TestCase):
         self.connections.maxPersistentPerHost = 8
         self.connections.retryAutomatically = False
         self.addCleanup(self.connections.closeCachedConnections)
-        http = HttpClient(make_treq(Agent(reactor, pool=self.connections)), reactor, Random(1))  # type: ignore[arg-type]
+        http = HttpClient(
+            make_treq(Agent.usingEndpointFactory(reactor, ReusedEndpoints(reactor, 10), self.connections)),
+            reactor,
+            Random(1),
+        )  # type: ignore[arg-type]
         readers = TensorStoreReaders(reactor)
         self.addCleanup(readers.stopService)
         self.context = UpstreamContext(http, self.pool.run, reactor, readers)

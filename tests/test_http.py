@@ -21,7 +21,8 @@ from zope.interface import implementer
 
 from ocpproxy.concurrency.progress import Progress
 from ocpproxy.upstream.base import UnknownToken, UpstreamBroken, UpstreamDown, UpstreamFailure, UpstreamSlow
-from ocpproxy.upstream.http import HostClient, HttpClient, HttpResponse, make_treq, status_failure
+from ocpproxy.upstream.http import HostClient, HttpClient, HttpResponse, status_failure
+from ocpproxy.upstream.plain_treq import make_treq
 
 
 @implementer(IHostResolution)
@@ -56,7 +57,8 @@ class _Reactor(MemoryReactorClock):
 
     def __init__(self) -> None:
         super().__init__()
-        self.nameResolver = _HangingResolver()
+        self.resolver = _HangingResolver()
+        self.nameResolver: IHostnameResolver = self.resolver
 
     def installNameResolver(self, resolver: Any) -> Any:
         """Not used here."""
@@ -79,18 +81,18 @@ class HangingLookupTests(SynchronousTestCase):
     def test_cancel(self) -> None:
         """Whoever cancels gets that, and neither a lost connection nor a retry."""
         asked = self.get()
-        self.assertEqual(self.reactor.nameResolver.lookups, ["upstream.example"])
+        self.assertEqual(self.reactor.resolver.lookups, ["upstream.example"])
         asked.cancel()
         self.failureResultOf(asked, CancelledError)
         self.reactor.advance(10)
-        self.assertEqual(self.reactor.nameResolver.lookups, ["upstream.example"])
+        self.assertEqual(self.reactor.resolver.lookups, ["upstream.example"])
 
     def test_cancel_leaves_the_next(self) -> None:
         """The permit comes back: the next request is made, and is not failed by the cancelled one."""
         self.get().addErrback(lambda failure: failure.trap(CancelledError)).cancel()
         self.reactor.advance(0)
         asked = self.get()
-        self.assertEqual(len(self.reactor.nameResolver.lookups), 2)
+        self.assertEqual(len(self.reactor.resolver.lookups), 2)
         self.assertNoResult(asked)
         asked.cancel()
         self.failureResultOf(asked, CancelledError)
@@ -103,7 +105,7 @@ class HangingLookupTests(SynchronousTestCase):
         self.reactor.advance(0.02)
         self.failureResultOf(asked, UpstreamSlow)
         self.reactor.advance(10)
-        self.assertEqual(len(self.reactor.nameResolver.lookups), 1)
+        self.assertEqual(len(self.reactor.resolver.lookups), 1)
 
     def test_waiting_for_the_permit(self) -> None:
         """A request that waits for a permit is cancelled and runs into its deadline all the same."""

@@ -17,8 +17,9 @@ from ocpproxy.cache.catalogue import DescriptionStore
 from ocpproxy.config.options import UPSTREAM
 from ocpproxy.daemon.gateway import make_catalogue
 from ocpproxy.metrics import Metrics
-from ocpproxy.upstream.http import HttpClient, make_treq
+from ocpproxy.upstream.http import HttpClient
 from ocpproxy.upstream.kind import UpstreamContext
+from ocpproxy.upstream.plain_treq import make_treq
 from ocpproxy.upstream.registry import KINDS
 from ocpproxy.upstream.tensorstore.reader import TensorStoreReaders
 

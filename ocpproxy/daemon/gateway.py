@@ -43,8 +43,10 @@ from ocpproxy.index.descriptions import Descriptions
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.display import DEFAULT_DISPLAY, DisplaySettings
 from ocpproxy.upstream.base import InstrumentedUpstream
-from ocpproxy.upstream.http import HttpClient, make_treq
+from ocpproxy.upstream.endpoints import ReusedEndpoints
+from ocpproxy.upstream.http import HttpClient
 from ocpproxy.upstream.kind import UpstreamContext
+from ocpproxy.upstream.plain_treq import make_treq
 from ocpproxy.upstream.registry import KINDS, build_upstream
 from ocpproxy.upstream.tensorstore.reader import TensorStoreReaders
 from ocpproxy.web.answer_record import AnswerRecord
@@ -94,9 +96,8 @@ def make_gateway(settings: Settings, reactor: Any, metrics: Metrics, slot: Worke
     storage = open_storage(settings, reactor, metrics)
     renders = LanedThreadPool(reactor, os.cpu_count() or 1, "renders")
     connections = _connection_pool(settings, reactor)
-    http = HttpClient(
-        make_treq(Agent(reactor, connectTimeout=_CONNECT_WITHIN, pool=connections)), reactor, SystemRandom()
-    )
+    agent = Agent.usingEndpointFactory(reactor, ReusedEndpoints(reactor, _CONNECT_WITHIN), connections)
+    http = HttpClient(make_treq(agent), reactor, SystemRandom())
     context = UpstreamContext(http, renders.run, reactor, TensorStoreReaders(reactor))
     catalogue = make_catalogue(settings, context, Descriptions(storage.database, reactor), metrics)
     lookup = TileLookup(storage.store, settings.cache.memory)

@@ -4,6 +4,8 @@
 `base`           the `Upstream` protocol and its failures
 `registry`       the kinds of upstream
 `http`           bounded HTTP GETs, with retries and a cap per host
+`plain_treq`     treq without cookies, encodings, conversion of addresses
+`endpoints`      endpoints of hosts, made once for each
 `fetch`          metadata documents by HTTP
 `locations`      the address of each channel
 `grid`           boxes of voxels and the chunks they touch; no I/O

@@ -1,6 +1,6 @@
 """HTTP to upstreams: bounded in every respect, and considerate of the servers.
 
-The client is treq over one `Agent` and one pool of connections. This module adds what neither has:
+The client is treq over one `Agent` and one pool of connections (`plain_treq`). This module adds what neither has:
 
 * a cap on the requests to one host at a time (``maxPersistentPerHost`` limits idle connections only);
 * retries that are bounded and spread;
@@ -17,12 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.cookiejar import DefaultCookiePolicy
 from random import Random
 from urllib.parse import urljoin, urlsplit
 
 from treq.client import HTTPClient
-from treq.cookies import IndexableCookieJar
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, DNSLookupError
@@ -34,8 +32,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed, ResponseNeverReceived
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
-from zope.interface import implementer
+from twisted.web.iweb import IResponse
 
 from ocpproxy._version import __version__
 from ocpproxy.concurrency import progress
@@ -49,6 +46,7 @@ from ocpproxy.upstream.base import (
     UpstreamRefused,
     UpstreamSlow,
 )
+from ocpproxy.upstream.plain_treq import STORED_ENCODING, Uri
 
 _ERROR_BODY = 4096
 """Bytes that are read of a response whose status is not 200."""
@@ -65,13 +63,11 @@ _NO_ANSWER = (
     ResponseNeverReceived,
 )
 _USER_AGENT = f"ocpproxy/{__version__}"
-_STORED_ENCODING = "x-ocpproxy-stored-encoding"
-"""The name under which ``Content-Encoding`` passes treq."""
 _HEADERS = {
-    _STORED_ENCODING: "content-encoding",
-    **{name: name for name in ("content-type", "etag", "last-modified", "retry-after")},
+    STORED_ENCODING.encode(): "content-encoding",
+    **{name.encode(): name for name in ("etag", "last-modified", "retry-after")},
 }
-"""The response headers that upstreams use, and their names in `HttpResponse.headers`."""
+"""Headers of an answer that somebody reads, and their names in `HttpResponse.headers`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,37 +114,6 @@ def status_failure(response: HttpResponse, not_found: type[UpstreamFailure] = Un
     if response.status in (502, 504):
         return UpstreamDown(response.summary)
     return UpstreamBroken(response.summary)
-
-
-def make_treq(agent: IAgent) -> HTTPClient:
-    """Return a treq client over the agent that keeps no cookies and leaves bodies as they were sent."""
-    no_cookies = IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-    return HTTPClient(_StoredBodies(agent), cookiejar=no_cookies)
-
-
-@implementer(IAgent)
-class _StoredBodies:
-    """An agent that asks for no encoding, and hides the encoding of what is stored encoded."""
-
-    def __init__(self, agent: IAgent) -> None:
-        self._agent = agent
-
-    def request(
-        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
-    ) -> Deferred[IResponse]:
-        """Send the request; see `IAgent.request`."""
-        if headers is not None:
-            headers.removeHeader("accept-encoding")  # treq has put its own there
-        response: Deferred[IResponse] = self._agent.request(method, uri, headers, bodyProducer)
-        return response.addCallback(_hide_encoding)
-
-
-def _hide_encoding(response: IResponse) -> IResponse:
-    encodings = response.headers.getRawHeaders("content-encoding")
-    if encodings is not None:
-        response.headers.removeHeader("content-encoding")
-        response.headers.setRawHeaders(_STORED_ENCODING, encodings)
-    return response
 
 
 class ShrinkingSemaphore(DeferredSemaphore):
@@ -308,10 +273,10 @@ class _Call:
         url = self._url
         for _ in range(_REDIRECTS + 1):
             response: IResponse = await self._host.client.treq.get(
-                url, headers=self._headers.copy(), allow_redirects=False, unbuffered=True
+                Uri(url), headers=self._headers.copy(), allow_redirects=False, unbuffered=True
             )
             body = await self._read(response)
-            target = _header(response, "location")
+            target = _header(response, b"location")
             if response.code not in (301, 302, 303, 307, 308) or target is None:
                 return HttpResponse(response.code, body, _read_headers(response))
             target = urljoin(url, target)
@@ -385,8 +350,8 @@ class _HangUp(Protocol):
         transport.loseConnection()
 
 
-def _header(response: IResponse, name: str) -> str | None:
-    values = response.headers.getRawHeaders(name.encode())
+def _header(response: IResponse, name: bytes) -> str | None:
+    values = response.headers.getRawHeaders(name)
     return values[0].decode("latin-1") if values else None
 
 

@@ -34,9 +34,9 @@ _VERSIONED = ("type", "data_type", "num_channels", "scales")
 """The members that the version of a volume depends on; others do not change its voxels."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PrecomputedScale:
-    """A scale of a volume."""
+    """A scale of a volume. It is part of the key of every chunk, so it is compared by identity, which is quick."""
 
     channel: str | None
     """The channel whose address the volume is at."""
@@ -58,7 +58,8 @@ class PrecomputedScale:
 
     def nbytes(self, box: Box) -> int:
         """Return the bytes of the voxels in a box."""
-        return int(np.prod(box.shape, dtype=np.int64)) * self.components * np.dtype(self.dtype).itemsize
+        z, y, x = box.shape
+        return z * y * x * self.components * np.dtype(self.dtype).itemsize
 
 
 def parse_info(channel: str | None, document: str, address: str) -> Volume[PrecomputedScale]:
