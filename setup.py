@@ -50,7 +50,6 @@ setup(
         "Framework :: Twisted",
         "Intended Audience :: Science/Research",
         "Intended Audience :: System Administrators",
-        "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.11",
         "Topic :: Internet :: Proxy Servers",
         "Topic :: Scientific/Engineering :: Image Processing",
