@@ -22,7 +22,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 
 from ocpproxy.config import IndexUrl
 from tests import doubles
-from tests.databases import as_option
+from tests.databases import START_WITHIN, as_option
 
 ROOT = Path(__file__).parent.parent
 
@@ -91,7 +91,7 @@ class Daemon:
             os.kill(self.pid, number)
         ended: Deferred[int] = Deferred()
         self.protocol.ended.addCallback(lambda code: (ended.callback(code), code)[1])
-        return await ended.addTimeout(60, reactor)  # type: ignore[arg-type]
+        return await ended.addTimeout(START_WITHIN, reactor)  # type: ignore[arg-type]
 
     async def rest(self) -> None:
         """Wait until nothing is being fetched or settled."""
@@ -102,7 +102,7 @@ class Daemon:
 class DaemonCase(TestCase):
     """Starts daemons and doubles, and ends them with the test."""
 
-    timeout = 90
+    timeout = 600
 
     def setUp(self) -> None:
         """A client, and a directory."""
@@ -125,7 +125,7 @@ class DaemonCase(TestCase):
             "server": {"listen": "tcp:0:interface=127.0.0.1"},
             "cache": {"directory": "cache"},
             "index": {"url": url, "lease": "2"},
-            "upstream": {"url": upstream, "timeout": "5", "retries": "0"},
+            "upstream": {"url": upstream, "timeout": "60", "retries": "0"},
         }
         for option, value in options.items():
             section, _, key = option.partition("_")
@@ -152,5 +152,5 @@ class DaemonCase(TestCase):
                 await daemon.stop(signal.SIGKILL)
 
         self.addCleanup(lambda: Deferred.fromCoroutine(end()))
-        daemon.url = await protocol.ready.addTimeout(60, reactor)  # type: ignore[arg-type]
+        daemon.url = await protocol.ready.addTimeout(START_WITHIN, reactor)  # type: ignore[arg-type]
         return daemon

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import signal
@@ -23,6 +24,14 @@ from twisted.trial.unittest import SkipTest, TestCase
 from ocpproxy.config import IndexUrl
 from ocpproxy.index.backends import backend
 from ocpproxy.index.database import Database
+
+NO_SERVER = (
+    "no MariaDB server: apt-get install mariadb-server, "
+    "or name one that may be used in OCPPROXY_TEST_MYSQL=mysql://user:password@host:port/name"
+)
+"""Why a test is skipped. `.ci/run` looks for the first words."""
+START_WITHIN = 300.0
+"""Seconds in which a server or a database has to be ready."""
 
 
 @cache
@@ -48,7 +57,7 @@ def mysql_server() -> dict[str, Any] | None:
 
 def _answers(options: dict[str, Any]) -> bool:
     try:
-        pymysql.connect(**options, connect_timeout=3).close()
+        pymysql.connect(**options, connect_timeout=30).close()
     except pymysql.MySQLError:
         return False
     return True
@@ -61,7 +70,7 @@ class PrivateServer:
         program = shutil.which("mariadbd", path=os.environ["PATH"] + ":/usr/sbin")
         install = shutil.which("mariadb-install-db")
         if program is None or install is None:
-            raise SkipTest("no MariaDB server is installed")
+            raise SkipTest(NO_SERVER)
         self.home = Path(tempfile.mkdtemp(prefix="ocpproxy-mariadb-"))
         user = ["--user=root"] if os.geteuid() == 0 else []
         common = ["--no-defaults", f"--datadir={self.home}/data", *user]
@@ -76,11 +85,12 @@ class PrivateServer:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + START_WITHIN
         while not _answers(self.options):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("the private MariaDB server does not start")
-            os.sched_yield()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=0.05)
 
     def stop(self) -> None:
         """Stop it, as a restart does."""
@@ -98,7 +108,7 @@ def mysql_database(case: TestCase, server: dict[str, Any] | None = None) -> Inde
     """A new, empty database that goes with the test."""
     server = server or mysql_server()
     if server is None:
-        raise SkipTest("no MariaDB server can be reached or started")
+        raise SkipTest(NO_SERVER)
     name = f"ocpproxy_test_{uuid.uuid4().hex[:12]}"
 
     def execute(sql: str) -> None:
@@ -152,5 +162,5 @@ async def started(case: TestCase, url: IndexUrl, reactor_: Any = reactor) -> Dat
     case.addCleanup(database.close)
     case.addCleanup(database.stopService)
     waiting: Deferred[None] = database.wait_available()
-    await waiting.addTimeout(30, reactor_)
+    await waiting.addTimeout(START_WITHIN, reactor_)
     return database

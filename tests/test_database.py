@@ -97,7 +97,7 @@ class DatabaseTests:
         """The database's time is microseconds since 1970."""
         database = await started(self, self.index_url())
         (now,) = await database.read(lambda tx: tx.one(f"SELECT {tx.dialect.now}"))
-        self.assertLess(abs(now / 1e6 - reactor.seconds()), 2)
+        self.assertLess(abs(now / 1e6 - reactor.seconds()), 30)
 
     async def test_nobody_waits_for_what_is_away(self: Any) -> None:
         """Before it is up, and when it is stopped, run raises at once."""
@@ -132,7 +132,7 @@ class DatabaseTests:
             self.assertIs(await outcome, CancelledError if leaves else OutcomeUnknown)
             self.assertTrue(database.available, "a short patience does not mean that it is away")
             go_on.set()
-            self.assertEqual(await late.addTimeout(10, reactor), "done")
+            self.assertEqual(await late.addTimeout(300, reactor), "done")
 
     async def test_not_begun(self: Any) -> None:
         """Work that was given up while it waited for a thread is not begun, and that is told."""
@@ -305,5 +305,5 @@ class MariaDBTests(OnMariaDB, DatabaseTests, TestCase):
         server = pymysql.connect(host=url.host, user=url.user, password=url.password, port=url.port)
         server.cursor().execute(f"CREATE DATABASE {url.database}")
         server.close()
-        await back.addTimeout(20, reactor)
+        await back.addTimeout(300, reactor)
         self.assertEqual(await database.run(lambda tx: tx.one("SELECT 1")[0]), 1)

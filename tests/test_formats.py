@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from tests import doubles, formats, oracle
 from tests.bossserver import BossServer, Served
 from tests.daemons import Daemon
 from tests.dvidserver import DvidServer, Grayscale, pyramid
+from tests.test_daemon import pause
 from tests.test_views import ViewsCase, opaque
 from tests.tileserver import TileServer
 from tests.volumes import em, level, mitochondria, nuclei
@@ -27,6 +28,11 @@ Z = Fraction(450, 46)
 def section(name: str, **options: object) -> str:
     """A section of a configuration."""
     return f"[dataset {name}]\n" + "".join(f"{key} = {value}\n" for key, value in options.items())
+
+
+def levels() -> list[Array]:
+    """The levels of the micrograph, finest first."""
+    return [level(em(), n) for n in range(3)]
 
 
 def decoded(directory: Path) -> list[Array]:
@@ -44,8 +50,6 @@ def decoded(directory: Path) -> list[Array]:
 
 class FormatsCase(ViewsCase):
     """A daemon before everything at once."""
-
-    timeout = 600
 
     async def gateway(self, sections: str, **options: str) -> Daemon:
         """Start it."""
@@ -77,60 +81,88 @@ class FormatsCase(ViewsCase):
 class EveryFormat(FormatsCase):
     """TileFiles."""
 
-    async def test_files(self) -> None:
-        """precomputed raw, jpeg, png, gzip, brotli, sharded; N5; Zarr 2 and 3; OME-Zarr 0.4 and 0.5."""
-        files = self.place / "files"
-        volume, offset = em(), (64, 32, 5)
-        formats.precomputed(files / "raw", volume, offset=offset, shuffle=True)
-        formats.precomputed(files / "jpeg", volume, encoding="jpeg")
-        formats.precomputed(files / "png", volume, encoding="png", chunk=(200, 190, 7))
-        formats.precomputed(files / "sharded", volume, sharded=True)
-        formats.n5(files / "n5", volume)
-        formats.zarr2(files / "zarr2", volume)
-        formats.zarr3(files / "zarr3", volume, sharded=True)
-        formats.ome_zarr(files / "ome04", volume, version="0.4", axes="czyx")
-        formats.ome_zarr(files / "ome05", volume, version="0.5", axes="tczyx")
-        stored = {"gzip": self.place / "gzip", "br": self.place / "br"}
-        formats.precomputed(stored["gzip"] / "v", volume, stored="gzip", chunk=(64, 64, 64))
-        formats.precomputed(stored["br"] / "v", volume, stored="br", chunk=(512, 512, 16))
-        url = self.serve(doubles.Bucket(directory=files))
-        kinds = {"n5": "n5", "zarr2": "zarr", "zarr3": "zarr", "ome04": "zarr", "ome05": "volume"}
-        names = ("raw", "jpeg", "png", "sharded", *kinds)
-        sections = "".join(section(n, type=kinds.get(n, "precomputed"), url=f"{url}/{n}") for n in names)
-        for name, directory in stored.items():
-            there = self.serve(doubles.Bucket(directory=directory, encoding=name))
-            sections += section(name, type="precomputed", url=f"{there}/v")
-        sections += section("local", type="volume", url=f"file://{files}/ome04")
-        daemon = await self.gateway(sections)
-        levels = [level(volume, n) for n in range(3)]
-        await self.every(daemon, "raw", levels, offset)
-        await self.every(daemon, "jpeg", decoded(files / "jpeg"))
-        for name in ("png", "sharded", "gzip", "br", "n5", "ome04", "ome05", "local"):
-            await self.every(daemon, name, levels)
-        for name in ("zarr2", "zarr3"):  # one array is one level, and tells nothing of its voxels' edges
-            await self.every(daemon, name, levels[:1], z_scale=Fraction(1))
+    async def buckets(self, *names: str, **kinds: str) -> Daemon:
+        """A daemon before the volumes of a directory, each of the kind that is given, or precomputed."""
+        url = self.serve(doubles.Bucket(directory=self.files))
+        sections = [section(name, type="precomputed", url=f"{url}/{name}") for name in names]
+        sections += [section(name, type=kind, url=f"{url}/{name}") for name, kind in kinds.items()]
+        return await self.gateway("".join(sections))
 
-    async def test_types(self) -> None:
-        """Segmentations and images of all widths, and several values in a voxel."""
-        files = self.place / "files"
-        ids, cells = mitochondria(), nuclei()[:20]
+    @property
+    def files(self) -> Path:
+        """The directory of the volumes."""
+        return self.place / "files"
+
+    async def test_precomputed(self) -> None:
+        """precomputed raw, jpeg, png and sharded."""
+        formats.precomputed(self.files / "raw", em(), offset=(64, 32, 5), shuffle=True)
+        formats.precomputed(self.files / "jpeg", em(), encoding="jpeg")
+        formats.precomputed(self.files / "png", em(), encoding="png", chunk=(200, 190, 7))
+        formats.precomputed(self.files / "sharded", em(), sharded=True)
+        daemon = await self.buckets("raw", "jpeg", "png", "sharded")
+        await self.every(daemon, "raw", levels(), (64, 32, 5))
+        await self.every(daemon, "jpeg", decoded(self.files / "jpeg"))
+        for name in ("png", "sharded"):
+            await self.every(daemon, name, levels())
+
+    async def test_compressed(self) -> None:
+        """precomputed whose files are stored as gzip and brotli."""
+        stored = {"gzip": self.place / "gzip", "br": self.place / "br"}
+        formats.precomputed(stored["gzip"] / "v", em(), stored="gzip", chunk=(64, 64, 64))
+        formats.precomputed(stored["br"] / "v", em(), stored="br", chunk=(512, 512, 16))
+        sections = ""
+        for name, directory in stored.items():
+            url = self.serve(doubles.Bucket(directory=directory, encoding=name))
+            sections += section(name, type="precomputed", url=f"{url}/v")
+        daemon = await self.gateway(sections)
+        for name in stored:
+            await self.every(daemon, name, levels())
+
+    async def test_arrays(self) -> None:
+        """N5; Zarr 2 and 3, where one array is one level and holds nothing of its voxels' edges."""
+        formats.n5(self.files / "n5", em())
+        formats.zarr2(self.files / "zarr2", em())
+        formats.zarr3(self.files / "zarr3", em(), sharded=True)
+        daemon = await self.buckets(n5="n5", zarr2="zarr", zarr3="zarr")
+        await self.every(daemon, "n5", levels())
+        for name in ("zarr2", "zarr3"):
+            await self.every(daemon, name, levels()[:1], z_scale=Fraction(1))
+
+    async def test_ome_zarr(self) -> None:
+        """OME-Zarr 0.4 and 0.5, behind a web server and as files."""
+        formats.ome_zarr(self.files / "ome04", em(), version="0.4", axes="czyx")
+        formats.ome_zarr(self.files / "ome05", em(), version="0.5", axes="tczyx")
+        url = self.serve(doubles.Bucket(directory=self.files))
+        sections = section("ome04", type="zarr", url=f"{url}/ome04")
+        sections += section("ome05", type="volume", url=f"{url}/ome05")
+        sections += section("local", type="volume", url=f"file://{self.files}/ome04")
+        daemon = await self.gateway(sections)
+        for name in ("ome04", "ome05", "local"):
+            await self.every(daemon, name, levels())
+
+    async def test_segmentations(self) -> None:
+        """Segmentations of all widths."""
+        ids = mitochondria()
         wide = ids.astype(np.uint64) * np.uint64(3_000_000_000_019)
-        formats.precomputed(files / "ids64", wide, encoding="compressed_segmentation", kind="segmentation")
-        formats.precomputed(files / "ids32", wide.astype(np.uint32), kind="segmentation")
-        formats.precomputed(files / "ids16", ids.astype(np.uint16), encoding="png", kind="segmentation")
-        formats.precomputed(files / "cells", cells, encoding="png")
-        formats.precomputed(files / "counts", cells.astype(np.uint32) << np.uint32(15), chunk=(100, 100, 5))
-        formats.precomputed(files / "sure", em().astype(np.float32) / 255)
-        formats.precomputed(files / "colours", np.stack([em(), em()[::-1], ids]), encoding="png")
-        url = self.serve(doubles.Bucket(directory=files))
-        names = ("ids64", "ids32", "ids16", "cells", "counts", "sure", "colours")
-        daemon = await self.gateway("".join(section(n, type="precomputed", url=f"{url}/{n}") for n in names))
+        formats.precomputed(self.files / "ids64", wide, encoding="compressed_segmentation", kind="segmentation")
+        formats.precomputed(self.files / "ids32", wide.astype(np.uint32), kind="segmentation")
+        formats.precomputed(self.files / "ids16", ids.astype(np.uint16), encoding="png", kind="segmentation")
+        daemon = await self.buckets("ids64", "ids32", "ids16")
         for name, volume in (
             ("ids64", wide),
             ("ids32", wide.astype(np.uint32)),
             ("ids16", ids.astype(np.uint16)),
         ):
             await self.every(daemon, name, [level(volume, n) for n in range(3)], labels=True)
+
+    async def test_images(self) -> None:
+        """Images of all widths, and several values in a voxel."""
+        ids, cells = mitochondria(), nuclei()[:20]
+        formats.precomputed(self.files / "cells", cells, encoding="png")
+        formats.precomputed(self.files / "counts", cells.astype(np.uint32) << np.uint32(15), chunk=(100, 100, 5))
+        formats.precomputed(self.files / "sure", em().astype(np.float32) / 255)
+        formats.precomputed(self.files / "colours", np.stack([em(), em()[::-1], ids]), encoding="png")
+        daemon = await self.buckets("cells", "counts", "sure", "colours")
         await self.every(daemon, "cells", [level(cells, n) for n in range(3)])
         high = (cells.astype(np.uint32) << np.uint32(15)) >> np.uint32(24)
         await self.every(daemon, "counts", [level(high.astype(np.uint8), n) for n in range(3)])
@@ -158,12 +190,11 @@ class EveryFormat(FormatsCase):
             **geometry,
         )
         daemon = await self.gateway(sections)
-        levels = [level(em(), n) for n in range(3)]
-        await self.every(daemon, "boss/em", levels, z_scale=Fraction(35, 4))
+        await self.every(daemon, "boss/em", levels(), z_scale=Fraction(35, 4))
         ids = [level(mitochondria().astype(np.uint64) << np.uint64(33), n) for n in range(3)]
         await self.every(daemon, "boss/ids", ids, z_scale=Fraction(35, 4), labels=True)
-        await self.every(daemon, "dvid", levels, (64, 32, 5), z_scale=Fraction(1))
-        await self.every(daemon, "tiles", levels)
+        await self.every(daemon, "dvid", levels(), (64, 32, 5), z_scale=Fraction(1))
+        await self.every(daemon, "tiles", levels())
 
     async def test_aliases(self) -> None:
         """A token of 2014 shows the volume from its present home: other slices, levels and names, one URL a channel."""
@@ -201,42 +232,58 @@ class EveryFormat(FormatsCase):
         code, body, _ = await daemon.get("unknown/xy/1/0_0_0.png")
         self.assertEqual((code, body), (404, b"unknown token unknown\n"))
 
-    async def test_failures(self) -> None:
-        """Every kind answers alike when its server fails, and works when it is well again."""
-        files = self.place / "files"
-        formats.precomputed(files / "v", em(), chunk=(512, 512, 16))
-        formats.ome_zarr(files / "z", em())
-        boss = BossServer({"em": Served(em())})
-        dvid = DvidServer({"grayscale": Grayscale(em())})
-        tiles = TileServer(em(), 3, (512, 512), 1, "jpg")
-        bucket, other = doubles.Bucket(directory=files), doubles.Bucket(directory=files)
-        servers = {
-            "precomputed": (bucket, "v"),
-            "zarr": (other, "z"),
-            "boss": (doubles.Speaking(speaker=boss.answer), "vnc/stack1"),
-            "dvid": (doubles.Speaking(speaker=dvid.answer), "api/node/a89eb3af/grayscale"),
-            "catmaid": (doubles.Speaking(speaker=tiles.answer), "x"),
-        }
-        sections = ""
-        for kind, (double, path) in servers.items():
-            more = {"dimension": "640, 600, 20", "file_extension": "jpg"} if kind == "catmaid" else {}
-            sections += section(kind, type=kind, url=f"{self.serve(double)}/{path}", timeout=1.5, **more)
-        daemon = await self.gateway(sections)
-        for kind, (double, _) in servers.items():
-            for mode, status in (
-                ("error500", 503),
-                ("reset", 503),
-                ("short", 503),
-                ("mute", 504),
-                ("silence", 504),
-                ("refused", 403),
-                ("well", 200),
-            ):
-                double.mode = mode
-                for _ in range(5000):  # the last failure is remembered for a second
-                    code, body, headers = await daemon.get(f"{kind}/xy/3/0_0_0.png")
-                    if code == status:
-                        break
-                self.assertEqual(code, status, (kind, mode))
-                self.assertEqual(headers["cache-control"] == "no-store", status != 200)
-                self.assertEqual(body[:4] in (b"\x89PNG", b"\xff\xd8\xff\xe0"), status != 403, (kind, mode, body[:9]))
+
+class FailureTests(FormatsCase):
+    """Every kind answers alike when its server fails, and works when it is well again."""
+
+    async def break_servers(self, kind: str, make: Callable[[], doubles.Double], path: str, **options: object) -> None:
+        """Let servers of a kind fail in each way; only what must run into its deadline has a short one."""
+        patient, hasty = make(), make()
+        daemon = await self.gateway(
+            section("patient", type=kind, url=f"{self.serve(patient)}/{path}", timeout=60, retries=0, **options)
+            + section("hasty", type=kind, url=f"{self.serve(hasty)}/{path}", timeout=1, retries=0, **options)
+        )
+        for token, double, mode, status in (
+            ("patient", patient, "error500", 503),
+            ("patient", patient, "reset", 503),
+            ("patient", patient, "short", 503),
+            ("patient", patient, "refused", 403),
+            ("patient", patient, "well", 200),
+            ("hasty", hasty, "mute", 504),
+            ("hasty", hasty, "silence", 504),
+            ("hasty", hasty, "well", 200),
+        ):
+            double.mode, asked = mode, double.asked["cutout"]
+            while True:  # the last failure is remembered for a second
+                code, body, headers = await daemon.get(f"{token}/xy/3/0_0_0.png")
+                if code == status and double.asked["cutout"] > asked:
+                    break
+                await pause(0.05)
+            self.assertEqual(headers["cache-control"] == "no-store", status != 200)
+            self.assertEqual(body[:4] in (b"\x89PNG", b"\xff\xd8\xff\xe0"), status != 403, (mode, body[:9]))
+
+    async def test_precomputed(self) -> None:
+        """Neuroglancer's files."""
+        formats.precomputed(self.place / "files" / "v", em(), chunk=(512, 512, 16))
+        await self.break_servers("precomputed", lambda: doubles.Bucket(directory=self.place / "files"), "v")
+
+    async def test_zarr(self) -> None:
+        """OME-Zarr, read by TensorStore."""
+        formats.ome_zarr(self.place / "files" / "z", em())
+        await self.break_servers("zarr", lambda: doubles.Bucket(directory=self.place / "files"), "z")
+
+    async def test_boss(self) -> None:
+        """A Boss."""
+        server = BossServer({"em": Served(em())})
+        await self.break_servers("boss", lambda: doubles.Speaking(speaker=server.answer), "vnc/stack1")
+
+    async def test_dvid(self) -> None:
+        """A DVID."""
+        server = DvidServer({"grayscale": Grayscale(em())})
+        await self.break_servers("dvid", lambda: doubles.Speaking(speaker=server.answer), "api/node/a89eb3af/grayscale")
+
+    async def test_catmaid(self) -> None:
+        """A tile server."""
+        server = TileServer(em(), 3, (512, 512), 1, "jpg")
+        geometry = {"dimension": "640, 600, 20", "file_extension": "jpg"}
+        await self.break_servers("catmaid", lambda: doubles.Speaking(speaker=server.answer), "x", **geometry)

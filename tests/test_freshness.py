@@ -166,7 +166,7 @@ class EpochTests(FreshnessCase):
         formats.precomputed(files / "v", em(), chunk=(512, 512, 16))
         bucket = doubles.Bucket(directory=files)
         url = self.serve(bucket)
-        daemon = await self.gateway(section("v", type="precomputed", url=f"{url}/v", max_age=2, timeout=30))
+        daemon = await self.gateway(section("v", type="precomputed", url=f"{url}/v", max_age=2, timeout=120))
         path = "v/xy/7/0_0_0.png"
         _, first, _ = await daemon.get(path)
         bucket.mode = "info_mute"
@@ -176,7 +176,7 @@ class EpochTests(FreshnessCase):
         for _ in range(20):
             code, body, headers = await daemon.get(path)
             self.assertEqual((code, body, "hit" in headers["cache-status"]), (200, first, True))
-        self.assertLess(reactor.seconds() - began, 10)  # type: ignore[attr-defined]
+        self.assertLess(reactor.seconds() - began, 60)  # type: ignore[attr-defined]
 
     async def test_restart(self) -> None:
         """An epoch goes on until the upstream has answered, in another process too, and whatever else it says."""
@@ -184,11 +184,12 @@ class EpochTests(FreshnessCase):
         formats.precomputed(files / "v", em(), chunk=(512, 512, 16))
         bucket = doubles.Bucket(directory=files)
         sections = section("v", type="precomputed", url=f"{self.serve(bucket)}/v", max_age=2)
-        daemon = await self.gateway(sections)
         path = "v/xy/7/0_0_0.png"
-        _, first, _ = await daemon.get(path)
-        await daemon.rest()
         for mode in ("error500", "refused"):
+            daemon = await self.gateway(sections)
+            code, first, headers = await daemon.get(path)
+            self.assertEqual((code, "miss" in headers["cache-status"]), (200, True))
+            await daemon.rest()
             bucket.mode = f"info_{mode}"
             asked = bucket.asked["info"]
             await self.until(daemon, path, lambda _, asked=asked: bucket.asked["info"] > asked)
@@ -198,9 +199,8 @@ class EpochTests(FreshnessCase):
             daemon = await self.gateway(sections)
             code, body, headers = await daemon.get(path)
             self.assertEqual((code, body, headers["cache-status"]), (200, first, "ocpproxy; hit"))
-            bucket.mode = "well"
-            await self.until(daemon, path, lambda got: "miss" in got[2]["cache-status"])
-            await daemon.rest()
+            await daemon.stop()
+            bucket.mode = "well"  # the next start asks at once, and a new epoch begins
 
     async def test_configured_anew(self) -> None:
         """A tile server that was configured wrongly leaves no black tiles when it is configured right."""

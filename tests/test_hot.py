@@ -103,7 +103,7 @@ class HotCase(TestCase):
 
     def ask(self, said: bytes) -> bytes:
         """What the gateway answers on one connection, until it closes it. (In a thread.)"""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as client:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=300) as client:
             client.sendall(said)
             answer = b""
             while part := client.recv(2**18):
@@ -313,7 +313,7 @@ class SocketTests(HotCase):
             await pause(0.01)
             held = max(held, *(self.unsent(reader) for reader in reactor.getReaders() + reactor.getWriters()))
         client.setblocking(True)
-        client.settimeout(30)
+        client.settimeout(300)
 
         def send() -> None:
             client.sendall(todo + b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n")
@@ -351,14 +351,17 @@ class SocketTests(HotCase):
         client = socket.create_connection(("127.0.0.1", self.port))
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
         client.sendall(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % TILES[0] * 300)
-        await pause(0.2)
-        (channel,) = [r.protocol for r in reactor.getWriters() if isinstance(getattr(r, "protocol", 0), HotChannel)]
-        self.assertIsNotNone(channel._held)
+        held: list[Any] = []
+        while not held:
+            await pause(0.02)
+            writers = [r.protocol for r in reactor.getWriters() if isinstance(getattr(r, "protocol", 0), HotChannel)]
+            held = [channel for channel in writers if channel._held is not None]
+        (channel,) = held
         channel.abortTimeout = 0.2
         lost: Deferred[None] = Deferred()
         original = channel.connectionLost
         channel.connectionLost = lambda reason: (original(reason), lost.callback(None))
-        await lost.addTimeout(10, reactor)
+        await lost.addTimeout(300, reactor)
         client.close()
 
     async def test_ends(self) -> None:
@@ -449,7 +452,7 @@ class HotDaemonTests(DaemonCase):
             context = ssl.create_default_context()
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             context.set_alpn_protocols(["h2", "http/1.1"])
-            with context.wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=30)) as client:
+            with context.wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=300)) as client:
                 client.sendall(b"GET /kat/3/0_0_0.png HTTP/1.1\r\n\r\n" * 2 + b"GET /healthz HTTP/1.0\r\n\r\n")
                 return client.selected_alpn_protocol(), _read_all(client)
 
@@ -493,4 +496,4 @@ class BlockTests(SynchronousTestCase):
             block = b"a: \r\n" * 22 + b"A: " + part * (7000 // len(part)) + b"\x00\r\n\r\n"
             began = time.process_time()
             self.assertIsNone(_read_headers(block))
-            self.assertLess(time.process_time() - began, 0.1)
+            self.assertLess(time.process_time() - began, 0.5)

@@ -6,6 +6,8 @@ A new kind is a class here: its double, how it is configured, and what of the co
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,24 @@ from ocpproxy.upstream.base import (
 )
 from tests import doubles, formats, ocpserver
 from tests.bossserver import BossServer, Served
-from tests.conformance import ConformanceTests, DescribingTests, PoliteTests, ServedTests, UpstreamCase, a_turn
+from tests.conformance import (
+    ConformanceTests,
+    DescribingTests,
+    PoliteTests,
+    ServedTests,
+    UpstreamCase,
+    a_turn,
+    patiently,
+)
 from tests.dvidserver import DvidServer, Grayscale, Labels, Tiles, pyramid
 from tests.tileserver import TileServer
 from tests.volumes import em
+
+
+@cache
+def many_ids() -> Any:
+    """Ids of 64 bits: as many as the micrograph has shades."""
+    return em().astype(np.uint64) << np.uint64(40)
 
 
 class DemoTests(ConformanceTests, UpstreamCase):
@@ -119,6 +135,10 @@ class ThirdGenerationTests(OpenConnectomeTests, UpstreamCase):
 # -- files in buckets
 
 
+WRITTEN: dict[type, Path] = {}
+"""Where each class has written its volume: once for all its tests."""
+
+
 class BucketTests(DescribingTests):
     """Volumes that are files below a web server."""
 
@@ -131,8 +151,10 @@ class BucketTests(DescribingTests):
 
     def double(self: Any) -> doubles.Double:
         """A bucket with the volume."""
-        directory = self.place()
-        self.write(directory / "volume")
+        directory = WRITTEN.get(type(self))
+        if directory is None:
+            directory = WRITTEN[type(self)] = self.place()
+            self.write(directory / "volume")
         return doubles.Bucket(directory=directory, encoding=self.encoding)
 
     def at(self: Any, url: str, **options: object) -> Upstream:
@@ -204,7 +226,7 @@ class SegmentationTests(PoliteTests, BucketTests, UpstreamCase):
 
     def volume(self) -> Any:
         """Its ids are the voxels of the micrograph: there are many."""
-        return em().astype(np.uint64) << np.uint64(40)
+        return many_ids()
 
     def write(self, directory: Path) -> None:
         """By TensorStore."""
@@ -236,7 +258,7 @@ class BossAnnotationTests(BossTests):
 
     def volume(self) -> Any:
         """Many ids."""
-        return em().astype(np.uint64) << np.uint64(40)
+        return many_ids()
 
 
 # -- DVID
@@ -287,7 +309,7 @@ class LabelmapTests(DvidTests, UpstreamCase):
 
     def volume(self) -> Any:
         """Many ids."""
-        return em().astype(np.uint64) << np.uint64(40)
+        return many_ids()
 
     def level(self, number: int) -> Any:
         """All axes are halved."""
@@ -420,6 +442,11 @@ class TensorStoreTests(BucketTests):
         "busy": UpstreamDown,
         "endless": UpstreamSlow,
     }
+
+    async def prepare(self: Any, upstream: Upstream, cutout: Cutout) -> None:
+        """Start TensorStore's process, by a voxel of another chunk."""
+        end = cutout.dataset.levels[cutout.level].end
+        await patiently(lambda: upstream.cutout(replace(cutout, box=Box(*(v for e in end for v in (e - 1, e))))))
 
 
 class ShardedTests(TensorStoreTests, UpstreamCase):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from fractions import Fraction
+from functools import cache
 from io import BytesIO
 from typing import Any
 
@@ -35,6 +36,7 @@ def opaque(grey: Array) -> Array:
     return np.stack([grey, grey, grey, np.full_like(grey, 255)], axis=-1)
 
 
+@cache
 def channels() -> dict[str, Served]:
     """A volume of every type on one grid, from the real ones: electrons, ids, and fluorescence laid over them."""
     electrons, ids = em(), mitochondria()
@@ -77,7 +79,7 @@ def light(served: Served, picture: Array, window: tuple[int, int] | None = None)
 class ViewsCase(DaemonCase):
     """A daemon before a server of many channels."""
 
-    timeout = 300
+    timeout = 900
 
     async def view(self, service: ocpserver.Service, extra: str = "", **options: str) -> Daemon:
         """Start both."""
@@ -106,15 +108,19 @@ class ViewsCase(DaemonCase):
             np.testing.assert_array_equal(got, want, f"{base} {slice_} {row} {col} {n}")
 
 
-class EveryView(ViewsCase):
-    """All pixels."""
+class GenerationTests:
+    """Each type of channel: every plane and level; first, middle and last slices; one time in the middle."""
 
-    async def every(self, generation: int, names: list[str] | None = None, fmt: str = "npz") -> None:
-        """Every plane, level and channel; first, middle and last slices; one time in the middle."""
-        served = {name: one for name, one in channels().items() if names is None or name in names}
+    generation = 0
+    options: dict[str, str] = {}  # noqa: RUF012
+
+    async def every(self: Any, *names: str) -> None:
+        """Compare all pixels of these channels."""
+        generation = self.generation
+        served = {name: channels()[name] for name in names}
         offset = (0, 0, 1) if generation == 1 else (64, 32, 5)
         service = ocpserver.Service(em(), generation, offset, levels=2, channels=served, scale=5)
-        daemon = await self.view(service, upstream_format=fmt)
+        daemon = await self.view(service, name=f"{names[0]}.ini", cache_directory=names[0], **self.options)
         for name, one in served.items():
             called = "image" if generation == 1 and one.kind in ("image", "timeseries") else name
             called = one.kind if generation == 1 and called == name and one.kind != "channels" else called
@@ -131,18 +137,63 @@ class EveryView(ViewsCase):
                         base = f"kat/{called}/{plane}" + ("" if time is None else f"/{time}")
                         await self.check(daemon, base, whole, n, first + slice_, one.kind not in ("annotation", "rgba"))
 
-    async def test_second_generation(self) -> None:
-        """Named channels."""
-        await self.every(2)
+    async def test_images(self) -> None:
+        """Images of 8 and 16 bits."""
+        await self.every("em", "wide")
 
-    async def test_third_generation(self) -> None:
-        """With times of their own, in blosc."""
-        await self.every(3, fmt="blosc")
+    async def test_times(self) -> None:
+        """Time series."""
+        await self.every("moving", "moving16")
 
-    async def test_first_generation(self) -> None:
-        """One type for a whole project."""
-        for name in ("em", "wide", "moving", "moving16", "ids", "ids64", "mask", "sure", "rgb", "rgb64"):
-            await self.every(1, [name])
+    async def test_ids(self) -> None:
+        """Annotations of 32 and 64 bits."""
+        await self.every("ids", "ids64")
+
+    async def test_shares(self) -> None:
+        """Bitmasks and probabilities."""
+        await self.every("mask", "sure")
+
+    async def test_colours(self) -> None:
+        """Colours of 32 and 64 bits."""
+        await self.every("rgb", "rgb64")
+
+
+class FirstGenerationTests(GenerationTests, ViewsCase):
+    """One type for a whole project."""
+
+    generation = 1
+    options = {"upstream_max_cutout": "2"}  # noqa: RUF012
+
+    async def every(self, *names: str) -> None:
+        """Each channel is a project of its own."""
+        for name in names:
+            await super().every(name)
+
+
+class NamedChannelsTests(GenerationTests):
+    """Channels with names, among them those with a window of their own."""
+
+    async def test_window(self) -> None:
+        """A window that the upstream knows."""
+        await self.every("windowed")
+
+
+class SecondGenerationTests(NamedChannelsTests, ViewsCase):
+    """In slabs that are thinner than usual."""
+
+    generation = 2
+    options = {"upstream_max_cutout": "2"}  # noqa: RUF012
+
+
+class ThirdGenerationTests(NamedChannelsTests, ViewsCase):
+    """With times of their own, in blosc."""
+
+    generation = 3
+    options = {"upstream_format": "blosc"}  # noqa: RUF012
+
+
+class EveryView(ViewsCase):
+    """All pixels of what is made of several channels, and each stack apart from all others."""
 
     async def test_false_colour(self) -> None:
         """mcfc of mixed types, in every plane, at a time, with gain, background and windows."""

@@ -303,7 +303,7 @@ class AnswerTests(DaemonCase):
 
 def _head(url: str, path: str) -> tuple[str | None, str | None]:
     """(Content-Length, ETag) of a HEAD; Twisted's client keeps the former to itself."""
-    connection = HTTPConnection(url.removeprefix("http://"), timeout=10)
+    connection = HTTPConnection(url.removeprefix("http://"), timeout=300)
     connection.request("HEAD", path)
     response = connection.getresponse()
     assert response.read() == b""

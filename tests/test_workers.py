@@ -131,7 +131,7 @@ class CrewTests:
         await daemon.get("kat/3/0_0_0.png")
         workers = children(daemon.pid)
         await daemon.stop(signal.SIGKILL)
-        deadline = now() + 20
+        deadline = now() + 300
         while any(map(lives, workers)):
             self.assertLess(now(), deadline)
             await pause(0.05)
