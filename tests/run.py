@@ -1,18 +1,31 @@
-"""Runs every test with trial, and ends with one plain line of trial's own counts: N passed, N failed, N skipped.
+"""Run every test with trial, and end with one plain line of trial's own counts: N passed, N failed, N skipped.
 
-Arguments are passed on to trial; without any it runs all of ``tests``.
+Arguments are passed on to trial; without any, all of ``tests`` run in parallel. Trial hands the tests out one by one in
+the order of its arguments, so the modules whose tests take long come first.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).parent.parent
+LONG = ("test_views", "test_formats", "test_daemon", "test_freshness", "test_away", "test_hot", "test_upstream")
+"""Modules with tests of many seconds."""
+
+
+def arguments() -> list[str]:
+    """Return trial's arguments for all tests: two processes per core, for most tests wait for other processes."""
+    names = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
+    ordered = [*(name for name in LONG if name in names), *sorted(names.difference(LONG))]
+    return [f"-j{2 * (os.cpu_count() or 1)}", *(f"tests.{name}" for name in ordered)]
+
 
 def counts(summary: str) -> dict[str, int] | None:
-    """What trial's last line says: ``PASSED (skips=1, successes=5)`` or ``FAILED (failures=1, ...)``."""
+    """Parse trial's last line: ``PASSED (skips=1, successes=5)`` or ``FAILED (failures=1, ...)``."""
     found = re.search(r"^(?:PASSED|FAILED) *(?:\((.*)\))?\s*\Z", summary.strip(), re.MULTILINE)
     if found is None:
         return None
@@ -21,21 +34,20 @@ def counts(summary: str) -> dict[str, int] | None:
 
 def main() -> int:
     """Run; the exit code is trial's, and never 0 when a count is missing."""
-    root = Path(__file__).parent.parent
-    command = [sys.executable, "-m", "twisted.trial", *(sys.argv[1:] or ["tests"])]
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as trial:
+    command = [sys.executable, "-m", "twisted.trial", *(sys.argv[1:] or arguments())]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as trial:
         assert trial.stdout is not None
         lines: list[str] = []
         for line in trial.stdout:
             print(line, end="", flush=True)
             lines = [*lines[-20:], line]
-    said = counts("".join(lines))
-    if said is None:
+    found = counts("".join(lines))
+    if found is None:
         print("trial gave no summary")
         return trial.returncode or 1
-    passed = said.get("successes", 0) + said.get("expectedFailures", 0)
-    failed = said.get("failures", 0) + said.get("errors", 0) + said.get("unexpectedSuccesses", 0)
-    skipped = said.get("skips", 0) + said.get("todos", 0)
+    passed = found.get("successes", 0) + found.get("expectedFailures", 0)
+    failed = found.get("failures", 0) + found.get("errors", 0) + found.get("unexpectedSuccesses", 0)
+    skipped = found.get("skips", 0) + found.get("todos", 0)
     ran = re.findall(r"^Ran (\d+) tests", "".join(lines), re.MULTILINE)
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     if not ran or int(ran[-1]) > passed + failed + skipped:
