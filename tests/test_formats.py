@@ -52,8 +52,8 @@ class FormatsCase(ViewsCase):
     """A daemon before everything at once."""
 
     async def gateway(self, sections: str, **options: str) -> Daemon:
-        """Start it."""
-        path = self.configure("http://127.0.0.1:9", **options)
+        """Start it; with small cutouts, for a cuboid is drawn whole and these tests look at few of its slices."""
+        path = self.configure("http://127.0.0.1:9", **{"upstream_max_cutout": "2", **options})
         with path.open("a") as file:
             file.write(sections)
         return await self.start(path)

@@ -200,7 +200,7 @@ class EveryView(ViewsCase):
         served = channels()
         service = ocpserver.Service(em(), 3, levels=2, channels=served, scale=1)
         extra = "[dataset katbright]\ntoken = kat\ngain = 4\nopaque = on\nwindow = wide: 100, 5000\n  em: 50, 99\n"
-        daemon = await self.view(service, extra)
+        daemon = await self.view(service, extra, upstream_max_cutout="5")
         windows = {"wide": (100, 5000), "em": (50, 99)}
         cases: tuple[tuple[str, list[tuple[str, str]], int | None], ...] = (
             ("em:R", [("em", "R")], None),
@@ -276,7 +276,7 @@ class EveryView(ViewsCase):
             "[dataset katred]\ntoken = kat\nprobability = red\n"
             "[dataset katmaid]\ntoken = kat\naspect = native\nslice_coordinate = full\nchannel = em\n"
         )
-        daemon = await self.view(service, extra)
+        daemon = await self.view(service, extra, upstream_max_cutout="2")
         sure = oracle.grey(served["sure"].voxels[2])
         red = opaque(sure)
         red[..., 1:3] = 0
@@ -371,7 +371,7 @@ class EveryView(ViewsCase):
     async def test_every_name_is_its_own(self) -> None:
         """All combinations of channel, plane, time, level, slice and colour: no key, file or ETag comes twice."""
         service = ocpserver.Service(em(), 2, levels=2, channels=channels(), scale=1)
-        daemon = await self.view(service)
+        daemon = await self.view(service, upstream_max_cutout="2")
         bases = [f"kat/{name}/{plane}" for name in channels() for plane in PLANES]
         bases += [f"mcfc/kat/{said}/{plane}" for said in ("em:R", "em:G", "em,wide", "wide,em") for plane in PLANES]
         bases += [
@@ -507,7 +507,7 @@ class CatmaidTests(ViewsCase):
         offset = (0, 0, 0)
         service = ocpserver.Service(em(), 2, offset, levels=2, channels={"em": Served(em())}, scale=1)
         extra = "[dataset katmaid]\ntoken = kat\nslice_coordinate = full\n"
-        daemon = await self.view(service, extra)
+        daemon = await self.view(service, extra, upstream_max_cutout="2")
         code, body, headers = await daemon.get("projects/")
         self.assertEqual((code, headers["content-type"]), (200, "application/json"))
         (project,) = (one for one in json.loads(body) if one["title"] == "katmaid")

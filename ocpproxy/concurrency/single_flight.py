@@ -180,7 +180,7 @@ class SingleFlight(Generic[K, I, R]):
             error = failure
             self._failures[flight.key] = failure
         finally:
-            # Before anyone is told: whoever is told may join again at once, and that must be a new flight.
+            # Before the waiters get the result: a waiter may join again at once, and that must be a new flight.
             self._end(flight)
         flight.fail(error)
 
