@@ -1,9 +1,9 @@
-# make demo: see it run.  make test: every test.  make lint: style and types.
+# make demo: see it run.  make test: every test.  make lint: style and types.  make docs-check: the documents.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test docs-check lint clean
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +20,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python tests/run.py
+
+docs-check: $(VENV)/.installed
+	$(BIN)/python tests/run.py tests.test_docs
 
 lint: $(VENV)/.linters
 	$(BIN)/ruff check .

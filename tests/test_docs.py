@@ -1,0 +1,422 @@
+"""The documents: links, names of code, metrics, options, configuration examples and commands are right."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, redirect_stdout
+from dataclasses import replace
+from fractions import Fraction
+from functools import cache
+from io import StringIO
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import numpy as np
+import pymysql
+from prometheus_client import CONTENT_TYPE_LATEST
+from twisted.internet.threads import deferToThread
+from twisted.scripts.twistd import ServerOptions
+from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
+
+import ocpproxy
+from ocpproxy.cli import main as cli
+from ocpproxy.config import Settings
+from ocpproxy.config.options import CACHE, DISPLAY, INDEX, SERVER
+from ocpproxy.config.reading import parse
+from ocpproxy.config.upstreams import all_options
+from ocpproxy.imagery.pixels import grey
+from ocpproxy.metrics import Metrics
+from ocpproxy.model.dataset import Channel
+from ocpproxy.model.display import ShownChannel
+from ocpproxy.model.voxels import VOXEL_TYPES, VoxelType
+from ocpproxy.upstream.registry import KINDS
+from tests.daemons import DaemonCase
+from tests.databases import mysql_server, started
+from tests.test_layers import PACKAGES, dotted, modules
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+EXTENDING = ROOT / "docs" / "extending.md"
+DOCUMENTS = (README, ROOT / "CONTRIBUTING.md", ROOT / "NEWS.md", *sorted((ROOT / "docs").glob("*.md")))
+
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
+PATH = re.compile(r"(\.ci|benchmarks|docs|etc|newsfragments|ocpproxy|tests|twisted)/[a-z_./-]*")
+DOTTED = re.compile(rf"(?:ocpproxy\.)?((?:{'|'.join(PACKAGES)})(?:\.\w+)+)")
+CLASS = re.compile(r"([A-Z]\w*[a-z]\w*[A-Z]\w*)(?:\.(\w+))?|([A-Z][a-z]+)\.(\w+)")
+METRIC = re.compile(r"ocpproxy_[a-z_]+")
+OPTION = re.compile(r"\[(server|cache|index|upstream|dataset)\] (\w+)")
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """Return the fenced blocks of a language in a document."""
+    return [dedent(body) for _, found, body in FENCE.findall(path.read_text(encoding="utf-8")) if found == language]
+
+
+def prose(path: Path) -> str:
+    """Return a document without its fenced blocks."""
+    return FENCE.sub("", path.read_text(encoding="utf-8"))
+
+
+def spans(*paths: Path) -> Iterator[tuple[str, str]]:
+    """Yield (document, text) of everything in backticks."""
+    for path in paths:
+        for text in CODE.findall(prose(path)):
+            yield path.name, text
+
+
+def commands(*paths: Path) -> Iterator[list[str]]:
+    """Yield the words of each command in the sh blocks of the documents."""
+    for path in paths:
+        for block in blocks(path, "sh"):
+            for line in block.splitlines():
+                words = shlex.split(line, comments=True)
+                if words:
+                    yield words
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+class LinkTests(SynchronousTestCase):
+    """What the documents refer to."""
+
+    def test_links(self) -> None:
+        """Every relative link leads to a file, and every anchor to a heading."""
+        for path in DOCUMENTS:
+            for target in LINK.findall(prose(path)):
+                if not target.startswith(("http://", "https://")):
+                    name, _, anchor = target.partition("#")
+                    linked = path.parent / name if name else path
+                    self.assertTrue(linked.exists(), f"{path.name}: {target}")
+                    if anchor:
+                        self.assertIn(anchor, anchors(linked), f"{path.name}: {target}")
+
+    def test_paths(self) -> None:
+        """Every path of this repository in backticks exists."""
+        found = [(name, text) for name, text in spans(*DOCUMENTS) if PATH.fullmatch(text)]
+        self.assertGreater(len(found), 20)
+        for name, text in found:
+            self.assertTrue((ROOT / text).exists(), f"{name}: {text}")
+
+    def test_news(self) -> None:
+        """The newest news are of this version."""
+        self.assertEqual(
+            re.findall(r"^## ocpproxy (\S+)", prose(ROOT / "NEWS.md"), re.MULTILINE)[0], ocpproxy.__version__
+        )
+
+
+@cache
+def classes() -> dict[str, set[str]]:
+    """Return the attributes of each class in the code and its tests, and of those of Twisted and treq they import."""
+    found: dict[str, set[str]] = {}
+    for path in (*modules(), *(ROOT / "tests").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("twisted.", "treq.")):
+                for alias in node.names:
+                    if alias.name[0].isupper() and alias.name not in found:
+                        found[alias.name] = set(dir(getattr(importlib.import_module(node.module or ""), alias.name)))
+            elif isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, set()).update(attributes(node))
+    return found
+
+
+def attributes(node: ast.ClassDef) -> Iterator[str]:
+    """Yield the names that a class defines."""
+    for part in ast.walk(node):
+        if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield part.name
+        elif isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+            yield part.target.id
+
+
+def resolves(name: str) -> bool:
+    """Return whether a dotted name below ocpproxy is a module, or something in one."""
+    module, found = ocpproxy.__name__, None
+    for part in name.split("."):
+        if found is None or not hasattr(found, part):
+            module = f"{module}.{part}"
+            try:
+                found = importlib.import_module(module)
+            except ModuleNotFoundError:
+                return False
+        else:
+            module, found = f"{module}.{part}", getattr(found, part)
+    return True
+
+
+class NameTests(SynchronousTestCase):
+    """Names of the code in the documents."""
+
+    def test_modules(self) -> None:
+        """Every dotted name that begins with a package exists."""
+        found = [(name, match[1]) for name, text in spans(*DOCUMENTS) if (match := DOTTED.fullmatch(text))]
+        self.assertGreater(len(found), 20)
+        for name, text in found:
+            self.assertTrue(resolves(text), f"{name}: {text}")
+
+    def test_classes(self) -> None:
+        """Every class, and every attribute of one, exists."""
+        found = [(name, match) for name, text in spans(*DOCUMENTS) if (match := CLASS.fullmatch(text))]
+        self.assertGreater(len(found), 10)
+        for name, match in found:
+            class_name, attribute = match[1] or match[3], match[2] or match[4]
+            self.assertIn(class_name, classes(), f"{name}: {match[0]}")
+            if attribute:
+                self.assertIn(attribute, classes()[class_name], f"{name}: {match[0]}")
+
+    def test_tree(self) -> None:
+        """The tree in architecture.md has the packages in their order, each with all of its modules."""
+        tree: dict[str, set[str]] = {}
+        for line in blocks(ARCHITECTURE, "")[0].splitlines()[1:]:
+            entry = re.match(r"  (\w+)(/|\.py) +", line)
+            words = re.sub(r"\([^)]*\)", "", line[entry.end() if entry else 0 :].rpartition(":")[2]).replace("/", "")
+            if entry:
+                tree[entry[1]] = set()
+            if not entry or entry[2] == "/":
+                tree[list(tree)[-1]].update(words.split())
+        expected: dict[str, set[str]] = {package: set() for package in PACKAGES}
+        for path in modules():
+            parts = dotted(path).split(".")[1:]
+            if len(parts) >= 2 and parts[0] in expected and parts[1] != "__main__":
+                expected[parts[0]].add(parts[1])
+        self.assertEqual(list(tree), list(PACKAGES))
+        self.assertEqual(tree, expected)
+
+    def test_metrics(self) -> None:
+        """Every metric exists."""
+        families = list(Metrics().registry.collect())
+        known = {family.name + ("_total" if family.type == "counter" else "") for family in families}
+        found = [(name, text) for name, text in spans(*DOCUMENTS) if METRIC.fullmatch(text)]
+        self.assertGreater(len(found), 8)
+        for name, text in found:
+            self.assertIn(text, known, name)
+
+
+class ConfigurationTests(SynchronousTestCase):
+    """Examples of the configuration."""
+
+    def setUp(self) -> None:
+        """Add the example of a kind of upstream, as an entry point would."""
+        self.patch(sys, "path", [str(ROOT / "docs" / "examples"), *sys.path])
+        self.addCleanup(sys.modules.pop, "slices", None)
+        kind = importlib.import_module("slices").KIND
+        self.patch(KINDS, "_kinds", {**KINDS._kinds, kind.name: kind})
+
+    def read(self, text: str) -> Settings:
+        """Return the settings of a text; all variables that it names are set."""
+        environment = dict.fromkeys(re.findall(r"\$\{(\w+)\}", text), "secret")
+        return parse(text, Path(self.mktemp()), environment, KINDS)
+
+    def test_blocks(self) -> None:
+        """Every ini block of the documents is a configuration without a fault."""
+        found = [(path.name, block) for path in DOCUMENTS for block in blocks(path, "ini")]
+        self.assertGreater(len(found), 12)
+        for name, block in found:
+            self.assertTrue(self.read(block), name)
+
+    def test_options(self) -> None:
+        """Every option that is named with its section exists."""
+        upstream = all_options(KINDS)
+        known = {
+            "server": SERVER,
+            "cache": CACHE,
+            "index": INDEX,
+            "upstream": upstream,
+            "dataset": {**upstream, **DISPLAY},
+        }
+        for name, text in spans(*DOCUMENTS):
+            match = OPTION.match(text)
+            if match:
+                self.assertIn(match[2], known[match[1]], f"{name}: {text}")
+
+
+class CommandTests(SynchronousTestCase):
+    """Commands that are not run: what they name exists."""
+
+    def test_make(self) -> None:
+        """Every target of make exists."""
+        targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        named = {match[1] for _, text in spans(*DOCUMENTS) if (match := re.fullmatch(r"make ([\w-]+)", text))}
+        named |= {words[words.index("make") + 1] for words in commands(*DOCUMENTS) if "make" in words}
+        self.assertLessEqual({"demo", "test", "lint", "docs-check"}, named)
+        self.assertEqual(named - targets, set())
+
+    def test_extras(self) -> None:
+        """Every extra that is to be installed exists."""
+        extras = set(re.findall(r'^        "(\w+)": \[', (ROOT / "setup.py").read_text(), re.MULTILINE))
+        texts = [text for _, text in spans(*DOCUMENTS)] + [" ".join(words) for words in commands(*DOCUMENTS)]
+        named = {
+            extra
+            for text in texts
+            if "pip install" in text
+            for listed in re.findall(r"\[([\w,]+)\]", text)
+            for extra in listed.split(",")
+        }
+        self.assertIn("tensorstore", named)
+        self.assertEqual(named - extras, set())
+
+    def test_modules(self) -> None:
+        """Every module that is run by ``python -m`` exists."""
+        texts = [text for _, text in spans(*DOCUMENTS)] + [" ".join(words) for words in commands(*DOCUMENTS)]
+        found = [match[1] for text in texts for match in re.finditer(r"python3? -m ([\w.]+)", text)]
+        self.assertIn("benchmarks.upstreams", found)
+        for name in found:
+            self.assertTrue(importlib.util.find_spec(name), name)
+
+
+class ReadmeTests(DaemonCase):
+    """The commands and addresses of the README, as a person uses them."""
+
+    def setUp(self) -> None:
+        """Write an ``ocp.ini`` with the demo volume."""
+        super().setUp()
+        self.config = self.place / "ocp.ini"
+        self.config.write_text(
+            "[server]\nlisten = tcp:0:interface=127.0.0.1\n[cache]\ndirectory = cache\n"
+            "[index]\nurl = sqlite:///index.sqlite\n[upstream]\ntype = demo\n"
+        )
+
+    async def run_command(self, *words: str) -> str:
+        """Run a program of this environment to its end, and return its output."""
+        program = Path(sys.executable).parent / Path(words[0]).name
+        result = await deferToThread(
+            subprocess.run, [str(program), *words[1:]], cwd=self.place, capture_output=True, text=True, check=False
+        )
+        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+        output: str = result.stdout
+        return output
+
+    async def test_commands(self) -> None:
+        """Every command of the README runs; those that make environments are tested by ``.ci/run``."""
+        outputs = {}
+        for words in commands(README):
+            match [Path(words[0]).name, *words[1:]]:
+                case ["make", _] | ["python3", "-m", "venv", _] | ["pip", "install", _]:
+                    pass  # CommandTests
+                case ["twistd", "-n", "ocpproxy", "--config", "ocp.ini"]:
+                    options = ServerOptions()
+                    options.parseOptions([*words[1:-1], str(self.config)])
+                    self.assertTrue(options["nodaemon"])
+                    self.assertEqual(options.subOptions["settings"].upstream.type, "demo")
+                case ["twistd", "--help"] | ["ocpproxy", *_]:
+                    outputs[" ".join([Path(words[0]).name, *words[1:]])] = await self.run_command(*words)
+                case _:
+                    self.fail(f"no test for {words}")
+        self.assertRegex(outputs["twistd --help"], r"(?m)^ *ocpproxy ")
+        self.assertEqual(outputs["ocpproxy --version"].strip(), ocpproxy.__version__)
+        self.assertIn("is fine", outputs["ocpproxy check-config --config ocp.ini"])
+        self.assertIn("nothing mended", outputs["ocpproxy fsck --config ocp.ini"])
+
+    async def test_addresses(self) -> None:
+        """The pages that the README names are there, and so is the tile of ``make demo``."""
+        daemon = await self.start(self.config)
+        text = prose(README)
+        for path, content in (
+            ("", "text/html"),
+            ("healthz", "text/plain"),
+            ("readyz", "text/plain"),
+            ("metrics", CONTENT_TYPE_LATEST),
+            ("projects/", "application/json"),
+            ("projects/export", "application/json"),
+            ("demo/", "application/json"),
+            ("demo/500/5_5_0.png", "image/png"),
+        ):
+            named = path.replace("demo/", "TOKEN/") if path == "demo/" else path
+            self.assertRegex(text, rf"[`0-9]/{re.escape(named)}`")
+            code, _, headers = await daemon.get(path)
+            self.assertEqual(code, 200, path)
+            self.assertTrue(headers["content-type"].startswith(content.split(";")[0]), headers["content-type"])
+
+    async def test_unknown_token(self) -> None:
+        """An unknown token is a 404 with a sentence."""
+        daemon = await self.start(self.config)
+        code, body, _ = await daemon.get("ocpcatmaid/nothing/")
+        self.assertEqual((code, body.strip()), (404, b"unknown token nothing"))
+
+
+class SqlTests(TestCase):
+    """The statements that set up a database."""
+
+    timeout = 600
+
+    async def test_statements(self) -> None:
+        """They make a database that the daemon can use, with the names of the address in the README."""
+        server = mysql_server()
+        if server is None:
+            raise SkipTest("no MariaDB server: apt-get install mariadb-server")
+        (block,) = blocks(README, "sql")
+        (address,) = (block for block in blocks(README, "ini") if "mysql://" in block)
+        url = parse(address, Path(), {"OCPPROXY_DB_PASSWORD": "a password of yours"}, KINDS).index.url
+
+        def execute(*sql: str) -> Any:
+            with closing(pymysql.connect(**server)) as connection, connection.cursor() as cursor:
+                for statement in sql:
+                    cursor.execute(statement)
+                return cursor.fetchone()
+
+        name = f"ocpproxy_{uuid.uuid4().hex[:12]}"
+        statements = block.replace(url.database, name).replace(f"'{url.user}'", f"'{name}'").split(";")[:-1]
+        self.assertEqual(len(statements), 3)
+        self.addCleanup(execute, f"DROP DATABASE IF EXISTS {name}", f"DROP USER IF EXISTS '{name}'@'localhost'")
+        execute(*statements)
+        (socket,) = execute("SELECT @@socket")  # by which a client is "localhost" whatever names resolve to
+        database = await started(self, replace(url, user=name, database=name, unix_socket=socket))
+        self.assertTrue(database.available, database.reason)
+
+
+class ExampleTests(SynchronousTestCase):
+    """The small examples of ``docs/extending.md``; ``tests/test_examples.py`` runs the kind of upstream."""
+
+    def test_voxel_type(self) -> None:
+        """A type of voxel is one line in the table: its voxels are drawn."""
+        (line,) = blocks(EXTENDING, "python")
+        voxel_type = eval(line, {"VoxelType": VoxelType, "Fraction": Fraction})
+        self.assertNotIn(voxel_type.name, VOXEL_TYPES)
+        table = {**VOXEL_TYPES, voxel_type.name: voxel_type}
+        self.patch(sys.modules[Channel.__module__], "VOXEL_TYPES", table)
+        voxels = np.array([[0.0, 0.5, 0.999, 1.0, np.nan, -1.0]])
+        drawn = {}
+        for name in ("float32", voxel_type.name):
+            shown = ShownChannel(Channel("image", "image", name), None)
+            self.assertEqual(np.dtype(name).itemsize, shown.channel.itemsize)
+            drawn[name] = grey(voxels.astype(name), shown).tolist()
+        self.assertEqual(drawn[voxel_type.name], [[0, 128, 255, 255, 0, 0]])
+        self.assertEqual(drawn["float32"], drawn[voxel_type.name])
+
+    def test_subcommand(self) -> None:
+        """A subcommand is one module, and one line in the table."""
+        self.patch(sys, "path", [str(ROOT / "docs" / "examples"), *sys.path])
+        self.addCleanup(sys.modules.pop, "tokens", None)
+        self.patch(cli, "SUBCOMMANDS", (*cli.SUBCOMMANDS, importlib.import_module("tokens")))
+        (words,) = commands(EXTENDING)
+        self.assertEqual(words, ["ocpproxy", "tokens", "--config", "ocp.ini"])
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        config = directory / "ocp.ini"
+        for text, code, expected in (
+            (
+                "[dataset a]\ntype = precomputed\nurl = https://example.org/a\n",
+                0,
+                "a precomputed https://example.org/a",
+            ),
+            ("[dataset a]\ntype = nothing\n", 1, "[dataset a] type = 'nothing': expected one of ocp"),
+        ):
+            config.write_text(text)
+            with redirect_stdout(StringIO()) as output:
+                self.assertEqual(cli.main([*words[1:-1], os.fspath(config)]), code)
+            self.assertIn(expected, output.getvalue())
