@@ -200,8 +200,10 @@ class GatewayTests:
         await gatherResults([Deferred.fromCoroutine(one(daemon, *tile)) for tile in asked])
         self.assertLess(now() - began, 6 * SLACK)
         await daemon.rest()
-        while any(path.stat().st_size for path in (self.place / "cache" / "journal").rglob("tiles")):
+        began = now()
+        while left := list((self.place / "cache" / "journal").rglob("tiles")):
             await pause(0.05)  # until what the killed ones have left is reconciled
+            self.assertLess(now() - began, 30 * SLACK, f"{left}\n{daemon.log}")
         code, out = await self.fsck()
         self.assertEqual((code, "nothing mended" in out), (0, True), out)
         self.assertEqual(await daemon.stop(), 0)
