@@ -355,20 +355,19 @@ class ExampleTests(SynchronousTestCase):
     """The small examples of ``docs/extending.md``; ``tests/test_examples.py`` runs the kind of upstream."""
 
     def test_voxel_type(self) -> None:
-        """A type of voxel is one line in the table: its voxels are drawn."""
+        """A type of voxel is one line in the table: its voxels are drawn, with a window and without."""
         (line,) = blocks(EXTENDING, "python")
         voxel_type = eval(line, {"VoxelType": VoxelType, "Fraction": Fraction})
         self.assertNotIn(voxel_type.name, VOXEL_TYPES)
-        table = {**VOXEL_TYPES, voxel_type.name: voxel_type}
+        half = VoxelType("float16", 2, Fraction(256), is_integer=False)
+        table = {**VOXEL_TYPES, voxel_type.name: voxel_type, half.name: half}
         self.patch(sys.modules[Channel.__module__], "VOXEL_TYPES", table)
         voxels = np.array([[0.0, 0.5, 0.999, 1.0, np.nan, -1.0]])
-        drawn = {}
-        for name in ("float32", voxel_type.name):
-            shown = ShownChannel(Channel("image", "image", name), None)
-            self.assertEqual(np.dtype(name).itemsize, shown.channel.itemsize)
-            drawn[name] = grey(voxels.astype(name), shown).tolist()
-        self.assertEqual(drawn[voxel_type.name], [[0, 128, 255, 255, 0, 0]])
-        self.assertEqual(drawn["float32"], drawn[voxel_type.name])
+        for window, expected in ((None, [[0, 128, 255, 255, 0, 0]]), ((0, 2), [[0, 63, 127, 127, 0, 0]])):
+            for name in ("float32", voxel_type.name, half.name):
+                shown = ShownChannel(Channel("image", "image", name), window)
+                self.assertEqual(np.dtype(name).itemsize, shown.channel.itemsize)
+                self.assertEqual(grey(voxels.astype(name), shown).tolist(), expected, name)
 
     def test_subcommand(self) -> None:
         """A subcommand is one module, and one line in the table."""

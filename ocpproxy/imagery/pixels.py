@@ -40,7 +40,7 @@ def grey(voxels: SliceVoxels, shown: ShownChannel) -> Pixels:
         return np.where(voxels != 0, np.uint8(255), np.uint8(0))
     voxel_type = shown.channel.voxel_type
     if shown.window is not None:
-        if voxel_type.itemsize > 2:
+        if voxel_type.itemsize > 2 or not voxel_type.is_integer:
             return _windowed(voxels, shown.window)
         looked_up: Pixels = _table(shown.window, 256**voxel_type.itemsize)[voxels]
         return looked_up
@@ -63,9 +63,9 @@ def _table(window: Window, values: int) -> Pixels:
 
 
 def _windowed(voxels: SliceVoxels, window: Window) -> Pixels:
-    """Return the grey of voxels of 32 and 64 bits, through a window."""
+    """Return the grey of voxels through a window; of fractions, and of whole numbers too many for a table."""
     low, high = window
-    if voxels.dtype == np.float32:
+    if np.issubdtype(voxels.dtype, np.floating):
         wide = np.nan_to_num(voxels.astype(np.float64), nan=low, posinf=high, neginf=low)
         return np.floor((wide.clip(low, high) - low) * 255 / (high - low)).astype(np.uint8)
     top = np.iinfo(voxels.dtype).max
