@@ -577,6 +577,7 @@ class StoreTests:
         await kept.store.pending.reconciled()
         await kept.mender.sweep()
         self.assertFalse(kept.store.pending.overflowed)
+        self.assertEqual(noted(kept.store.journal), set())
         self.assertEqual((await kept.agree()).tiles, 40)
 
     async def test_probes_side_by_side(self: Any) -> None:

@@ -139,6 +139,7 @@ class Fsck:
         except OutcomeUnknown:
             self._log.warn("the rows could not be counted in time; their totals are not checked")
         await store.pending.refresh()
+        store.clear_journal()  # of the tiles that overflowed, which were kept nowhere else
 
     async def _correct_totals(self) -> None:
         totals, counted = await self._store.database.read(rows.count)

@@ -67,7 +67,7 @@ class TileStore(Service):
         self.database = database
         self.run_in_thread = run_in_thread
         self.metrics = metrics
-        self.pending = PendingRows(database, self.files.stat, metrics, self._clear_journal)
+        self.pending = PendingRows(database, self.files.stat, metrics, self.clear_journal)
         self.capacity = Capacity(directory.limits, lambda: self.usage, reactor)
         self._uses = LastUses(database, reactor, metrics)
         self._changes = 0
@@ -94,7 +94,7 @@ class TileStore(Service):
         await self._uses.stop()
         self.pending.reconcile_soon()
         await self.pending.pause()
-        self._clear_journal()
+        self.clear_journal()
         self.journal.close()
 
     # -- reading
@@ -211,9 +211,9 @@ class TileStore(Service):
         finally:
             self._changes -= 1
             self.pending.add(changed)
-            self._clear_journal()
+            self.clear_journal()
 
-    def _clear_journal(self) -> None:
+    def clear_journal(self) -> None:
         """Empty the journal if the index knows all that this process has done."""
         if not self.pending and not self._changes and not self.pending.overflowed:
             self.journal.clear()
