@@ -113,7 +113,7 @@ class PendingRows:
     async def _reconcile(self) -> None:
         while self._sizes:
             batch = {tile: self._sizes[tile] for tile, _ in zip(self._sizes, range(_BATCH), strict=False)}
-            totals = self._totals
+            totals = None
             try:
                 totals = (await self._database.run(rows.reconcile, list(batch), self._stat)).usage
             except DatabaseUnavailable:
@@ -127,7 +127,7 @@ class PendingRows:
             for tile, size in batch.items():
                 if self._sizes.get(tile) == size:
                     self._remove(tile)
-            self.see_totals(totals)
+            self.see_totals(self._totals if totals is None else totals)
 
     async def reconciled(self) -> None:
         """Return when nothing is pending, or the index is unavailable."""
