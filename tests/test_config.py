@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given
@@ -20,6 +21,7 @@ from ocpproxy.upstream.registry import KINDS
 HERE = Path("/etc/ocpproxy")
 OPTIONS = {"server": SERVER, "cache": CACHE, "index": INDEX, "upstream": all_options(KINDS)}
 DATASET_OPTIONS = {**all_options(KINDS), **DISPLAY}
+UNSET = "the environment variable KIND to be set"
 EXAMPLE = Path(__file__).parent.parent / "etc" / "ocp.ini"
 
 
@@ -124,6 +126,24 @@ class ValuesTests(SynchronousTestCase):
         ):
             bad = self.assertRaises(BadConfiguration, parse, f"[dataset a]\n{line}\n")
             self.assertEqual([fault.key for fault in bad.faults], [line.split()[0]])
+
+    def test_type_from_the_environment(self) -> None:
+        """A type may be a variable, in every section; one that is not set is one fault."""
+        for section in ("[upstream]", "[dataset a]"):
+            settings = parse(f"{section}\ntype = ${{KIND}}\n", KIND="demo")
+            found = settings.datasets["a"].upstream if "a" in settings.datasets else settings.upstream
+            self.assertEqual(found.type, "demo")
+            bad = self.assertRaises(BadConfiguration, parse, f"{section}\ntype = ${{KIND}}\n")
+            self.assertEqual([(fault.key, fault.expected) for fault in bad.faults], [("type", UNSET)])
+
+    def test_secret_of_another_kind(self) -> None:
+        """A secret is not shown, though its option belongs to another kind of upstream."""
+        secret = replace(all_options(KINDS)["format"], secret=True)
+        kinds = {**KINDS, "other": replace(KINDS["demo"], name="other", options={"pass": secret})}
+        text = "[upstream]\ntype = demo\npass = hunter2\n"
+        bad = self.assertRaises(BadConfiguration, config.parse, text, HERE, {}, kinds)
+        self.assertEqual([fault.key for fault in bad.faults], ["pass"])
+        self.assertNotIn("hunter2", str(bad))
 
     def test_all_faults_at_once(self) -> None:
         """Every fault is told, with section, key, value and what was expected."""

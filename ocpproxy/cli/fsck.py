@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         settings = load(arguments.config)
     except BadConfiguration as bad:
         print(bad)
-        return 1
+        return _COULD_NOT_LOOK
     codes: list[int] = []
 
     async def check(reactor: Any) -> None:

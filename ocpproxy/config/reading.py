@@ -143,12 +143,17 @@ class _Reader:
         """
         written = self._sections.get(section, {})
         name = written.get("type", inherited.get("type", UPSTREAM["type"].default))
+        kind, expected = None, ""
         try:
+            name = self._expand(name)
             kind, expected = self._kinds.get(name), "one of " + ", ".join(self._kinds)
+        except values.BadValue:
+            pass  # reading the option itself adds this fault
         except Exception as error:  # whatever the code of another distribution may raise
-            kind, expected = None, f"a type that can be loaded ({error})"
+            expected = f"a type that can be loaded ({error})"
         if kind is None:
-            self.faults.append(Fault(section, "type", name, expected))
+            if expected:
+                self.faults.append(Fault(section, "type", name, expected))
             found = self._read_options(section, {**upstreams.all_options(self._kinds), **more}, inherited)
             unknown = UpstreamKind(name=name, url_per_channel=True)
             self.faults += upstreams.faults(section, unknown, found, written, inherits_url=True)
@@ -191,7 +196,8 @@ class _Reader:
                 if written[key] != elsewhere[key].default:  # etc/ocp.ini shows every option with its default
                     kind = written.get("type", "")
                     expected = f"no such option for type = {kind}" if kind else "no such option for this type"
-                    yield Fault(section, key, written[key], expected)
+                    shown = _NOT_SHOWN if elsewhere[key].secret else written[key]
+                    yield Fault(section, key, shown, expected)
                 continue
             near = difflib.get_close_matches(key, options, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""

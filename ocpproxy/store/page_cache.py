@@ -1,4 +1,4 @@
-"""TileFiles that are in the kernel's memory already: opened and read without ever waiting for a disk.
+"""Files that are in the page cache already, opened and read without waiting for a disk.
 
 An event loop that opens and reads a file itself saves the detour through a thread, which takes several times as long.
 But then a slow disk, or a dead file server, would hold up everybody. Linux can be asked to do only what needs no disk,

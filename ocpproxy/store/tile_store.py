@@ -254,6 +254,7 @@ class TileStore(Service):
                 PATIENCE, ended.callback, rows.delete_least_recent, at_most, keep, intend
             )
         except (OutcomeUnknown, CancelledError):
+            removed.addErrback(lambda failure: self._log.failure("removing the files of evicted tiles", failure))
             raise  # the transaction ends later, and then calls `ended.callback`
         except BaseException:
             ended.callback(None)
