@@ -146,15 +146,15 @@ class GatewayTests:
         raise AssertionError(f"p95 {figures} s, expected under {bound} s")
 
     async def test_herd(self: Any) -> None:
-        """32 clients on the 16 slices of a cuboid, 1 s away: one cutout, p95 soon after it; afterwards none."""
-        service = ocpserver.Service(em(), 2, delay=1.0)
-        await self.herd(service, [await self.gateway(service)], 1 + 0.15 * SLACK)
+        """32 clients on the 16 slices of a cuboid, 4 s away: one cutout, p95 soon after it; afterwards none."""
+        service = ocpserver.Service(em(), 2, delay=HERD_DELAY)
+        await self.herd(service, [await self.gateway(service)], HERD_DELAY + 0.15 * SLACK)
 
     async def test_herd_on_two_daemons(self: Any) -> None:
         """The same through two daemons that share cache and index: one cutout in all."""
-        service = ocpserver.Service(em(), 2, delay=1.0)
-        daemons = [await self.gateway(service), await self.start(self.config)]
-        await self.herd(service, daemons, 1 + 0.6 * SLACK)
+        service = ocpserver.Service(em(), 2, delay=HERD_DELAY)
+        daemons = [await self.gateway(service, index_lease="30"), await self.start(self.config)]
+        await self.herd(service, daemons, HERD_DELAY + 0.3 * SLACK)
         for daemon in daemons:
             await daemon.rest()
             self.assertEqual(await daemon.stop(), 0)
@@ -390,6 +390,8 @@ FAULTS = (
 """What `tests.ocpserver` can answer wrongly."""
 SLACK = float(os.environ.get("OCPPROXY_TEST_SLACK", "10"))
 """How many times longer than on a quiet machine a thing may take: the tests run beside each other and beside others."""
+HERD_DELAY = 4.0
+"""Seconds of a cutout: so long that the bounds of a herd tell one from two in a row, on a busy machine too."""
 
 
 class SQLiteGatewayTests(OnSQLite, GatewayTests, DaemonCase):
