@@ -153,6 +153,7 @@ class TileStore(Service):
                 if granted >= 0:
                     fitting.append((tile, picture))
             if len(fitting) < len(pictures):
+                self.metrics.unstored.inc(len(pictures) - len(fitting))
                 self._log.warn(
                     "no space in the cache: {count} of {all} tiles are not stored",
                     count=len(pictures) - len(fitting),
