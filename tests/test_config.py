@@ -145,6 +145,15 @@ class ValuesTests(SynchronousTestCase):
         self.assertEqual([fault.key for fault in bad.faults], ["pass"])
         self.assertNotIn("hunter2", str(bad))
 
+    def test_option_of_another_kind(self) -> None:
+        """A dataset does not inherit the value of an option that its kind reads in another way."""
+        number = all_options(KINDS)["z_shift"]
+        kinds = {**KINDS, "other": replace(KINDS["demo"], name="other", options={"format": number})}
+        text = "[upstream]\nurl = http://h\nformat = blosc\n[dataset a]\ntype = other\n[dataset b]\nmax_age = 60\n"
+        settings = config.parse(text, HERE, {}, kinds)
+        self.assertEqual(settings.datasets["a"].upstream.options["format"], number.read(number.default, HERE))
+        self.assertEqual(settings.datasets["b"].upstream.options["format"], "blosc")
+
     def test_all_faults_at_once(self) -> None:
         """Every fault is told, with section, key, value and what was expected."""
         text = (

@@ -158,8 +158,14 @@ class _Reader:
             unknown = UpstreamKind(name=name, url_per_channel=True)
             self.faults += upstreams.faults(section, unknown, found, written, inherits_url=True)
             return {}
-        found = self._read_options(section, {**UPSTREAM, **kind.options, **more}, inherited)
+        options = {**UPSTREAM, **kind.options, **more}
         same_kind = inherited.get("type") == name
+        if inherited and not same_kind:  # another kind may read an option of the same name in another way
+            theirs = {**UPSTREAM, **self._kinds[inherited["type"]].options}
+            shared = {key: value for key, value in inherited.items() if theirs.get(key) is options.get(key)}
+        else:
+            shared = dict(inherited)
+        found = self._read_options(section, options, shared)
         checks = upstreams.faults(section, kind, found, written, inherits_url=same_kind)
         self.faults += checks
         if "authorization" not in written and upstreams.hosts(found) - upstreams.hosts(inherited or found):
