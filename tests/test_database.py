@@ -16,8 +16,10 @@ from twisted.trial.unittest import TestCase
 from ocpproxy.config import IndexUrl
 from ocpproxy.index.backends import backend
 from ocpproxy.index.database import Database, DatabaseUnavailable, OutcomeUnknown
+from ocpproxy.index.descriptions import Description, Descriptions
 from ocpproxy.index.dialect import Transaction
 from ocpproxy.index.schema import upgrade
+from ocpproxy.model.dataset import Channel, Dataset, Level
 from tests.databases import OnMariaDB, OnSQLite, started
 
 HISTORICAL = """
@@ -69,6 +71,22 @@ class DatabaseTests:
         await gatherResults([Deferred.fromCoroutine(database.run(increment)) for _ in range(40)])
         (found,) = await database.read(lambda tx: tx.one("SELECT numtiles FROM metadata"))
         self.assertEqual(found, 40)
+
+    async def test_descriptions_wait_for_the_database(self: Any) -> None:
+        """A description that comes while the database is away is saved when it is back; of two, the newer."""
+        database = await started(self, self.index_url())
+        descriptions = Descriptions(database, reactor)
+        grid = Level((64, 64, 4), (0, 0, 1), (64, 64, 4))
+        dataset = Dataset("kat", {0: grid}, (Channel("image", "image", "uint8"),), "image")
+        database._availability.down("for the test")
+        newest = Description("second", 2.0)
+        saves = [
+            Deferred.fromCoroutine(descriptions.save(dataset, "here", description))
+            for description in (Description("first", 1.0), newest)
+        ]
+        await gatherResults(saves)
+        self.assertEqual(await descriptions.load("kat", "here"), newest)
+        self.assertIsNone(await descriptions.load("kat", "elsewhere"))
 
     async def test_values_are_bound(self: Any) -> None:
         """Quotes, marks and percent signs in values are values."""

@@ -6,7 +6,6 @@ has. A row is used only for the upstream that it came from.
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -61,6 +60,8 @@ class Descriptions:
     def __init__(self, database: Database, clock: IReactorTime) -> None:
         self._database = database
         self._clock = clock
+        self._unsaved: dict[str, tuple[str, Description, tuple[object, ...]]] = {}
+        """The newest description of each token that the index does not have yet, as `save` stores it."""
 
     async def load(self, token: str, origin: str) -> Description | None:
         """Return the description of a token by the upstream `origin`; None if there is none or the index is down."""
@@ -72,7 +73,7 @@ class Descriptions:
             return None
 
     async def save(self, dataset: Dataset, origin: str, description: Description) -> None:
-        """Keep a description, if the index answers. If not, the next start asks the upstream once more."""
+        """Keep a description, as soon as the index is available; of one token the newest."""
         finest = dataset.finest
         historical = (
             finest.size[0],
@@ -81,5 +82,19 @@ class Descriptions:
             finest.end[2] - 1,
             float(finest.z_scale(Plane.XZ)),
         )
-        with contextlib.suppress(DatabaseUnavailable):
-            await self._database.run(save, dataset.token, origin, description, historical)
+        token, is_saving = dataset.token, dataset.token in self._unsaved
+        self._unsaved[token] = (origin, description, historical)
+        if is_saving:
+            return  # that call goes on until the newest is saved
+        try:
+            while True:
+                await self._database.wait_available()
+                newest = self._unsaved[token]
+                try:
+                    await self._database.run(save, token, *newest)
+                except DatabaseUnavailable:
+                    continue
+                if newest is self._unsaved[token]:
+                    return
+        finally:
+            del self._unsaved[token]
