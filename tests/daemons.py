@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,39 @@ from tests import doubles
 from tests.databases import START_WITHIN, as_option
 
 ROOT = Path(__file__).parent.parent
+
+
+class Stopwatch:
+    """Seconds of real time, less those in which a watched process could have run and had to wait for a core.
+
+    So a bound holds on a machine that is busy with other things too. This process, in which the doubles are, is always
+    watched. The time that threads wait is the second number of ``/proc/PID/task/TID/schedstat``, in nanoseconds
+    (Linux, Documentation/scheduler/sched-stats.rst).
+    """
+
+    def __init__(self, *pids: int) -> None:
+        self._pids = (os.getpid(), *pids)
+        self._waited = self._delays()
+        self._began = time.monotonic()
+
+    def _delays(self) -> dict[Path, int]:
+        """The nanoseconds that each thread of each process has waited in its life."""
+        delays: dict[Path, int] = {}
+        for pid in self._pids:
+            for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+                with contextlib.suppress(OSError):  # the thread has ended
+                    delays[path] = int(path.read_text().split()[1])
+        return delays
+
+    @property
+    def waited(self) -> float:
+        """Seconds that threads of the processes have waited for a core since the start."""
+        return sum(delay - self._waited.get(path, 0) for path, delay in self._delays().items()) / 1e9
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start, less `waited`."""
+        return time.monotonic() - self._began - self.waited
 
 
 class _Process(ProcessProtocol):

@@ -19,7 +19,7 @@ from twisted.internet.utils import getProcessOutputAndValue
 
 from ocpproxy.config import IndexUrl
 from tests import ocpserver
-from tests.daemons import ROOT, Daemon, DaemonCase
+from tests.daemons import ROOT, Daemon, DaemonCase, Stopwatch
 from tests.databases import OnMariaDB, OnSQLite, started
 from tests.volumes import em, expected_tile, level
 
@@ -118,14 +118,14 @@ class GatewayTests:
     async def herd(self: Any, service: ocpserver.Service, daemons: list[Daemon], bound: float) -> None:
         """32 clients, in turn at each daemon, on the 16 slices of a cuboid: one cutout, and p95 within the bound.
 
-        On a machine with other work to do a figure may be missed by no fault of ours: there are three cuboids to try.
+        There are three cuboids to try: what else the machine does may cost more than waiting for a core.
         """
         for daemon in daemons:
             await daemon.get("kat/")
         figures = []
         for row, col in ((0, 0), (0, 1), (1, 0)):
             answers: list[tuple[float, int, tuple[int, bytes, dict[str, str]]]] = []
-            asked = service.asked["cutout"]
+            asked, watch = service.asked["cutout"], Stopwatch(*(daemon.pid for daemon in daemons))
 
             async def one(n: int, tile: str, answers: list[Any] = answers) -> None:
                 z, began = n // len(daemons) % 16, now()
@@ -134,27 +134,28 @@ class GatewayTests:
 
             tile = f"{row}_{col}_0"
             await gatherResults([Deferred.fromCoroutine(one(n, tile)) for n in range(32)])
+            waited = watch.waited
             self.assertEqual(service.asked["cutout"], asked + 1)
             for _, z, (code, body, _headers) in answers:
                 self.assertEqual(code, 200)
                 self.assertTrue((pixels(body) == expected_tile(em(), 0, z, row, col)).all())
             await gatherResults([Deferred.fromCoroutine(one(n, tile)) for n in range(32)])
             self.assertEqual(service.asked["cutout"], asked + 1, "all 16 are there")
-            figures.append(quantile([took for took, _, _ in answers[:32]], 0.95))
+            figures.append(quantile([took for took, _, _ in answers[:32]], 0.95) - waited)
             if figures[-1] < bound:
                 return
         raise AssertionError(f"p95 {figures} s, expected under {bound} s")
 
     async def test_herd(self: Any) -> None:
-        """32 clients on the 16 slices of a cuboid, 4 s away: one cutout, p95 soon after it; afterwards none."""
-        service = ocpserver.Service(em(), 2, delay=HERD_DELAY)
-        await self.herd(service, [await self.gateway(service)], HERD_DELAY + 0.15 * SLACK)
+        """32 clients on the 16 slices of a cuboid, 1 s away: one cutout, p95 soon after it; afterwards none."""
+        service = ocpserver.Service(em(), 2, delay=1.0)
+        await self.herd(service, [await self.gateway(service)], 1.15)
 
     async def test_herd_on_two_daemons(self: Any) -> None:
         """The same through two daemons that share cache and index: one cutout in all."""
-        service = ocpserver.Service(em(), 2, delay=HERD_DELAY)
+        service = ocpserver.Service(em(), 2, delay=1.0)
         daemons = [await self.gateway(service, index_lease="30"), await self.start(self.config)]
-        await self.herd(service, daemons, HERD_DELAY + 0.3 * SLACK)
+        await self.herd(service, daemons, 1.6)
         for daemon in daemons:
             await daemon.rest()
             self.assertEqual(await daemon.stop(), 0)
@@ -172,11 +173,11 @@ class GatewayTests:
         while not service.asked["cutout"]:
             await pause(0.01)
         await first.stop(signal.SIGKILL)
-        began = now()
+        watch = Stopwatch(second.pid)
         code, body, _ = await second.get("kat/1/0_0_0.png")
         self.assertEqual(code, 200)
         self.assertTrue((pixels(body) == expected_tile(em(), 0, 0, 0, 0)).all())
-        self.assertLess(now() - began, 2 + 1 + 1.5 * SLACK)
+        self.assertLess(watch.elapsed, 2 + 1 + 1.5)
 
     async def test_killed_while_filling(self: Any) -> None:
         """Eight kill -9 while filling: never a wrong tile, nothing stays locked, and nothing is left for fsck."""
@@ -196,14 +197,14 @@ class GatewayTests:
             await daemon.stop(signal.SIGKILL)
             await done
             daemon = await self.start(self.config)
-        began = now()
+        watch = Stopwatch(daemon.pid)
         await gatherResults([Deferred.fromCoroutine(one(daemon, *tile)) for tile in asked])
-        self.assertLess(now() - began, 6 * SLACK)
+        self.assertLess(watch.elapsed, 10)
         await daemon.rest()
-        began = now()
+        watch = Stopwatch(daemon.pid)
         while left := list((self.place / "cache" / "journal").rglob("tiles")):
             await pause(0.05)  # until what the killed ones have left is reconciled
-            self.assertLess(now() - began, 30 * SLACK, f"{left}\n{daemon.log}")
+            self.assertLess(watch.elapsed, 60, f"{left}\n{daemon.log}")
         code, out = await self.fsck()
         self.assertEqual((code, "nothing mended" in out), (0, True), out)
         self.assertEqual(await daemon.stop(), 0)
@@ -317,9 +318,9 @@ class GatewayTests:
             while (await daemon.get(f"kat_{mode}/"))[0] != 200:  # on a busy machine a short deadline is missed
                 await pause(0.1)
             service.mode = mode
-            began = now()
+            watch = Stopwatch(daemon.pid)
             code, body, headers = await daemon.get(path)
-            took = now() - began
+            took = watch.elapsed
             self.assertEqual(code, status, mode)
             self.assertLess(took, 2.2 * SLACK, mode)
             self.assertTrue((pixels(body) == 0).all())
@@ -328,11 +329,11 @@ class GatewayTests:
             self.assertEqual(headers["access-control-allow-origin"], "*")
             self.assertIn("detail=", headers["cache-status"])
             self.assertEqual(len(list(tiles.rglob("*.png"))), 16 * number, mode)
-            service.mode = "well"
+            service.mode, watch = "well", Stopwatch(daemon.pid)
             while code != 200:
                 await pause(0.1)
                 code, body, headers = await daemon.get(path)
-            self.assertLess(now() - began - took, 2 * SLACK, mode)
+            self.assertLess(watch.elapsed, 2 * SLACK, mode)
             self.assertTrue((pixels(body) == expected_tile(em(), 0, 0, 0, 0)).all(), mode)
             await daemon.rest()
         peak = next(line for line in Path(f"/proc/{daemon.pid}/status").read_text().splitlines() if "VmHWM" in line)
@@ -376,10 +377,10 @@ class GatewayTests:
         await daemon.stop()
         service.mode = "info_error500"
         daemon = await self.start(self.config)
-        code, began = 0, now()
+        code, watch = 0, Stopwatch(daemon.pid)
         while code != 200:  # what is known is read from the index as soon as that is there
             code, body, headers = await daemon.get("kat/2/0_0_0.png")
-            self.assertLess(now() - began, 6 * SLACK, daemon.log)
+            self.assertLess(watch.elapsed, 10, daemon.log)
         self.assertEqual((code, headers["cache-status"]), (200, "ocpproxy; hit"))
         self.assertTrue((pixels(body) == expected_tile(em(), 0, 1, 0, 0)).all())
 
@@ -389,10 +390,8 @@ FAULTS = (
     *("half", "half_unsized", "pickle", "elsewhere"),
 )
 """What `tests.ocpserver` can answer wrongly."""
-SLACK = float(os.environ.get("OCPPROXY_TEST_SLACK", "10"))
-"""How many times longer than on a quiet machine a thing may take: the tests run beside each other and beside others."""
-HERD_DELAY = 4.0
-"""Seconds of a cutout: so long that the bounds of a herd tell one from two in a row, on a busy machine too."""
+SLACK = 1.5
+"""How many times longer than it should a thing may take: processes on one machine share more than its cores."""
 
 
 class SQLiteGatewayTests(OnSQLite, GatewayTests, DaemonCase):
@@ -460,10 +459,10 @@ class CommandTests(DaemonCase):
             "[index]\nurl = sqlite:///i\n[upstream]\ntype = demo\n"
         )
         daemon = await self.start(config)
-        began = now()
+        watch = Stopwatch(daemon.pid)
         code, body, _ = await daemon.get("demo/5/1_1_0.png")
         self.assertEqual(code, 200)
-        self.assertLess(now() - began, 1.0 * SLACK)
+        self.assertLess(watch.elapsed, 1.0 * SLACK)
         self.assertGreater(pixels(body).std(), 20)
         code, body, _ = await daemon.get("")
         self.assertIn(b"/demo/", body)

@@ -104,7 +104,11 @@ class CuboidFetches(Service):
         :raises UpstreamFailure: the upstream did not give the voxels.
         """
         shared = self._flights.is_flying(cuboid)
-        found = await self._flights.join(cuboid, tile)
+        joined = self._flights.join(cuboid, tile)
+        rendered_ahead = shared and joined.called
+        found = await joined
+        if rendered_ahead:  # when it was delivered nobody waited for it
+            self._lookup.remember(tile, found.tile)
         return Found(found.tile, Result.COLLAPSED) if shared else found
 
     @property

@@ -62,16 +62,17 @@ class TileCache:
         self._fetches = fetches
         self._clock = clock
 
-    async def locate(self, address: TileAddress) -> LocatedTile:
+    async def locate(self, address: TileAddress, *, current: bool = True) -> LocatedTile:
         """Return what the address means.
 
+        :param current: where an epoch has ended, ask the upstream for the next one first.
         :raises CannotDisplay: there is no such channel or plane.
         :raises UpstreamFailure: nothing is known of the token.
         """
         token = address.base.token
         entry = self._catalogue.entry_now(token) or await self._catalogue.entry(token)
         located = _locate(entry, address)
-        if located.stack.epoch:
+        if current and located.stack.epoch:
             located = _locate(await self._catalogue.current_entry(token, entry), address)
         return located
 

@@ -68,6 +68,7 @@ async def _fsck(reactor: Any, settings: Settings) -> int:
         services.startService()
     except OSError as error:
         print(f"the cache directory cannot be used: {error}", file=sys.stderr)
+        await services.stopService()
         return _COULD_NOT_LOOK
     try:
         await storage.database.wait_available().addTimeout(_INDEX_WITHIN, reactor)

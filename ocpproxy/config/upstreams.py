@@ -56,7 +56,7 @@ def faults(
             yield Fault(section, "channels", "", "the names that {channel} in url stands for")
     if found.get("authorization") and len(hosts(found)) > 1:
         yield Fault(section, "authorization", "(not shown)", "one host for all channels, to which it is sent")
-    if is_dataset or serves_any_token(kind, found.get("url", ())):
+    if is_dataset or ("url" in found and serves_any_token(kind, found["url"])):
         for key, expected in kind.required.items():
             if key in found and not found[key]:
                 yield Fault(section, key, "", expected)
@@ -69,9 +69,7 @@ def serves_any_token(kind: UpstreamKind, url: Iterable[tuple[str | None, str]]) 
 
 def _wrong_address(kind: UpstreamKind, channel: str | None, address: str) -> str | None:
     """Return what was expected of an address, or None when it is fine."""
-    if not kind.schemes:
-        return None
-    if address.partition(":")[0] not in kind.schemes:
+    if kind.schemes and address.partition(":")[0] not in kind.schemes:
         return f"an address of type {kind.name}: {', '.join(kind.schemes)}"
     if channel is not None and not kind.url_per_channel:
         return f"one address for all channels of type {kind.name}"

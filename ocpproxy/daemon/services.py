@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, gatherResults, maybeDeferred
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
@@ -129,7 +131,13 @@ class CleanExit(Service):
     def _term(self, number: int, frame: FrameType | None) -> None:
         if not self._stopping:  # a second TERM does not stop it any faster
             self._stopping = True
-            self._reactor.callFromThread(self._reactor.stop)
+            self._reactor.callFromThread(stop, self._reactor)
+
+
+def stop(reactor: Any) -> None:
+    """Stop the reactor, unless it is stopping."""
+    with suppress(ReactorNotRunning):
+        reactor.stop()
 
 
 class ShortSwitchInterval(Service):

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from ocpproxy import config
 from ocpproxy.daemon.gateway import WorkerSlot, make_gateway
 from ocpproxy.daemon.link import ANSWER_WITHIN, FIRST_SOCKET, LINK, GetAllMetrics, GetMetrics, WorkerReady
-from ocpproxy.daemon.services import CleanExit
+from ocpproxy.daemon.services import CleanExit, stop
 from ocpproxy.metrics import Metrics
 from ocpproxy.upstream.registry import KINDS
 
@@ -46,8 +46,7 @@ class _ParentConnection(amp.AMP):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End: the parent is dead, and nobody would pass TERM on, or restart this worker."""
         super().connectionLost(reason)
-        if self._reactor.running:
-            self._reactor.stop()
+        stop(self._reactor)
 
     async def all_metrics(self) -> bytes:
         """Return the metrics of all workers; where the parent does not answer, those of this one."""

@@ -142,7 +142,13 @@ class WorkerPool(Service):
         self._signal(signal.SIGTERM)
         late = self._reactor.callLater(self._settings.server.patience + _DRAIN, self._signal, signal.SIGKILL)
         ended: Deferred[Any] = gatherResults([*closed, *(worker.ended for worker in workers)])
-        return ended.addCallback(lambda _: late.active() and late.cancel())
+
+        def end(result: Any) -> Any:
+            if late.active():
+                late.cancel()
+            return result
+
+        return ended.addBoth(end)
 
     def _signal(self, number: signal.Signals) -> None:
         for worker in self._living.values():

@@ -23,6 +23,7 @@ class Availability:
         """Why it is unavailable, for people."""
         self._listeners: list[Callable[[], None]] = []
         self._waiting: list[Deferred[None]] = []
+        self._stopped = False
 
     def when_available(self, call: Callable[[], None]) -> None:
         """Call `call` each time that the database becomes available, the first time included."""
@@ -48,7 +49,9 @@ class Availability:
             call()
 
     def down(self, reason: str) -> None:
-        """Note that the database does not answer. The same reason is logged once."""
+        """Note that the database does not answer. The same reason is logged once, and none once all is stopped."""
+        if self._stopped:
+            return
         if self.available or self.reason != reason:
             self._log.warn("the index database is unavailable: {reason}", reason=reason)
         if self.available:
@@ -62,4 +65,5 @@ class Availability:
 
     def stop(self) -> None:
         """Refuse all work from now on."""
+        self._stopped = True
         self.available, self.reason = False, "the gateway is stopping"

@@ -61,6 +61,7 @@ class PendingRows:
                 self._usage += Usage(int(size > 0), size)
             else:
                 self.overflowed = True
+        self._metrics.pending.set(len(self))
         self.reconcile_soon()
 
     def _remove(self, tile: Tile) -> None:

@@ -28,6 +28,7 @@ from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime, ITransport
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed, ResponseNeverReceived
 from twisted.web.http import PotentialDataLoss
@@ -206,6 +207,8 @@ class _Call:
     its caller or by the deadline; whatever fails from then on is that, and nothing is retried.
     """
 
+    _log = Logger()
+
     def __init__(
         self, host: HostClient, url: str, limit: int, check: ResponseCheck, headers: Mapping[str, str]
     ) -> None:
@@ -230,6 +233,8 @@ class _Call:
         def finished(outcome: HttpResponse | Failure) -> None:
             if not result.called:
                 result.callback(outcome)  # a Failure becomes an errback
+            elif isinstance(outcome, Failure) and not outcome.check(CancelledError, UpstreamFailure):
+                self._log.failure("after a request for {url} was given up", outcome, url=self._url)
 
         work.addBoth(finished)
         return result

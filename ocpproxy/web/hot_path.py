@@ -38,7 +38,7 @@ from twisted.web.http import RESPONSES, datetimeToString
 from twisted.web.http_headers import Headers
 from twisted.web.server import version
 
-from ocpproxy.cache.lookup import Result, TileLookup
+from ocpproxy.cache.lookup import Found, Result, TileLookup
 from ocpproxy.cache.tiles import max_age
 from ocpproxy.imagery import pictures
 from ocpproxy.store.files import OpenTile
@@ -140,8 +140,19 @@ class HotPath:
             return None
         if found is None:
             return None
+        try:
+            return self._make(target, found, conditions, route.expires, now, record)
+        except BaseException:
+            if found.tile.file is not None:
+                found.tile.file.close()
+            raise
+
+    def _make(
+        self, target: bytes, found: Found, conditions: Conditions, expires: float | None, now: float, record: Record
+    ) -> HotAnswer:
+        """Record and return the answer with a tile."""
         tile, result = found
-        headers = self._tile_headers(tile.etag, tile.modified, max_age(route.expires, now, self._longest_age))
+        headers = self._tile_headers(tile.etag, tile.modified, max_age(expires, now, self._longest_age))
         if conditions.has(tile):
             record(b"GET", target, 304, 0, answers.cache_status(result), result.value)
             return HotAnswer((self._opening(304, result, now), headers, b"\r\n"), b"", tile.file)

@@ -58,9 +58,11 @@ class HotChannel(PromptChannel):
         answer = self.site.hot_path.answer(request, self._record)
         if answer is None:
             return False
-        self.leave((*answer.head, answer.body), answer.send(self.socket))
-        if answer.file is not None:
-            answer.file.close()
+        try:
+            self.leave((*answer.head, answer.body), answer.send(self.socket))
+        finally:
+            if answer.file is not None:
+                answer.file.close()
         return True
 
 

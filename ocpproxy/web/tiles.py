@@ -90,7 +90,7 @@ class TokenResource(AsyncResource):
         if isinstance(asked, OverviewAddress):
             return None
         adjustment = address.adjustment(query)
-        located = await self._cache.locate(asked)
+        located = await self._cache.locate(asked, current=False)
         answer = await self._cache.stored_tile(located)
         if adjustment is None or answer is None:
             return answer

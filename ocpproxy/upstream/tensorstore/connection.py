@@ -85,7 +85,11 @@ class FrameConnection(Protocol):
         self._expect(int.from_bytes(prefix, "big"), self._head_received)
 
     def _head_received(self, head: bytes) -> None:
-        self._head = json.loads(head)
+        try:
+            self._head = json.loads(head)
+        except ValueError:  # the other end is broken, and nothing after it can be understood
+            self._expect(self._max_size + 1, self._head_received)
+            return
         size = self._head.get("bytes", 0)
         if size:
             self._expect(size, self._body_received)

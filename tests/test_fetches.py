@@ -1,0 +1,119 @@
+"""A cuboid's flight: which of its tiles stay in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ocpproxy.cache.catalogue import Catalogue, DatasetSource
+from ocpproxy.cache.fetches import CuboidFetches, FetchContext
+from ocpproxy.cache.lookup import Found, Result, TileLookup
+from ocpproxy.cache.rendering import RenderLanes
+from ocpproxy.cache.shared_cutouts import SharedCutouts
+from ocpproxy.index.descriptions import Description
+from ocpproxy.model.dataset import Cutout, Dataset
+from ocpproxy.model.stack import Tile
+from ocpproxy.model.voxels import Voxels
+from ocpproxy.store.files import StoredTile
+from ocpproxy.upstream.base import VoxelsOnly
+from tests.test_filling import STACK, Bench, tile
+
+
+class NoStore:
+    """A store in which nothing is found, and nothing stays."""
+
+    def open_now(self, tile: Tile) -> None:
+        """Nothing."""
+
+    async def read(self, tile: Tile) -> StoredTile | None:
+        """Nothing."""
+        return None
+
+    def note_use(self, tile: Tile) -> None:
+        """Nothing is used."""
+
+    async def store(self, pictures: list[tuple[Tile, bytes]]) -> int:
+        """Keep none."""
+        return 0
+
+    async def keep_validators(self, tile: Tile, validators: Mapping[str, str]) -> None:
+        """Keep none."""
+
+    async def read_with_validators(self, tile: Tile) -> None:
+        """Nothing."""
+
+
+class EveryLease:
+    """Leases that are always free."""
+
+    async def acquire(self, name: str) -> bool:
+        """Ours."""
+        return True
+
+    async def release(self, name: str) -> None:
+        """Given back."""
+
+
+class NoDescriptions:
+    """No description is kept."""
+
+    async def load(self, token: str, origin: str) -> Description | None:
+        """None."""
+        return None
+
+    async def save(self, dataset: Dataset, origin: str, description: Description) -> None:
+        """Forget it."""
+
+
+class Noise(VoxelsOnly):
+    """An upstream of noise."""
+
+    origin = "noise"
+
+    async def describe(self, token: str) -> str:
+        """An empty description."""
+        return ""
+
+    def dataset(self, token: str, description: str) -> Dataset:
+        """The dataset of the stack."""
+        return STACK.dataset
+
+    async def cutout(self, cutout: Cutout) -> Voxels:
+        """The noise."""
+        return np.random.default_rng(1).integers(0, 256, cutout.box.shape, np.uint8)
+
+
+class FetchTests(SynchronousTestCase):
+    """On benches that wait."""
+
+    def setUp(self) -> None:
+        """One flight, whose voxels are there and none of whose tiles is rendered."""
+        clock, store = Clock(), NoStore()
+        self.urgent, self.ahead = Bench(), Bench()
+        self.lookup = TileLookup(store, 2**24)
+        catalogue = Catalogue({}, DatasetSource(Noise(), 60, 4, 60), NoDescriptions(), clock)
+        lanes: Any = RenderLanes(self.urgent, self.ahead)
+        context = FetchContext(catalogue, SharedCutouts(clock, 2**24), lanes, clock)
+        self.fetches = CuboidFetches(self.lookup, store, EveryLease(), context)
+
+    def fetch(self, slice_: int) -> Deferred[Found]:
+        """Ask for a tile of the cuboid."""
+        return Deferred.fromCoroutine(self.fetches.fetch(STACK.cuboid(tile(0)), tile(slice_)))
+
+    def test_wanted_tiles_stay_in_memory(self) -> None:
+        """What somebody waited for, and what was rendered ahead and then asked for; what nobody wants does not stay."""
+        first = self.fetch(9)
+        self.urgent.do()
+        self.assertEqual(self.successResultOf(first).result, Result.MISS)
+        self.ahead.do()  # slices 0 to 3
+        late = self.fetch(2)
+        self.assertEqual(self.successResultOf(late).result, Result.COLLAPSED)
+        while self.ahead.queued:
+            self.ahead.do()
+        self.assertEqual(len(self.fetches), 0)
+        self.assertEqual([n for n in range(16) if self.lookup.find_now(tile(n))], [2, 9])
