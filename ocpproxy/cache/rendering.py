@@ -23,8 +23,7 @@ from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.imagery.drawing import draw
 from ocpproxy.model.stack import Cuboid, Tile
 from ocpproxy.model.voxels import Voxels
-
-Pictures = list[tuple[Tile, bytes]]
+from ocpproxy.store.tile_store import Pictures
 
 _AHEAD_BATCH = 4
 """Tiles that nobody waits for, rendered by one job: two milliseconds of work."""

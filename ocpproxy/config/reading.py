@@ -27,6 +27,7 @@ from ocpproxy.config.settings import (
     Settings,
 )
 from ocpproxy.config.upstreams import Kinds
+from ocpproxy.model.dataset import NAME
 from ocpproxy.model.display import DisplaySettings
 
 _SINGLE = {"server": SERVER, "cache": CACHE, "index": INDEX}
@@ -112,7 +113,7 @@ class _Reader:
                 continue
             kind, _, token = section.partition(" ")
             token = token.strip()
-            if kind != "dataset" or not re.fullmatch(values.NAME, token, re.ASCII):
+            if kind != "dataset" or not re.fullmatch(NAME, token, re.ASCII):
                 expected = "one of [" + "], [".join((*_SINGLE, "upstream")) + "], [dataset TOKEN]"
                 self.faults.append(Fault(section, "-", "", expected))
             elif token in datasets:

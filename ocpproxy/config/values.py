@@ -16,10 +16,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ocpproxy.config.settings import IndexUrl
+from ocpproxy.model.dataset import NAME
 
 MIB = 2**20
-NAME = r"\w[\w-]{0,63}"
-"""A regular expression: a token or a channel (ASCII)."""
 
 
 class BadValue(ValueError):
@@ -40,7 +39,7 @@ def integer(least: int, most: int) -> Callable[[str, Path], int]:
     return read
 
 
-def one_of(*numbers: int) -> Callable[[str, Path], int]:
+def integer_choice(*numbers: int) -> Callable[[str, Path], int]:
     """Return a reader of one of these numbers."""
 
     def read(text: str, _: Path) -> int:

@@ -31,6 +31,6 @@ COLOURS = bytes(3) + bytes(part for n in range(0, len(ENTRIES), 3) for part in E
 
 def indices(ids: np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger]]) -> Pixels:
     """Return the index of each id's colour, same shape."""
-    found = (ids % ids.dtype.type(USED)).astype(np.uint8) + np.uint8(1)
-    found *= ids != 0
-    return found
+    colours = (ids % ids.dtype.type(USED)).astype(np.uint8) + np.uint8(1)
+    colours *= ids != 0
+    return colours

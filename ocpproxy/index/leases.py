@@ -28,8 +28,8 @@ PATIENCE = 0.5
 """Seconds that a miss waits for the database before it goes on without a lease."""
 
 
-class Lease(Protocol):
-    """Leases, as those who need one see them."""
+class LeaseHolder(Protocol):
+    """A holder of leases, as the code that needs one sees it."""
 
     async def acquire(self, name: str) -> bool:
         """Return whether the lease is ours now; then `release` must follow.

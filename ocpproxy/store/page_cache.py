@@ -59,9 +59,9 @@ class PageCache:
         sys.audit("open", path, None, self._how.flags)  # as os.open does
         if self._able:
             how = ctypes.addressof(self._how)
-            found = self._call(_OPENAT2, _AT_FDCWD, os.fsencode(path), how, ctypes.sizeof(self._how))
-            if found >= 0:
-                return int(found)
+            descriptor = self._call(_OPENAT2, _AT_FDCWD, os.fsencode(path), how, ctypes.sizeof(self._how))
+            if descriptor >= 0:
+                return int(descriptor)
             number = ctypes.get_errno()
             if number not in _UNSUPPORTED:
                 raise OSError(number, os.strerror(number), path)

@@ -21,7 +21,7 @@ from ocpproxy.model.stack import Tile
 from ocpproxy.store import keys
 from ocpproxy.store.keys import Key
 
-_AT_ONCE = 400
+_BATCH = 400
 """Keys in one statement."""
 
 Stat = Callable[[Tile], tuple[int, float] | None]
@@ -112,7 +112,7 @@ def _by_highkey(tiles: Iterable[Tile], ids: Mapping[str, int]) -> dict[int, dict
 
 def _pieces(lows: Iterable[int]) -> Iterable[list[int]]:
     lows = sorted(lows)
-    return (lows[n : n + _AT_ONCE] for n in range(0, len(lows), _AT_ONCE))
+    return (lows[n : n + _BATCH] for n in range(0, len(lows), _BATCH))
 
 
 def _rows(tx: Transaction, groups: Mapping[int, Iterable[int]]) -> dict[Key, int]:

@@ -31,7 +31,7 @@ from ocpproxy.store.pending import PendingRows
 from ocpproxy.store.rows import Evicted, Usage
 from ocpproxy.store.uses import LastUses
 
-Pictures = Sequence[tuple[Tile, bytes]]
+Pictures = list[tuple[Tile, bytes]]
 """Tiles and their encoded pictures."""
 
 

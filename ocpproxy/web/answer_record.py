@@ -8,10 +8,13 @@ from functools import partial
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
+from ocpproxy.cache.lookup import Result
 from ocpproxy.metrics import Metrics
 
 Record = Callable[[bytes, bytes, int, int, bytes, str | None], None]
 """Records an answer to one client: method, target, status, bytes of the body, ``Cache-Status``, result of a tile."""
+_HITS = (Result.HIT_MEMORY.value, Result.HIT_DISK.value)
+"""The results that are counted most often: their counters are looked up once."""
 
 
 class AnswerRecord:
@@ -24,7 +27,7 @@ class AnswerRecord:
 
     def __init__(self, metrics: Metrics, *, access_log: bool) -> None:
         self._tiles = metrics.tiles
-        self._counters = {result: metrics.tiles.labels(result) for result in ("hit_memory", "hit_disk")}
+        self._counters = {result: metrics.tiles.labels(result) for result in _HITS}
         self._access_log = access_log
 
     def for_client(self, client: IAddress) -> Record:

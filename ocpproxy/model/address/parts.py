@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from ocpproxy.model.dataset import Plane
+from ocpproxy.model.dataset import NAME, Plane
 
 MAX_CHANNELS = 6
 COLOURS = tuple("CMYRGB")
@@ -14,7 +14,7 @@ COLOURS = tuple("CMYRGB")
 
 _NUMBER_LIMIT = 10**9
 PLANES = {plane.value: plane for plane in Plane}
-_NAME = re.compile(r"\w[\w-]{0,63}", re.ASCII)
+_NAME = re.compile(NAME, re.ASCII)
 
 
 class BadAddress(ValueError):
