@@ -248,7 +248,7 @@ def channels(text: str, _: Path) -> tuple[tuple[str, str], ...]:
         upstream_name = (found[2] or found[1]) if found else ""
         if found is None or ".." in upstream_name.split("/"):
             raise BadValue(
-                "names of channels with commas between them; NAME: NAME-THERE where the upstream has another"
+                "names of channels with commas between them; NAME: UPSTREAM-NAME where the upstream has another"
             )
         pairs.append((found[1], upstream_name))
     if len({ours for ours, _ in pairs}) != len(pairs):
@@ -262,7 +262,7 @@ def level_numbers(text: str, _: Path) -> tuple[tuple[int, int], ...]:
     for item in filter(None, (part.strip() for part in re.split(r"[,\n]", text))):
         found = re.fullmatch(r"(\d{1,2}):\s*(\d{1,2})", item)
         if not found:
-            raise BadValue("LEVEL: LEVEL-THERE with commas between them, the finest there is 0")
+            raise BadValue("LEVEL: UPSTREAM-LEVEL with commas between them; the finest level of the upstream is 0")
         pairs.append((int(found[1]), int(found[2])))
     if len({ours for ours, _ in pairs}) != len(pairs):
         raise BadValue("each level once")
