@@ -48,7 +48,7 @@ class EvictableStore(Protocol):
 
 
 class Evictor(Service):
-    """Keeps one store within its limits."""
+    """The service that keeps one store within its limits."""
 
     _log = Logger()
 

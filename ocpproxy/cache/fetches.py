@@ -1,6 +1,6 @@
 """Misses: a cuboid is fetched once, however many viewers and processes ask for its tiles.
 
-Whoever misses first starts the flight of the cuboid; everyone else joins it. The flight
+The first miss starts the flight of the cuboid; later ones join it. The flight
 
 1. takes the cuboid's lease, so that no other process fetches it too. While another process has it, the flight looks for
    the files that that one stores. Without the index there are no leases, and the flight goes on without one;
@@ -71,7 +71,7 @@ class FetchContext:
 
 
 class CuboidFetches(Service):
-    """Fetches cuboids."""
+    """The fetches of cuboids that are in progress."""
 
     _log = Logger()
 

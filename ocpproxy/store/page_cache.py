@@ -42,7 +42,7 @@ def _system_call() -> ctypes._NamedFuncPointer:
 
 
 class PageCache:
-    """Reads files from the page cache, for one thread."""
+    """A reader of files that are in the page cache, for one thread."""
 
     def __init__(self, flags: int) -> None:
         self._how = _How(flags, 0, _RESOLVE_CACHED)

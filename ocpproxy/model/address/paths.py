@@ -105,9 +105,9 @@ def _channels(text: str | None) -> tuple[ChannelName, ...]:
 
 
 _PLAIN, _LIST, _NAMED = Colouring.PLAIN, Colouring.BY_POSITION, Colouring.NAMED
-# The order decides where two lines could read the same path: the name of a plane, where a plane can stand, wins over a
-# channel of that name, and the newer D6 over D3. mcfc/ and D6 of a token called "mcfc" never meet: one has its plane
-# fourth, the other third, and no plane is a number.
+# Where two lines match the same path, the first one wins. So the name of a plane in a place where a plane is allowed is
+# the plane, not a channel of that name; and D6 wins over D3. A path of mcfc/ never matches D6 for a token "mcfc": its
+# fourth segment is a plane, where D6 has the first segment of the tail.
 _BASES = (
     ("{token}/{plane}/", _PLAIN),
     ("{token}/", _PLAIN),
