@@ -18,9 +18,9 @@ _JPEG_END = b"\xff\xd9"
 _SMALLEST_JPEG = 100
 _MODES = {"L", "LA", "P", "RGB", "RGBA"}
 _LAST = 64
-"""The least bytes of the last chunk of pixels: its last eight are the fingerprint."""
+"""The least bytes of the last IDAT chunk of a PNG. Its last eight bytes are part of the fingerprint."""
 _IEND = 12
-"""Bytes of the last chunk of a PNG."""
+"""Bytes of the chunk IEND."""
 
 
 def content_type(picture: bytes | memoryview) -> bytes:
@@ -36,12 +36,12 @@ def is_whole(picture: bytes | memoryview) -> bool:
 
 
 def is_uniform(picture: bytes) -> bool:
-    """Return whether all pixels of a tile are certainly the same."""
+    """Return True if all pixels of a tile are known to be the same."""
     return picture[:3] != JPEG_SIGNATURE and png.is_uniform(picture)
 
 
 def fingerprint(picture: bytes | memoryview) -> str:
-    """Return a name for the content: the checksums in a PNG; the hash of a JPEG, which has none."""
+    """Return a name for the content: from the checksums in a PNG, or the hash of a JPEG, which has no checksums."""
     if picture[:3] == JPEG_SIGNATURE:
         return blake2b(picture, digest_size=16).hexdigest()
     return png.fingerprint(picture)

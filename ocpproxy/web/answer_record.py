@@ -1,4 +1,4 @@
-"""What is counted and logged of every answer, whichever way it went."""
+"""The record of all answers, of the hot path and of the resources: counters and the access log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HITS = (Result.HIT_MEMORY.value, Result.HIT_DISK.value)
 
 
 class AnswerRecord:
-    """Counts the answers to requests for tiles by result, and logs every answer.
+    """The counters of answers to requests for tiles, by result, and the log of every answer.
 
     :param access_log: whether answers are logged.
     """
