@@ -72,7 +72,7 @@ class Flight(Generic[K, I, R]):
                 callback(item)
 
     def deliver(self, item: I, result: R) -> None:
-        """Give the item to all who wait for it, and to those who join before the flight ends."""
+        """Give the item to its waiters, and to callers that join before the flight ends."""
         self._delivered[item] = result
         for waiter in self._waiting.pop(item, ()):
             waiter.callback(result)

@@ -1,4 +1,4 @@
-"""Whether the database is available: the state, and those who wait for it."""
+"""Whether the database is available: the state and its waiters."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Database(Service):
         self._probe.start(_PROBE_EVERY)
 
     def stopService(self) -> Deferred[None] | None:
-        """Refuse work. The pool closes itself when the reactor stops, after everybody who may still use it."""
+        """Refuse interactions. The pool closes itself when the reactor stops, after the services that may use it."""
         super().stopService()
         self._probe.stop()
         self._availability.stop()
@@ -179,9 +179,9 @@ class Database(Service):
     ) -> T:
         """Run the interaction for a caller who waits at most `patience` seconds.
 
-        An interaction cannot be called back: it may still be done when nobody waits any more (patience ran out, or
-        the caller was cancelled). Then `late` gets its result, or None when it failed. That a patience shorter than
-        `PATIENCE` ran out does not make the database unavailable.
+        An interaction cannot be called back: it may still be done when nobody waits any more (the time is over, or
+        the caller was cancelled). Then `late` gets its result, or None when it failed. The end of a patience shorter
+        than `PATIENCE` does not make the database unavailable.
 
         :raises DatabaseUnavailable: when the database is unavailable.
         :raises OutcomeUnknown: when it does not answer in time.

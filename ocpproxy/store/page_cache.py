@@ -1,8 +1,8 @@
 """Files that are in the page cache already, opened and read without waiting for a disk.
 
 An event loop that opens and reads a file itself saves the detour through a thread, which takes several times as long.
-But then a slow disk, or a dead file server, would hold up everybody. Linux can be asked to do only what needs no disk,
-and to fail with EAGAIN otherwise:
+But then a slow disk, or a dead file server, would block the event loop. Linux can be asked to do only what needs no
+disk, and to fail with EAGAIN otherwise:
 
 * ``openat2`` with ``RESOLVE_CACHED`` (Linux 5.12; openat2(2)) opens a file only when every name on its path is in the
   cache of names. It also finds names that are known not to exist;
@@ -53,7 +53,7 @@ class PageCache:
     def open(self, path: str) -> int:
         """Return a descriptor of the file.
 
-        :raises BlockingIOError: when that needs the disk, or nobody can tell.
+        :raises BlockingIOError: when that needs the disk, or the system cannot tell.
         :raises OSError: as `os.open`.
         """
         sys.audit("open", path, None, self._how.flags)  # as os.open does

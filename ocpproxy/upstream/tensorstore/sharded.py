@@ -13,7 +13,7 @@ from ocpproxy.upstream.tensorstore.reader import TensorStoreReader
 
 
 class ShardedScales:
-    """Reads scales of precomputed volumes that are in shards, for `ocpproxy.upstream.precomputed`."""
+    """A reader of the scales of precomputed volumes that are in shards, for `ocpproxy.upstream.precomputed`."""
 
     def __init__(self, reader: TensorStoreReader, locations: Mapping[str | None, Location]) -> None:
         self._reader = reader
