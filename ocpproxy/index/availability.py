@@ -57,7 +57,7 @@ class Availability:
         self.reason = reason
 
     def start(self) -> None:
-        """Report the first state: unavailable, until the schema has been looked at."""
+        """Report the first state: unavailable, until the schema is checked."""
         self._report(False)
 
     def stop(self) -> None:
