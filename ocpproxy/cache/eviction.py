@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ocpproxy.index.database import DatabaseUnavailable
-from ocpproxy.index.leases import Lease
+from ocpproxy.index.leases import LeaseHolder
 from ocpproxy.metrics import Metrics
 from ocpproxy.store.capacity import Capacity
 from ocpproxy.store.rows import Usage
@@ -48,17 +48,17 @@ class EvictableStore(Protocol):
 
 
 class Evictor(Service):
-    """Keeps one store within its limits."""
+    """The service that keeps one store within its limits."""
 
     _log = Logger()
 
     def __init__(
-        self, store: EvictableStore, lease: Lease, interval: float, clock: IReactorTime, metrics: Metrics
+        self, store: EvictableStore, leases: LeaseHolder, interval: float, clock: IReactorTime, metrics: Metrics
     ) -> None:
         self._store = store
         self._capacity = store.capacity
         self._limits = store.capacity.limits
-        self._lease = lease
+        self._leases = leases
         self._interval = interval
         self._clock = clock
         self._metrics = metrics
@@ -135,7 +135,7 @@ class Evictor(Service):
 
     async def _pass(self) -> bool:
         """Evict until the target is reached; return whether it was."""
-        if not await self._lease.acquire(LEASE):
+        if not await self._leases.acquire(LEASE):
             await self._store.refresh()
             return False
         try:
@@ -149,4 +149,4 @@ class Evictor(Service):
                     await deferLater(self._clock, _PAUSE)
             return False
         finally:
-            await self._lease.release(LEASE)
+            await self._leases.release(LEASE)

@@ -1,6 +1,6 @@
 """Misses: a cuboid is fetched once, however many viewers and processes ask for its tiles.
 
-Whoever misses first starts the flight of the cuboid; everyone else joins it. The flight
+The first miss starts the flight of the cuboid; later ones join it. The flight
 
 1. takes the cuboid's lease, so that no other process fetches it too. While another process has it, the flight looks for
    the files that that one stores. Without the index there are no leases, and the flight goes on without one;
@@ -35,21 +35,22 @@ from ocpproxy.cache.rendering import CuboidRenderer, RenderLanes
 from ocpproxy.cache.shared_cutouts import SharedCutouts
 from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.index.database import DatabaseUnavailable
-from ocpproxy.index.leases import Lease
+from ocpproxy.index.leases import LeaseHolder
 from ocpproxy.model.dataset import Cutout
 from ocpproxy.model.stack import Cuboid, Tile
+from ocpproxy.store.tile_store import Pictures
 from ocpproxy.upstream.base import OutOfRange, Picture, UnknownToken, Upstream, UpstreamBusy, UpstreamFailure
 
 CuboidFlight = Flight[Cuboid, Tile, Found]
-_LOOK_EVERY = (0.01, 0.05)
-"""Seconds between looks for another process's files: at first, and at most."""
+_POLL_INTERVALS = (0.01, 0.05)
+"""Seconds between two looks for the files of another process: at first, and at most."""
 _RETRY_LEASE_EVERY = 0.25
 
 
 class TileWriter(Protocol):
     """A store, as fetches see it."""
 
-    async def store(self, pictures: list[tuple[Tile, bytes]]) -> int:
+    async def store(self, pictures: Pictures) -> int:
         """Store the tiles that there is space for; return how many are new."""
 
     async def keep_validators(self, tile: Tile, validators: Mapping[str, str]) -> None:
@@ -70,11 +71,11 @@ class FetchContext:
 
 
 class CuboidFetches(Service):
-    """Fetches cuboids."""
+    """The fetches of cuboids that are in progress."""
 
     _log = Logger()
 
-    def __init__(self, lookup: TileLookup, store: TileWriter, leases: Lease, context: FetchContext) -> None:
+    def __init__(self, lookup: TileLookup, store: TileWriter, leases: LeaseHolder, context: FetchContext) -> None:
         self._lookup = lookup
         self._store = store
         self._leases = leases
@@ -210,7 +211,7 @@ class CuboidFetches(Service):
 
     async def _acquire_or_wait(self, name: str, flight: CuboidFlight, patience: float) -> bool:
         """Return whether the lease is ours."""
-        pause, longest = _LOOK_EVERY
+        pause, longest = _POLL_INTERVALS
         began = asked = self._clock.seconds()
         try:
             if await self._leases.acquire(name):

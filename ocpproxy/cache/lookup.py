@@ -1,8 +1,8 @@
 """Tiles that are in memory or on disk.
 
-A tile in memory, or in a file that is in the page cache, is returned without waiting for anything, so a disk never
-holds up the event loop (`ocpproxy.store.page_cache` says how). What needs the disk is read in a thread. Either way a
-hit is at most one ``open``: no lock, no SQL, no render, and no database is needed. Its use is noted in memory.
+A tile in memory, or in a file that is in the page cache, is returned at once (see `ocpproxy.store.page_cache`). A file
+that has to be read from the disk is read in a thread, so a slow disk never blocks the event loop. Either way a hit is
+at most one ``open``: no lock, no SQL, no render, and it works without the database. The use is noted in memory.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class EncodedTile:
     modified: float
     """Seconds since 1970."""
     file: OpenTile | None = None
-    """The open file that `picture` is a view of; whoever asked for it closes it."""
+    """The open file that `picture` is a view of; the caller of `TileLookup.find_now` closes it."""
 
     @classmethod
     def of(cls, tile: Tile, picture: bytes | memoryview, modified: float, file: OpenTile | None = None) -> EncodedTile:
@@ -73,7 +73,7 @@ class TileReader(Protocol):
     """A store, as the look-up sees it."""
 
     def open_now(self, tile: Tile) -> OpenTile | None:
-        """Return the tile, or None; raise BlockingIOError when only the disk can tell."""
+        """Return the tile, or None; raise BlockingIOError when the disk has to be read to know."""
 
     async def read(self, tile: Tile) -> StoredTile | None:
         """Return the tile, or None."""
@@ -95,8 +95,8 @@ class TileLookup:
     def find_now(self, tile: Tile, *, lend: bool = False) -> Found | None:
         """Return the tile, or None when it is not stored.
 
-        :param lend: return an open file, where no tiles are kept in memory.
-        :raises BlockingIOError: when only the disk can tell; use `find`.
+        :param lend: where no tiles are kept in memory, return the file open, so that it can be sent without copying it.
+        :raises BlockingIOError: when the disk has to be read to know; use `find`.
         """
         in_memory = self._memory.get(tile)
         if in_memory is not None:

@@ -23,8 +23,7 @@ from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.imagery.drawing import draw
 from ocpproxy.model.stack import Cuboid, Tile
 from ocpproxy.model.voxels import Voxels
-
-Pictures = list[tuple[Tile, bytes]]
+from ocpproxy.store.tile_store import Pictures
 
 _AHEAD_BATCH = 4
 """Tiles that nobody waits for, rendered by one job: two milliseconds of work."""
@@ -33,7 +32,7 @@ _TAKEN = object()
 
 @dataclass(frozen=True, slots=True)
 class RenderLanes:
-    """Where renders run."""
+    """The two lanes in which renders run."""
 
     urgent: RunInThread
     """For tiles that somebody waits for."""
@@ -47,7 +46,7 @@ def _draw(cuboid: Cuboid, voxels: Sequence[Voxels | None], left: dict[Tile, None
 
 
 class CuboidRenderer:
-    """Renders all tiles of one cuboid, within an ``async with`` block.
+    """The rendering of all tiles of one cuboid, within an ``async with`` block.
 
     :param voxels: of each channel that is shown, axes (z, y, x).
     :param deliver: called with each tile and its picture as soon as it is made.

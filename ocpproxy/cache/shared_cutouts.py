@@ -1,4 +1,4 @@
-"""Cutouts, fetched once for all stacks that show the same voxels.
+"""Cutouts that are fetched once for all stacks that show the same voxels.
 
 A cutout is one request to an upstream. Several stacks may want the same voxels: yz and its transpose zy; a channel by
 itself and in false colours; the same colours with other letters; one dataset under two tokens with different displays.
@@ -69,7 +69,7 @@ class _Request:
 
 
 class SharedCutouts:
-    """Fetches cutouts.
+    """The cutouts that are being fetched, and those that were fetched a moment ago.
 
     :param memory: bytes of voxels kept for stacks that want the same.
     """

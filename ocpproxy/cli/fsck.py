@@ -17,6 +17,7 @@ from ocpproxy.daemon.tap import load
 from ocpproxy.index import leases
 from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.metrics import Metrics
+from ocpproxy.store.fsck import Report
 
 _INDEX_WITHIN = 15.0
 """Seconds that the index database has to answer."""
@@ -83,7 +84,7 @@ async def _fsck(reactor: Any, settings: Settings) -> int:
     return 1 if mended else 0
 
 
-async def _mend(storage: Storage, report: Any) -> None:
+async def _mend(storage: Storage, report: Report) -> None:
     await storage.fsck.recover()
     await storage.fsck.sweep(read_all=True)
     for name in await storage.database.run(leases.delete_expired):

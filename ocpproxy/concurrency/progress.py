@@ -53,5 +53,5 @@ _current: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
 def current() -> Progress:
-    """Return the progress of the fetch that the caller works for; outside of any, one that nobody looks at."""
+    """Return the progress of the fetch that the caller works for; outside of any fetch, one that is ignored."""
     return _current.get() or Progress()

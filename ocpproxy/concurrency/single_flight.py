@@ -1,12 +1,12 @@
-"""One fetch at a time for all who want the same, within one process.
+"""Single flight: callers in one process that want the same thing at the same time share one fetch.
 
-A *flight* fetches what belongs to one key (a cuboid, a token) for all who wait for items of it (its tiles). Everyone
-who joins gets a Deferred of their own, so one who cancels disturbs nobody, and a failure reaches each. A flight
-delivers item by item; what it has delivered stays at hand until it ends, for those who join late.
+A *flight* fetches what belongs to one key (a cuboid, a token), and delivers its items (the tiles) to their waiters.
+Each caller gets a Deferred of its own: to cancel it disturbs no other waiter, and a failure reaches all of them. A
+flight delivers item by item, and keeps the delivered items until it ends, for callers that join late.
 
 When the last waiter leaves, the flight is cancelled, unless its answer is already arriving (`progress`): then it is
-finished into the cache. A failure is remembered for a moment, so that a broken upstream is not asked again by everyone
-who comes.
+finished into the cache. A failure is remembered for a moment, so that a broken upstream does not get a request from
+every caller.
 
 Between processes, leases do the same (`ocpproxy.index.leases`); `ocpproxy.cache.fetches` joins the two.
 """
@@ -35,7 +35,7 @@ _FAILURES = 10_000
 _FINISH_WITHIN = 3.0
 """Seconds that flights whose answers are arriving have to finish when everything stops."""
 _ROUNDS = 3
-"""Somebody may join while a flight is ending, and want what it has not delivered: then it fetches again."""
+"""Fetches of one flight at most. It fetches again for an item that a caller wants only when it is about to end."""
 
 
 class NotDelivered(Exception):
@@ -72,7 +72,7 @@ class Flight(Generic[K, I, R]):
                 callback(item)
 
     def deliver(self, item: I, result: R) -> None:
-        """Give the item to all who wait for it, and to those who join before the flight ends."""
+        """Give the item to its waiters, and to callers that join before the flight ends."""
         self._delivered[item] = result
         for waiter in self._waiting.pop(item, ()):
             waiter.callback(result)
@@ -106,7 +106,7 @@ class Flight(Generic[K, I, R]):
 
     @property
     def waiters(self) -> int:
-        """How many wait."""
+        """The number of waiters."""
         return sum(map(len, self._waiting.values()))
 
 
@@ -197,7 +197,7 @@ class SingleFlight(Generic[K, I, R]):
 
     @property
     def waiters(self) -> int:
-        """How many wait, for whatever."""
+        """The number of waiters of all flights."""
         return sum(flight.waiters for flight in list(self._flights.values()))  # also asked from a thread
 
     def __len__(self) -> int:

@@ -31,7 +31,7 @@ RunInThread = Callable[Concatenate[Callable[..., Any], ...], Deferred[Any]]
 
 
 class Lane(IntEnum):
-    """What goes first."""
+    """The priority of a job: a lower lane goes first."""
 
     URGENT = 0
     """Somebody waits for the result."""
@@ -43,6 +43,8 @@ class Lane(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class _Job:
+    """A call that waits in a lane."""
+
     work: Callable[[], Any]
     result: Deferred[Any]
 

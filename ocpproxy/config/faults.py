@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+NOT_SHOWN = "(not shown)"
+"""Stands for the value of a secret."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -12,10 +15,13 @@ class Fault:
     section: str
     key: str
     value: str
-    expected: str
+    expected: str = ""
+    """What the value should be."""
+    problem: str = ""
+    """What is wrong, as a sentence, where no value would be right."""
 
     def __str__(self) -> str:
-        return f"[{self.section}] {self.key} = {self.value!r}: expected {self.expected}"
+        return f"[{self.section}] {self.key} = {self.value!r}: {self.problem or f'expected {self.expected}'}"
 
 
 class BadConfiguration(ValueError):

@@ -1,8 +1,8 @@
-"""Reads ``ocp.ini`` into `Settings`.
+"""The reader of ``ocp.ini``: its text becomes `Settings`.
 
-`read` looks at the whole file before it refuses it: `BadConfiguration` carries every fault, each with section, key,
-value and what was expected, so that an administrator mends a file once. ``${NAME}`` in any value is taken from the
-environment (a password need not be in the file); a relative path is relative to the file.
+`read` checks the whole file before it refuses it: `BadConfiguration` lists every fault with its section, key and value,
+and with what was expected. So an administrator has to mend a file only once. ``${NAME}`` in any value is replaced by
+the environment variable, so a password need not be in the file. A relative path is relative to the file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ocpproxy.config import upstreams, values
-from ocpproxy.config.faults import BadConfiguration, Fault
+from ocpproxy.config.faults import NOT_SHOWN, BadConfiguration, Fault
 from ocpproxy.config.options import CACHE, DISPLAY, INDEX, SERVER, UPSTREAM, Option, UpstreamKind
 from ocpproxy.config.settings import (
     CacheSettings,
@@ -27,6 +27,7 @@ from ocpproxy.config.settings import (
     Settings,
 )
 from ocpproxy.config.upstreams import Kinds
+from ocpproxy.model.dataset import NAME
 from ocpproxy.model.display import DisplaySettings
 
 _SINGLE = {"server": SERVER, "cache": CACHE, "index": INDEX}
@@ -36,7 +37,6 @@ _LOOKS_SECRET = re.compile(r"auth|token|pass|secret|key|cred", re.IGNORECASE)
 """Names of options that somebody may have meant for a secret."""
 _NO_SECRETS = ("", "Token", "Bearer", "Basic", "Token public")
 """What an authorization may consist of beside names of the environment."""
-_NOT_SHOWN = "(not shown)"
 
 
 def read(path: Path, kinds: Kinds) -> Settings:
@@ -49,7 +49,8 @@ def read(path: Path, kinds: Kinds) -> Settings:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise BadConfiguration([Fault("-", "--config", str(path), f"a file that can be read ({reason})")]) from None
+        fault = Fault("-", "--config", str(path), problem=f"the file cannot be read: {reason}")
+        raise BadConfiguration([fault]) from None
     return parse(text, path.absolute().parent, os.environ, kinds)
 
 
@@ -76,7 +77,7 @@ def parse(text: str, directory: Path, environ: Mapping[str, str], kinds: Kinds) 
 
 
 class _Reader:
-    """Reads one text; `faults` collects what is wrong with it."""
+    """The reader of one text; `faults` collects what is wrong with it."""
 
     def __init__(self, text: str, directory: Path, environ: Mapping[str, str], kinds: Kinds) -> None:
         self.faults: list[Fault] = []
@@ -112,11 +113,11 @@ class _Reader:
                 continue
             kind, _, token = section.partition(" ")
             token = token.strip()
-            if kind != "dataset" or not re.fullmatch(values.NAME, token, re.ASCII):
+            if kind != "dataset" or not re.fullmatch(NAME, token, re.ASCII):
                 expected = "one of [" + "], [".join((*_SINGLE, "upstream")) + "], [dataset TOKEN]"
                 self.faults.append(Fault(section, "-", "", expected))
             elif token in datasets:
-                self.faults.append(Fault(section, "-", "", "one section for each token"))
+                self.faults.append(Fault(section, "-", "", problem="another section is for the same token"))
             else:
                 datasets[token] = self._read_upstream(section, upstream, DISPLAY)
         return datasets
@@ -143,17 +144,17 @@ class _Reader:
         """
         written = self._sections.get(section, {})
         name = written.get("type", inherited.get("type", UPSTREAM["type"].default))
-        kind, expected = None, ""
+        kind = None
         try:
             name = self._expand(name)
-            kind, expected = self._kinds.get(name), "one of " + ", ".join(self._kinds)
+            kind = self._kinds.get(name)
+            if kind is None:
+                self.faults.append(Fault(section, "type", name, "one of " + ", ".join(self._kinds)))
         except values.BadValue:
             pass  # reading the option itself adds this fault
         except Exception as error:  # whatever the code of another distribution may raise
-            expected = f"a type that can be loaded ({error})"
+            self.faults.append(Fault(section, "type", name, problem=f"the type cannot be loaded: {error}"))
         if kind is None:
-            if expected:
-                self.faults.append(Fault(section, "type", name, expected))
             found = self._read_options(section, {**upstreams.all_options(self._kinds), **more}, inherited)
             unknown = UpstreamKind(name=name, url_per_channel=True)
             self.faults += upstreams.faults(section, unknown, found, written, inherits_url=True)
@@ -161,8 +162,8 @@ class _Reader:
         options = {**UPSTREAM, **kind.options, **more}
         same_kind = inherited.get("type") == name
         if inherited and not same_kind:  # another kind may read an option of the same name in another way
-            theirs = {**UPSTREAM, **self._kinds[inherited["type"]].options}
-            shared = {key: value for key, value in inherited.items() if theirs.get(key) is options.get(key)}
+            parent_options = {**UPSTREAM, **self._kinds[inherited["type"]].options}
+            shared = {key: value for key, value in inherited.items() if parent_options.get(key) is options.get(key)}
         else:
             shared = dict(inherited)
         found = self._read_options(section, options, shared)
@@ -190,7 +191,7 @@ class _Reader:
                     raise values.BadValue(expected)
                 found[key] = option.read(self._expand(text), self._source.directory)
             except values.BadValue as bad:
-                shown = _NOT_SHOWN if option.secret or (key == "url" and "@" in text) else text
+                shown = NOT_SHOWN if option.secret or (key == "url" and "@" in text) else text
                 self.faults.append(Fault(section, key, shown, str(bad)))
         return found
 
@@ -201,14 +202,14 @@ class _Reader:
             if key in elsewhere:
                 if written[key] != elsewhere[key].default:  # etc/ocp.ini shows every option with its default
                     kind = written.get("type", "")
-                    expected = f"no such option for type = {kind}" if kind else "no such option for this type"
-                    shown = _NOT_SHOWN if elsewhere[key].secret else written[key]
-                    yield Fault(section, key, shown, expected)
+                    problem = f"{f'type {kind}' if kind else 'this type'} has no such option"
+                    shown = NOT_SHOWN if elsewhere[key].secret else written[key]
+                    yield Fault(section, key, shown, problem=problem)
                 continue
             near = difflib.get_close_matches(key, options, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            shown = _NOT_SHOWN if _LOOKS_SECRET.search(key) else written[key]
-            yield Fault(section, key, shown, "no such option" + hint)
+            shown = NOT_SHOWN if _LOOKS_SECRET.search(key) else written[key]
+            yield Fault(section, key, shown, problem="there is no such option" + hint)
 
     def _expand(self, text: str) -> str:
         """Return the text with ``${NAME}`` replaced by variables of the environment."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from ocpproxy.config.faults import Fault
+from ocpproxy.config.faults import NOT_SHOWN, Fault
 from ocpproxy.config.options import UPSTREAM, Option, UpstreamKind
 from ocpproxy.config.settings import UpstreamSettings
 
@@ -43,7 +43,7 @@ def faults(
     """
     command = kind.not_installed()
     if command is not None:
-        yield Fault(section, "type", kind.name, f"a type that is installed; this one needs: {command}")
+        yield Fault(section, "type", kind.name, problem=f"the type is not installed; install it by: {command}")
     raw = written.get("url", "").strip()
     is_dataset = section != "upstream"
     if is_dataset and kind.has_address and "url" not in written and not inherits_url:
@@ -55,7 +55,7 @@ def faults(
         elif "{channel}" in address and channel is None and not found.get("channels"):
             yield Fault(section, "channels", "", "the names that {channel} in url stands for")
     if found.get("authorization") and len(hosts(found)) > 1:
-        yield Fault(section, "authorization", "(not shown)", "one host for all channels, to which it is sent")
+        yield Fault(section, "authorization", NOT_SHOWN, "one host for all channels, to which it is sent")
     if is_dataset or ("url" in found and serves_any_token(kind, found["url"])):
         for key, expected in kind.required.items():
             if key in found and not found[key]:

@@ -16,10 +16,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ocpproxy.config.settings import IndexUrl
+from ocpproxy.model.dataset import NAME
 
 MIB = 2**20
-NAME = r"\w[\w-]{0,63}"
-"""A regular expression: a token or a channel (ASCII)."""
 
 
 class BadValue(ValueError):
@@ -40,7 +39,7 @@ def integer(least: int, most: int) -> Callable[[str, Path], int]:
     return read
 
 
-def one_of(*numbers: int) -> Callable[[str, Path], int]:
+def integer_choice(*numbers: int) -> Callable[[str, Path], int]:
     """Return a reader of one of these numbers."""
 
     def read(text: str, _: Path) -> int:
@@ -249,7 +248,7 @@ def channels(text: str, _: Path) -> tuple[tuple[str, str], ...]:
         upstream_name = (found[2] or found[1]) if found else ""
         if found is None or ".." in upstream_name.split("/"):
             raise BadValue(
-                "names of channels with commas between them; NAME: NAME-THERE where the upstream has another"
+                "names of channels with commas between them; NAME: UPSTREAM-NAME where the upstream has another"
             )
         pairs.append((found[1], upstream_name))
     if len({ours for ours, _ in pairs}) != len(pairs):
@@ -263,7 +262,7 @@ def level_numbers(text: str, _: Path) -> tuple[tuple[int, int], ...]:
     for item in filter(None, (part.strip() for part in re.split(r"[,\n]", text))):
         found = re.fullmatch(r"(\d{1,2}):\s*(\d{1,2})", item)
         if not found:
-            raise BadValue("LEVEL: LEVEL-THERE with commas between them, the finest there is 0")
+            raise BadValue("LEVEL: UPSTREAM-LEVEL with commas between them; the finest level of the upstream is 0")
         pairs.append((int(found[1]), int(found[2])))
     if len({ours for ours, _ in pairs}) != len(pairs):
         raise BadValue("each level once")

@@ -1,4 +1,4 @@
-"""Services that only start and stop something: the parts of a daemon that are the same whatever it does."""
+"""Services that only start and stop something, and know nothing of tiles."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class BackgroundTask(Service):
 
 
 class CleanExit(Service):
-    """Makes TERM end the daemon with exit code 0.
+    """The handler of TERM that ends the daemon with exit code 0.
 
     twistd stops on TERM too, but then kills itself with the same signal, which a supervisor takes for a crash.
     """
@@ -124,7 +124,7 @@ class CleanExit(Service):
         self._stopping = False
 
     def startService(self) -> None:
-        """Handle TERM, once the reactor has installed its own handlers."""
+        """Install the handler, after the reactor has installed its own."""
         super().startService()
         self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._term)
 
@@ -141,10 +141,11 @@ def stop(reactor: Any) -> None:
 
 
 class ShortSwitchInterval(Service):
-    """Lets the event loop get the interpreter back soon.
+    """The short switch interval, by which the event loop gets the interpreter's lock back soon.
 
-    A thread that wants the interpreter's lock waits 5 ms before it asks for it, each time. With threads busy on rows or
-    pixels, that is what most late hits wait for. A tenth of that costs the threads a percent or so.
+    A thread that needs the lock waits for this interval, 5 ms by default, before the thread that has it must release
+    it. While threads work on rows or pixels, most late hits are late for this reason. A tenth of the interval slows
+    those threads down by about a percent.
     """
 
     _INTERVAL = 0.0005
@@ -162,7 +163,7 @@ class ShortSwitchInterval(Service):
 
 
 class LagProbe(Service):
-    """Measures how late the event loop comes to a timer, ten times a second."""
+    """The measurement of how late the event loop runs a timer, ten times a second."""
 
     def __init__(self, reactor: Any, lag: LoopLag) -> None:
         self._reactor = reactor

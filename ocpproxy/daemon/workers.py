@@ -2,7 +2,7 @@
 
 The parent opens the sockets, or takes them from systemd, and serves nobody. It starts the workers
 (`ocpproxy.daemon.worker`), hands them the sockets, restarts those that die, with growing pauses, passes TERM on, and
-waits until all have drained.
+waits until all have answered their open requests.
 
 A worker gets everything on its standard input: the number of its slot, and the text of the configuration. So a worker
 that is started later is the same gateway as the others, though somebody has edited the file. A scrape of ``/metrics``
@@ -37,13 +37,13 @@ from ocpproxy.daemon.services import listen, url
 from ocpproxy.store.files import TileFiles
 
 _PAUSE, _LONGEST_PAUSE = 0.1, 30.0
-"""Seconds before a dead worker is restarted: at first, and at most. It doubles for each worker that lived shortly."""
+"""Seconds before a dead worker is restarted: at first, and at most. The pause doubles each time that one dies young."""
 _LONG_LIFE = 30.0
-"""Seconds of life after which a death predicts nothing."""
+"""Seconds after which a death is not young, and the pause is the first one again."""
 _ASK_EVERY = 5.0
-"""Seconds between questions for the workers' metrics; the counts of that time may be lost when a worker is killed."""
+"""Seconds between two requests for the workers' metrics. The last counts of a worker that is killed are lost."""
 _DRAIN = 45.0
-"""Seconds beyond ``[server] patience`` that a worker has to stop: more than all that it may wait for."""
+"""Seconds that a worker has to stop, beyond ``[server] patience``: longer than it waits for anything."""
 
 
 class _WorkerConnection(amp.AMP):
@@ -81,7 +81,7 @@ class _WorkerProcess(ProcessProtocol):
         self._pool = pool
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
-        """Log the worker's log, where it cannot write to our standard output itself."""
+        """Log the lines of a worker that does not have our standard output."""
         for line in data.decode("utf-8", "replace").splitlines():
             self._pool.relay(self.number, line)
 
@@ -132,7 +132,7 @@ class WorkerPool(Service):
         self._asking.start(_ASK_EVERY, now=False)
 
     def stopService(self) -> Deferred[Any]:
-        """Close the sockets, pass TERM on, and wait until the workers have drained."""
+        """Close the sockets, pass TERM on, and wait until the workers have ended."""
         super().stopService()
         self._asking.stop()
         for call in self._restarts.values():
@@ -159,22 +159,22 @@ class WorkerPool(Service):
 
     def _start(self, number: int) -> None:
         self._restarts.pop(number, None)
-        ours, workers = socket.socketpair()
-        for end in (ours, workers):
+        parent_end, child_end = socket.socketpair()
+        for end in (parent_end, child_end):
             end.setblocking(False)
         worker = _WorkerProcess(self, number, self._reactor.seconds())
         try:
-            process = self._spawn(worker, workers)
+            process = self._spawn(worker, child_end)
         except OSError:  # no memory for another process, say
-            ours.close()
+            parent_end.close()
             self._log.failure("worker {number} cannot be started; it is tried again", number=number)
             self._restarts[number] = self._reactor.callLater(_LONGEST_PAUSE, self._start, number)
             return
         finally:
-            workers.close()
+            child_end.close()
         factory = Factory.forProtocol(lambda: worker.connection)
-        self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, factory)
-        ours.close()
+        self._reactor.adoptStreamConnection(parent_end.fileno(), socket.AF_UNIX, factory)
+        parent_end.close()
         source = self._settings.source
         task = {
             "text": source.text,
@@ -236,11 +236,11 @@ class WorkerPool(Service):
             worker.metrics = answer["text"]
 
     async def all_metrics(self) -> bytes:
-        """Return the metrics of all workers, with the counts of the dead."""
+        """Return the sum of the metrics of all workers, the dead ones included."""
         await self._ask_all()
         return merge_metrics([worker.metrics for worker in self._living.values()], self._dead_counts)
 
 
 def _is_null(descriptor: int) -> bool:
-    """Return whether nobody reads what is written there, as in a daemon; then the parent logs for its workers."""
+    """Return whether a descriptor is ``/dev/null``, as in a daemon. Then the parent logs the lines of its workers."""
     return os.path.samestat(os.fstat(descriptor), os.stat(os.devnull))

@@ -19,10 +19,10 @@ _REDS = bytes(part for red in range(256) for part in (red, 0, 0))
 
 
 def draw(cuboid: Cuboid, voxels: Sequence[Voxels | None], tile: Tile) -> bytes:
-    """Return the picture of one tile of the cuboid, as PNG.
+    """Return the picture of one tile of the cuboid, as PNG of 512 x 512 pixels.
 
-    :param voxels: the box of the cuboid for each channel that its stack shows, axes (z, y, x); None for a channel that
-        has no voxels at the tile's time.
+    :param voxels: for each channel that the stack shows the voxels of the cuboid's box, an array of the shape
+        `Box.shape`, axes (z, y, x); None for a channel that has no voxels at the tile's time.
     """
     stack = cuboid.stack
     slices = [None if each is None else _slice(cuboid, each, tile.slice) for each in voxels]

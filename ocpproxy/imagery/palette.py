@@ -1,9 +1,9 @@
 """The colours of annotations, as in the Open Connectome services.
 
-Their table (``pcolors``, `ocplib.rgbColor`) holds 256 colours made by walking round the hues by the golden ratio, and
-only its first 217 are used: id ``i`` has entry ``i % 217``, and id 0 is transparent. The three parts of an entry were
-stored in one little-endian word and read back in reverse. So red and blue were always swapped on screen, and are here
-too. (Source: the services' own table, reproduced byte for byte.)
+Their table (``pcolors``, `ocplib.rgbColor`) holds 256 colours, whose hues are golden-ratio steps apart. Only the first
+217 are used: id ``i`` has entry ``i % 217``, and id 0 is transparent. The services stored the three bytes of an entry
+in one little-endian word and read them in reverse order. So they have always shown red and blue swapped, and so does
+this module. (Source: the services' own table, reproduced byte for byte.)
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COLOURS = bytes(3) + bytes(part for n in range(0, len(ENTRIES), 3) for part in E
 
 
 def indices(ids: np.ndarray[tuple[int, ...], np.dtype[np.unsignedinteger]]) -> Pixels:
-    """Return the index of each id's colour, same shape."""
-    found = (ids % ids.dtype.type(USED)).astype(np.uint8) + np.uint8(1)
-    found *= ids != 0
-    return found
+    """Return the index in `COLOURS` of each id's colour, an array of the same shape."""
+    colours = (ids % ids.dtype.type(USED)).astype(np.uint8) + np.uint8(1)
+    colours *= ids != 0
+    return colours

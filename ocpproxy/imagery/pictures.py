@@ -13,35 +13,36 @@ from PIL import Image
 from ocpproxy.imagery import png
 from ocpproxy.model.dataset import TILE
 
-_JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+JPEG_SIGNATURE = b"\xff\xd8\xff"
+_JPEG_END = b"\xff\xd9"
 _SMALLEST_JPEG = 100
 _MODES = {"L", "LA", "P", "RGB", "RGBA"}
 _LAST = 64
-"""The least bytes of the last chunk of pixels: its last eight are the fingerprint."""
+"""The least bytes of the last IDAT chunk of a PNG. Its last eight bytes are part of the fingerprint."""
 _IEND = 12
-"""Bytes of the last chunk of a PNG."""
+"""Bytes of the chunk IEND."""
 
 
 def content_type(picture: bytes | memoryview) -> bytes:
     """Return the value of ``Content-Type``."""
-    return b"image/jpeg" if picture[:1] == _JPEG[:1] else b"image/png"
+    return b"image/jpeg" if picture[:1] == JPEG_SIGNATURE[:1] else b"image/png"
 
 
 def is_whole(picture: bytes | memoryview) -> bool:
     """Return whether the bytes begin and end as a tile's picture does. Those of a torn or foreign file do not."""
-    if picture[:3] == _JPEG:
+    if picture[:3] == JPEG_SIGNATURE:
         return len(picture) >= _SMALLEST_JPEG and picture[-2:] == _JPEG_END
     return png.is_whole(picture)
 
 
 def is_uniform(picture: bytes) -> bool:
-    """Return whether all pixels of a tile are certainly the same."""
-    return picture[:3] != _JPEG and png.is_uniform(picture)
+    """Return True if all pixels of a tile are known to be the same."""
+    return picture[:3] != JPEG_SIGNATURE and png.is_uniform(picture)
 
 
 def fingerprint(picture: bytes | memoryview) -> str:
-    """Return a name for the content: the checksums in a PNG; the hash of a JPEG, which has none."""
-    if picture[:3] == _JPEG:
+    """Return a name for the content: from the checksums in a PNG, or the hash of a JPEG, which has no checksums."""
+    if picture[:3] == JPEG_SIGNATURE:
         return blake2b(picture, digest_size=16).hexdigest()
     return png.fingerprint(picture)
 
@@ -61,7 +62,7 @@ def is_tile(picture: bytes) -> bool:
             image.load()
     except Exception:  # whatever a decoder makes of a damaged file
         return False
-    return picture[:3] == _JPEG or _pixels_are_last(picture)
+    return picture[:3] == JPEG_SIGNATURE or _pixels_are_last(picture)
 
 
 def _pixels_are_last(picture: bytes) -> bool:

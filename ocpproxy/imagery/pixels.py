@@ -35,7 +35,11 @@ LIGHT = {"C": "GB", "M": "RB", "Y": "RG", "R": "R", "G": "G", "B": "B"}
 
 
 def grey(voxels: SliceVoxels, shown: ShownChannel) -> Pixels:
-    """Return the grey, 0 to 255, of each voxel; false colour uses it as the light of a channel."""
+    """Return the grey value of each voxel, 0 to 255. False colour uses it as the light of a channel.
+
+    :param voxels: axes (row, column), of the channel's type.
+    :returns: uint8, axes (row, column), of the same shape.
+    """
     if shown.channel.kind == "bitmask":
         return np.where(voxels != 0, np.uint8(255), np.uint8(0))
     voxel_type = shown.channel.voxel_type
@@ -74,16 +78,19 @@ def _windowed(voxels: SliceVoxels, window: Window) -> Pixels:
 
 
 def rgba(voxels: SliceVoxels) -> Pixels:
-    """Return the colours that the voxels hold, axes (row, column, 4)."""
+    """Return the colours that the voxels hold: uint8, axes (row, column, 4).
+
+    :param voxels: axes (row, column), uint32 or uint64.
+    """
     parts = np.ascontiguousarray(voxels).view(f"<u{voxels.itemsize // 4}").reshape(*voxels.shape, 4)
     return (parts >> 8 if voxels.itemsize == 8 else parts).astype(np.uint8, copy=False)
 
 
 def false_colour(lights: list[tuple[Pixels, str]], shape: tuple[int, int], gain: float, *, opaque: bool) -> Pixels:
-    """Return channels in colours of their own, added up and cut off at 255. Axes (row, column, 4).
+    """Return the sum of channels in colours of their own, cut off at 255: uint8, axes (row, column, 4).
 
-    :param lights: for each channel its grey pixels, and its colour, a letter of `LIGHT`.
-    :param shape: rows and columns.
+    :param lights: for each channel its grey pixels, axes (row, column), and its colour, a letter of `LIGHT`.
+    :param shape: rows and columns of the pixels; the result has the same, or those of a whole tile if it is opaque.
     :param opaque: alpha is 255 everywhere, also outside the volume, not only where there is light.
     """
     if opaque:

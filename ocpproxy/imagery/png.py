@@ -1,4 +1,4 @@
-"""Writes the PNG of a tile, fast.
+"""A fast writer of the PNG of a tile.
 
 A tile is always 512 x 512. Where the volume ends before the tile does, the rest is 0: clients of CATMAID's tile
 sources fail on truncated tiles. Grey tiles are 8-bit, colour type 0. Tiles of at most 256 colours are indexed (type 3),
@@ -9,8 +9,7 @@ Every row is filtered with PNG's filter 2, *up*, which is one numpy subtraction 
 become zeros), and ISA-L's level 1 deflates it. Both release the GIL. The result is a few percent larger than Pillow's
 default.
 
-Format: W3C PNG, third edition, sections 5 (chunks), 9 (filters) and 11.2 (IHDR, PLTE),
-11.3.1 (tRNS).
+Format: W3C PNG, third edition, sections 5 (chunks), 9 (filters), 11.2 (IHDR, PLTE) and 11.3.1 (tRNS).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ else:
         from zlib import crc32 as _crc32
 
 Pixels = npt.NDArray[np.uint8]
-"""Pixels, axes (y, x) for grey and indices, (y, x, 4) for red, green, blue and alpha."""
+"""Pixels, axes (row, column) for grey and indices, (row, column, 4) for red, green, blue and alpha."""
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _UP = 2
@@ -78,30 +77,35 @@ def _body(pixels: Pixels) -> bytes:
 
 
 def grey(pixels: Pixels) -> bytes:
-    """Return a tile of grey pixels (y, x), filled up with 0.
+    """Return a tile of grey pixels, axes (row, column). Rows and columns that are missing are 0.
 
-    :raises ValueError: when there are more rows or columns than a tile has. The other writers raise it too.
+    :raises ValueError: when there are more rows or columns than a tile has.
     """
     return _HEAD + _body(pixels) + _END
 
 
 def indexed(pixels: Pixels, colours: bytes, *, clear: bool) -> bytes:
-    """Return a tile of indices (y, x) into colours (three bytes each), filled up with index 0.
+    """Return a tile of indices into colours, axes (row, column). Rows and columns that are missing are index 0.
 
+    :param colours: red, green and blue of each index, three bytes.
     :param clear: index 0 is transparent.
+    :raises ValueError: as `grey`.
     """
     transparency = _chunk(b"tRNS", b"\0") if clear else b""
     return _head(_INDEXED) + _chunk(b"PLTE", colours) + transparency + _body(pixels) + _END
 
 
 def rgba(pixels: Pixels) -> bytes:
-    """Return a tile of colours (y, x, 4), filled up with transparent black."""
+    """Return a tile of colours, axes (row, column, 4). Rows and columns that are missing are transparent black.
+
+    :raises ValueError: as `grey`.
+    """
     return _head(_RGBA) + _body(pixels) + _END
 
 
 @cache
 def blank(*, clear: bool) -> bytes:
-    """Return the tile of everything outside a volume: black, or transparent. Both are grey: every client reads that."""
+    """Return the tile of what lies outside a volume, black or transparent: a grey PNG, which every client reads."""
     nothing = _body(np.zeros((0, 0), np.uint8))
     return _HEAD + (_chunk(b"tRNS", b"\0\0") if clear else b"") + nothing + _END
 
@@ -116,7 +120,7 @@ def is_whole(picture: bytes | memoryview) -> bool:
 
 
 def is_uniform(picture: bytes) -> bool:
-    """Return whether all pixels of a tile are certainly the same; for a PNG of ours that is always found out."""
+    """Return True if all pixels of a tile are known to be the same. For a PNG of ours the answer is exact."""
     if len(picture) > _LARGEST_UNIFORM:
         return False
     samples = 4 if picture[25] == _RGBA else 1

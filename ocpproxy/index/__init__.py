@@ -1,7 +1,7 @@
 """The index database: MySQL or SQLite through adbapi.
 
 ===============  ======================================================================
-`database`       interactions that nobody waits for without bound
+`database`       interactions, with a limit on how long a caller waits
 `dialect`        what differs between MySQL and SQLite
 `schema`         the tables, by numbered steps
 `leases`         one process at a time (table ``fetching``)

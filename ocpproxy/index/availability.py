@@ -1,4 +1,4 @@
-"""Whether the database is available: the state, and those who wait for it."""
+"""Whether the database is available: the state and its waiters."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Availability:
         self.reason = reason
 
     def start(self) -> None:
-        """Report the first state: unavailable, until the schema has been looked at."""
+        """Report the first state: unavailable, until the schema is checked."""
         self._report(False)
 
     def stop(self) -> None:

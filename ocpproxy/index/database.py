@@ -1,12 +1,12 @@
-"""The index database: adbapi as a service that nobody waits for without bound.
+"""The index database: adbapi as a service whose callers never wait for longer than they want.
 
 MySQL (or MariaDB) through PyMySQL, or SQLite, behind one `Database`.
 
-**Available or not.** The gateway lives without its index: hits need none, and a miss can be fetched and stored, and get
-its rows later. So the database is at every moment *available* or *unavailable*. While it is unavailable, `Database.run`
-raises `DatabaseUnavailable` at once. It becomes unavailable when it refuses, or when an interaction outlasts the
-caller's patience (a frozen server neither answers nor refuses). A probe finds it when it is back. At the start it is
-unavailable until the schema has been looked at.
+**Available or not.** The gateway works without its index: a hit does not need it, and a miss is fetched and stored, and
+its rows are inserted later. So the database is *available* or *unavailable* at any time. While it is unavailable,
+`Database.run` raises `DatabaseUnavailable` at once. It becomes unavailable when it refuses a connection or a statement,
+or when an interaction takes longer than its caller waits (a frozen server neither answers nor refuses). A probe
+connects again and again until it succeeds. At the start the database is unavailable until its schema is checked.
 
 **Run twice.** A connection that MySQL has closed is noticed only by the statement that uses it (adbapi's
 ``cp_reconnect`` still lets that one fail), and InnoDB may choose a transaction as the victim of a deadlock. In both
@@ -46,11 +46,11 @@ _REFUSALS = (pymysql.OperationalError, pymysql.InterfaceError, sqlite3.Operation
 
 
 class DatabaseUnavailable(Exception):
-    """The database does not answer, or not in time. Nothing is wrong with what was asked."""
+    """The database does not answer, or not in time. The interaction itself is fine."""
 
 
 class OutcomeUnknown(DatabaseUnavailable):
-    """The work was begun, and may still be done: `late` gets its outcome."""
+    """The interaction was begun, and may still succeed: `late` gets its outcome."""
 
 
 class Database(Service):
@@ -74,14 +74,14 @@ class Database(Service):
     # -- life
 
     def startService(self) -> None:
-        """Make the pool, and begin to look whether the database is there. Not before: twistd forks."""
+        """Make the pool, and start the probe. Not earlier, because twistd forks."""
         super().startService()
         self._pool = self._backend.make_pool(self._reactor)
         self._availability.start()
         self._probe.start(_PROBE_EVERY)
 
     def stopService(self) -> Deferred[None] | None:
-        """Refuse work. The pool closes itself when the reactor stops, after everybody who may still use it."""
+        """Refuse interactions. The pool closes itself when the reactor stops, after the services that may use it."""
         super().stopService()
         self._probe.stop()
         self._availability.stop()
@@ -115,7 +115,7 @@ class Database(Service):
         return self._availability.wait()
 
     def _look(self) -> None:
-        """See whether an unavailable database is back. Never two looks at a time."""
+        """Connect to an unavailable database, unless an attempt is running."""
         if self.available or self._looking is not None:
             return
         self._looking = Deferred.fromCoroutine(self._try_connect())
@@ -179,9 +179,9 @@ class Database(Service):
     ) -> T:
         """Run the interaction for a caller who waits at most `patience` seconds.
 
-        An interaction cannot be called back: it may still be done when nobody waits any more (patience ran out, or
-        the caller was cancelled). Then `late` gets its result, or None when it failed. That a patience shorter than
-        `PATIENCE` ran out does not make the database unavailable.
+        An interaction cannot be called back: it may still be done when nobody waits any more (the time is over, or
+        the caller was cancelled). Then `late` gets its result, or None when it failed. The end of a patience shorter
+        than `PATIENCE` does not make the database unavailable.
 
         :raises DatabaseUnavailable: when the database is unavailable.
         :raises OutcomeUnknown: when it does not answer in time.

@@ -1,7 +1,7 @@
 """What differs between MySQL and SQLite, as values, and a transaction that hides it.
 
-SQL is written once, in words that both understand, with ``?`` for every value. A `Dialect` has the few words that
-differ.
+SQL is written once, in the words that both have in common, with ``?`` for every value. A `Dialect` holds the few words
+that differ.
 """
 
 from __future__ import annotations
@@ -42,9 +42,11 @@ class Dialect:
 
 
 _MYSQL_LOST = {2006, 2013, 2055, 4031, 0, 1927}
-"""Gone away, lost during a query, lost at some point, killed when idle; PyMySQL's 0 for a socket that it has closed."""
+"""MySQL's errors for a connection that the server has closed: before a query (2006, "server has gone away"), during one
+(2013, 2055), because it was idle (4031) or was killed (1927). PyMySQL raises 0 for a socket that it has closed."""
 _MYSQL_CONFLICT = {1213, 1205, 1020}
-"""Deadlock, lock wait timeout, row changed since it was read."""
+"""MySQL's errors for a deadlock (1213), a lock that was not free in time (1205), and a row that changed after it
+was read (1020)."""
 
 
 def _mysql_code(error: Exception) -> object:

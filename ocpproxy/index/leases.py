@@ -1,4 +1,4 @@
-"""Leases: something is done by one process at a time, among all processes on one index.
+"""Leases: of all processes on one index, one at a time does the work that a lease names.
 
 A lease is a row of ``fetching``: a name, its owner, and when it expires. Its owner renews it while it holds it, and
 deletes it when the work is done. Should the owner die, anyone can take the lease over as soon as it has expired. So
@@ -28,17 +28,17 @@ PATIENCE = 0.5
 """Seconds that a miss waits for the database before it goes on without a lease."""
 
 
-class Lease(Protocol):
-    """Leases, as those who need one see them."""
+class LeaseHolder(Protocol):
+    """A holder of leases, as the code that needs one sees it."""
 
     async def acquire(self, name: str) -> bool:
-        """Return whether the lease is ours now; then `release` must follow.
+        """Acquire the lease if it is free; return whether it is ours now. Then `release` must follow.
 
-        :raises DatabaseUnavailable: nobody can tell.
+        :raises DatabaseUnavailable: the state of the lease is unknown.
         """
 
     async def release(self, name: str) -> None:
-        """Give the lease back. When the database is unavailable the lease expires by itself."""
+        """Release the lease. While the database is unavailable that is not possible: then the lease expires."""
 
 
 class LeaseOutcome(Enum):
@@ -141,7 +141,7 @@ class Leases(Service):
             self._log.failure("leases could not be renewed")
 
     async def acquire(self, name: str) -> bool:
-        """Return whether the lease is ours now; then `release` must follow.
+        """Acquire the lease if it is free; return whether it is ours now. Then `release` must follow.
 
         :raises DatabaseUnavailable: when the database does not answer within `PATIENCE`.
         """
@@ -159,7 +159,7 @@ class Leases(Service):
         return outcome is LeaseOutcome.OURS
 
     async def release(self, name: str) -> None:
-        """Give the lease back. When the database is unavailable the lease expires by itself."""
+        """Release the lease. While the database is unavailable that is not possible: then the lease expires."""
         owner = self._held.pop(name, None)
         if owner is not None:
             await self._release(name, owner)

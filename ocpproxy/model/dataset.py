@@ -19,8 +19,10 @@ TILE = 512
 """Pixels on each side of every tile."""
 Triple = tuple[int, int, int]
 """A value per axis, in the order x, y, z."""
-X, Y, Z = range(3)
-"""The axes, as indices of a `Triple`."""
+Z = 2
+"""The axis z, as an index of a `Triple`."""
+NAME = r"\w[\w-]{0,63}"
+"""A regular expression: the name of a token or a channel (ASCII)."""
 
 
 class Plane(Enum):

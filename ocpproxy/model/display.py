@@ -125,5 +125,7 @@ def _false_colours(
             )
         shown.append(ShownChannel(channel, display.window(channel), item.colour or default_colour))
     if not shown:
-        raise CannotDisplay(f"the channel list names nothing of {dataset.token} but places that are kept free")
+        raise CannotDisplay(
+            f"the channel list names no channel of {dataset.token}: all its places are kept free ({PLACEHOLDER})"
+        )
     return tuple(shown)

@@ -41,7 +41,7 @@ from ocpproxy.model.display import DEFAULT_DISPLAY, DisplaySettings, DrawMode, S
 MAX_CUTOUT = 16 * 2**20
 """Bytes of voxels that a cuboid may take by default."""
 EARLIER_EPOCHS = 8
-"""How many epochs back old tiles are looked for."""
+"""The number of earlier epochs in which a tile is looked up."""
 
 
 class Tile(NamedTuple):
@@ -67,7 +67,7 @@ class Stack:
     display: DisplaySettings = DEFAULT_DISPLAY
     max_cutout: int = MAX_CUTOUT
     epoch: int = 0
-    """The number of the time span after which tiles are fetched again; 0 when they never are."""
+    """The number of the period after which tiles are fetched again; 0 when they never are."""
 
     @classmethod
     def build(

@@ -1,4 +1,4 @@
-"""The types of voxels: one table says how each is read, windowed and drawn."""
+"""The types of voxels: one table of how each is read, windowed and drawn."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class VoxelType:
     has_window: bool = False
     """True if the values of an image of this type may be shown through a window."""
     upstream_window: bool = False
-    """True if the window that an upstream reports counts, as it always has for this type."""
+    """True if the window that an upstream reports is used. For other types only the operator can set one."""
     holds_ids: bool = False
-    """True if a volume of this type holds ids where its format does not tell. Nobody keeps an image in it."""
+    """True if a volume of this type holds ids where its format does not tell: images are of other types."""
 
 
 VOXEL_TYPES: Mapping[str, VoxelType] = {

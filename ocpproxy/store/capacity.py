@@ -1,7 +1,7 @@
-"""How much the cache may hold, and space that is reserved for what is about to be stored.
+"""The limits of the cache, and the space that is reserved for what is about to be stored.
 
-Who stores reserves space first, so the cache is bounded even in a burst, and while the index is unavailable.
-`ocpproxy.cache.eviction` makes space.
+Space is reserved before anything is stored, so the cache is bounded even in a burst, and while the index is
+unavailable. `ocpproxy.cache.eviction` makes space.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from twisted.internet.task import deferLater
 from ocpproxy.store.rows import Usage
 
 _PATIENCE = 5.0
-"""Seconds that somebody who wants to store waits for space."""
+"""Seconds that a reservation waits for space."""
 _PAUSE = 0.05
-"""Seconds between looks while another process evicts."""
+"""Seconds between two looks at the usage while another process evicts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,10 @@ class MakesSpace(Protocol):
     """An evictor, as `Capacity` sees it."""
 
     def start_if_full(self) -> None:
-        """Start a pass if it is time for one."""
+        """Start an eviction pass if the cache is full enough for one."""
 
     async def make_space(self) -> bool:
-        """Run a pass, or wait for the one that runs. Return False when the index is unavailable."""
+        """Run an eviction pass, or wait for the running one. Return False when the index is unavailable."""
 
 
 class Capacity:
@@ -80,30 +80,30 @@ class Capacity:
 
     @property
     def used(self) -> Usage:
-        """What lies on disk when all that has a reservation is written."""
+        """The usage once everything reserved is written."""
         return self._stored() + self._reserved
 
     @property
     def incoming(self) -> Usage:
-        """What is reserved, and what somebody waits to reserve."""
+        """The space that is reserved or requested."""
         return self._reserved + self._requested
 
     @property
     def expected(self) -> Usage:
-        """What lies on disk when all that is `incoming` is written too."""
+        """The usage once everything reserved or requested is written."""
         return self.used + self._requested
 
     @property
     def is_requested(self) -> bool:
-        """True while somebody waits for space."""
+        """True while a reservation waits for space."""
         return self._requested != Usage()
 
     @asynccontextmanager
     async def reserve(self, wanted: Usage) -> AsyncIterator[int]:
-        """Reserve space for the time of a block, and yield how many bytes may be stored.
+        """Reserve space for the duration of a block, and yield the number of bytes that may be stored.
 
-        That is what is wanted or, when no space could be made in time, 0. One cuboid never takes more than half of the
-        cache. First come, first served.
+        This is all that is wanted, at most half of the cache, or 0 when no space could be made in time. Reservations
+        are served in the order in which they come.
         """
         wanted = Usage(wanted.tiles, min(wanted.bytes, self.limits.size // 2))
         await self._queue.acquire()
@@ -121,7 +121,7 @@ class Capacity:
             self.evictor.start_if_full()
 
     async def _fits(self, wanted: Usage) -> bool:
-        """Return whether there is space, or can be made in time."""
+        """Return whether the wanted space is free, or could be freed in time."""
         self.evictor.start_if_full()
         deadline = self._clock.seconds() + _PATIENCE
         while not self.limits.allows(self.used + wanted):

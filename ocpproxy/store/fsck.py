@@ -1,9 +1,9 @@
-"""Finds what disk and index do not agree on, and mends it.
+"""The consistency check of disk and index: differences are found and mended.
 
-Three looks, each in pieces that leave time for everybody else:
+It has three parts, each in small pieces that leave time for other work:
 
 * the journals of dead processes: a short list of tiles to reconcile (`Fsck.recover`);
-* every file: has it a row? (disk to index) and every row: has it a file? (index to disk);
+* files without a row (disk to index), and rows without a file (index to disk);
 * the totals: ``numtiles`` and ``bytes`` against the rows.
 
 The daemon does all three in the background when it starts. ``ocpproxy fsck`` does them at once, reads every file too,
@@ -57,7 +57,7 @@ def _next_files(files: Iterator[tuple[str, int]]) -> tuple[dict[Tile, int], list
 
 
 class Fsck:
-    """Mends one store.
+    """The consistency check of one store.
 
     :param release_leases: releases the leases of a dead process.
     """

@@ -65,7 +65,7 @@ class Journal:
         self._list: int | None = None
 
     def open(self) -> None:
-        """Make the journal and lock it. Until the lock is held it has a name that nobody looks at."""
+        """Make the journal and lock it. Until the lock is held, its name hides it from other processes."""
         self._all.mkdir(parents=True, exist_ok=True)
         new = self._all / f".{self._owner}"
         new.mkdir()

@@ -1,8 +1,8 @@
 """Files that are in the page cache already, opened and read without waiting for a disk.
 
 An event loop that opens and reads a file itself saves the detour through a thread, which takes several times as long.
-But then a slow disk, or a dead file server, would hold up everybody. Linux can be asked to do only what needs no disk,
-and to fail with EAGAIN otherwise:
+But then a slow disk, or a dead file server, would block the event loop. Linux can be asked to do only what needs no
+disk, and to fail with EAGAIN otherwise:
 
 * ``openat2`` with ``RESOLVE_CACHED`` (Linux 5.12; openat2(2)) opens a file only when every name on its path is in the
   cache of names. It also finds names that are known not to exist;
@@ -42,7 +42,7 @@ def _system_call() -> ctypes._NamedFuncPointer:
 
 
 class PageCache:
-    """Reads files from the page cache, for one thread."""
+    """A reader of files that are in the page cache, for one thread."""
 
     def __init__(self, flags: int) -> None:
         self._how = _How(flags, 0, _RESOLVE_CACHED)
@@ -53,15 +53,15 @@ class PageCache:
     def open(self, path: str) -> int:
         """Return a descriptor of the file.
 
-        :raises BlockingIOError: when that needs the disk, or nobody can tell.
+        :raises BlockingIOError: when that needs the disk, or the system cannot tell.
         :raises OSError: as `os.open`.
         """
         sys.audit("open", path, None, self._how.flags)  # as os.open does
         if self._able:
             how = ctypes.addressof(self._how)
-            found = self._call(_OPENAT2, _AT_FDCWD, os.fsencode(path), how, ctypes.sizeof(self._how))
-            if found >= 0:
-                return int(found)
+            descriptor = self._call(_OPENAT2, _AT_FDCWD, os.fsencode(path), how, ctypes.sizeof(self._how))
+            if descriptor >= 0:
+                return int(descriptor)
             number = ctypes.get_errno()
             if number not in _UNSUPPORTED:
                 raise OSError(number, os.strerror(number), path)

@@ -1,12 +1,12 @@
 """The rows of ``contents`` and their totals in ``metadata``, as interactions.
 
-Every interaction that changes rows first locks the one row of ``metadata``. So writers take turns and cannot deadlock,
-and ``numtiles`` and ``bytes`` change in the transaction that changes the rows, by exactly what was found and done
-there. All interactions are safe to run twice.
+Every interaction that changes rows first locks the only row of ``metadata``. So writers are serialized and cannot
+deadlock. The totals, ``numtiles`` and ``bytes``, change in the same transaction as the rows, by exactly what it
+inserts, deletes and resizes. All interactions are safe to run twice.
 
-`reconcile` is the one rule: *a tile has a row if and only if it has a file*. Storing, recovering after a crash, finding
-a torn file and fsck all reconcile some tiles. The file is looked at within the transaction. Eviction is the other
-direction: the row goes first, then the file.
+`reconcile` enforces one rule: *a tile has a row if and only if it has a file*. It runs when tiles are stored, after a
+crash, for a torn file and in fsck, and looks at the files within the transaction. Eviction works the other way round:
+it deletes the row first, then the file.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ocpproxy.model.stack import Tile
 from ocpproxy.store import keys
 from ocpproxy.store.keys import Key
 
-_AT_ONCE = 400
+_BATCH = 400
 """Keys in one statement."""
 
 Stat = Callable[[Tile], tuple[int, float] | None]
-"""Returns (bytes, seconds since 1970 of its making) of a tile's file, or None when it has none."""
+"""Returns the size of a tile's file and the time when it was created (seconds since 1970), or None without a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def _by_highkey(tiles: Iterable[Tile], ids: Mapping[str, int]) -> dict[int, dict
 
 def _pieces(lows: Iterable[int]) -> Iterable[list[int]]:
     lows = sorted(lows)
-    return (lows[n : n + _AT_ONCE] for n in range(0, len(lows), _AT_ONCE))
+    return (lows[n : n + _BATCH] for n in range(0, len(lows), _BATCH))
 
 
 def _rows(tx: Transaction, groups: Mapping[int, Iterable[int]]) -> dict[Key, int]:

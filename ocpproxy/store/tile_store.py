@@ -1,8 +1,9 @@
 """Tiles on disk and their rows in the index, as one promise.
 
-The file is the truth, the row its account. `TileStore.read` opens one file and needs no database. `store` creates files
-and returns as soon as they are there; their rows follow in the background (`pending`). The journal names the tiles
-whose files are being changed or whose rows are pending, should the process die. A use is noted in memory (`uses`).
+A tile is stored if and only if its file exists; its row in the index records the file for eviction. `TileStore.read`
+opens one file and needs no database. `TileStore.store` creates files and returns as soon as they exist; their rows are
+inserted in the background (`pending`). The journal names the tiles whose files are being changed or whose rows are
+pending, so that another process can reconcile them should this one die. A use is noted in memory (`uses`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ocpproxy.store.pending import PendingRows
 from ocpproxy.store.rows import Evicted, Usage
 from ocpproxy.store.uses import LastUses
 
-Pictures = Sequence[tuple[Tile, bytes]]
+Pictures = list[tuple[Tile, bytes]]
 """Tiles and their encoded pictures."""
 
 

@@ -124,7 +124,7 @@ class BossResolution:
 
 
 class BucketReader(Protocol):
-    """Reads precomputed volumes in buckets, as `precomputed.Precomputed` does."""
+    """A reader of precomputed volumes in buckets, such as `precomputed.Precomputed`."""
 
     async def info(self, token: str, name: str | None) -> str:
         """Return the info document of the volume whose address is `name`."""

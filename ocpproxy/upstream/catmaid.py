@@ -219,8 +219,8 @@ KIND = Kind(
     options={
         "missing": MISSING,
         "missing_status": MISSING_STATUS,
-        "tile_source_type": Option(values.one_of(*_PATHS), "1"),
-        "tile_size": Option(values.numbers((1, 2), "WIDTH, HEIGHT in pixels, at most 8192", most=8192), "512"),
+        "tile_source_type": Option(values.integer_choice(*_PATHS), "1"),
+        "tile_size": Option(values.numbers((1, 2), "WIDTH, HEIGHT in pixels, at most 8192", most=8192), str(TILE)),
         "file_extension": Option(values.extension, "jpg"),
         "dimension": Option(values.numbers((0, 3), "voxels along x, y, z"), ""),
         "resolution": Option(values.numbers((3,), "edges of a voxel along x, y, z", fractions=True), "1, 1, 1"),

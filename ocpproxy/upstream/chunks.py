@@ -1,7 +1,7 @@
 """Boxes of voxels read from chunks: an upstream that stores blocks of its own is read block by block.
 
-The chunks of a box are fetched concurrently. A chunk is fetched once for all who want it at the same time, and its
-request is cancelled when the last of them has left. A chunk that reaches beyond the box is kept for a moment, because
+The chunks of a box are fetched concurrently. Boxes that need a chunk at the same time share one request, which is
+cancelled when the last of them is cancelled. A chunk that reaches beyond the box is kept for a moment, because
 the neighbouring boxes need it too. Other chunks are not kept: slabs of tiles begin where chunks begin
 (`ocpproxy.model.stack`), and whole cutouts are shared by `ocpproxy.cache.shared_cutouts`.
 """

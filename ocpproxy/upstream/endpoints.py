@@ -21,7 +21,7 @@ _HOSTS = 256
 
 @implementer(IAgentEndpointFactory)
 class ReusedEndpoints:
-    """Makes endpoints as `Agent` does: TCP for http, TLS with the certificates that browsers trust for https.
+    """A factory of endpoints like that of `Agent`: TCP for http; TLS for https, with the certificates browsers trust.
 
     :param connect_timeout: seconds.
     """

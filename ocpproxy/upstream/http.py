@@ -304,10 +304,10 @@ class _Call:
 
 
 class _Body(Protocol):
-    """Collects a body.
+    """The body of one response, as it arrives.
 
     :param limit: bytes that it may have.
-    :param cut: a longer body is cut off, not an error.
+    :param cut: cut off a longer body; otherwise it is an error.
     """
 
     def __init__(self, limit: int, its_progress: Progress, *, cut: bool) -> None:
@@ -347,10 +347,10 @@ class _Body(Protocol):
 
 
 class _HangUp(Protocol):
-    """Closes the connection instead of reading a body."""
+    """The reader of a body that is too large: it reads nothing."""
 
     def makeConnection(self, transport: ITransport) -> None:
-        """Close it."""
+        """Close the connection."""
         super().makeConnection(transport)
         transport.loseConnection()
 

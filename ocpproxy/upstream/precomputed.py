@@ -45,7 +45,7 @@ _ENCODINGS = ("raw", "jpeg", "png", "compressed_segmentation")
 
 
 class ShardReader(Protocol):
-    """Reads scales that are stored in shards."""
+    """A reader of scales that are stored in shards."""
 
     async def scale(self, token: str, scale: PrecomputedScale, box: Box) -> Voxels:
         """Return the voxels of a box, axes (z, y, x, component)."""

@@ -1,4 +1,4 @@
-"""What is counted and logged of every answer, whichever way it went."""
+"""The record of all answers, of the hot path and of the resources: counters and the access log."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from functools import partial
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
+from ocpproxy.cache.lookup import Result
 from ocpproxy.metrics import Metrics
 
 Record = Callable[[bytes, bytes, int, int, bytes, str | None], None]
 """Records an answer to one client: method, target, status, bytes of the body, ``Cache-Status``, result of a tile."""
+_HITS = (Result.HIT_MEMORY.value, Result.HIT_DISK.value)
+"""The results that are counted most often: their counters are looked up once."""
 
 
 class AnswerRecord:
-    """Counts the answers to requests for tiles by result, and logs every answer.
+    """The counters of answers to requests for tiles, by result, and the log of every answer.
 
     :param access_log: whether answers are logged.
     """
@@ -24,7 +27,7 @@ class AnswerRecord:
 
     def __init__(self, metrics: Metrics, *, access_log: bool) -> None:
         self._tiles = metrics.tiles
-        self._counters = {result: metrics.tiles.labels(result) for result in ("hit_memory", "hit_disk")}
+        self._counters = {result: metrics.tiles.labels(result) for result in _HITS}
         self._access_log = access_log
 
     def for_client(self, client: IAddress) -> Record:

@@ -70,7 +70,7 @@ def stack_infos(entry: CatalogueEntry) -> list[StackInfo]:
 
 def _stack_info(stack: Stack, base: ImageBase) -> StackInfo:
     levels = stack.dataset.levels
-    columns, rows, _ = stack.extent(levels[0])
+    extent = stack.extent(levels[0])
     through = stack.plane.axes[2]
     first, size = levels[0].offset[through], levels[0].size[through]
     resolution = _pixel(stack, levels[0])
@@ -78,17 +78,17 @@ def _stack_info(stack: Stack, base: ImageBase) -> StackInfo:
     for n in range(max(levels) + 1):
         if n in levels:
             ratios = [a / b for a, b in zip(_pixel(stack, levels[n]), resolution, strict=True)]
-            across, along, deep = (max(1, round(ratio)) for ratio in ratios)
-            factors.append((across, along, 1 if stack.display.full_slices else deep))
+            columns, rows, slices = (max(1, round(ratio)) for ratio in ratios)
+            factors.append((columns, rows, 1 if stack.display.full_slices else slices))
         else:
             factors.append((2**n, 2**n, 1))
     width, height, depth = map(float, resolution)
     return StackInfo(
         base,
-        (columns, rows, first + size),
+        (extent[0], extent[1], first + size),
         (width, height, depth),
         factors,
-        (columns // 2, rows // 2, first + size // 2),
+        (extent[0] // 2, extent[1] // 2, first + size // 2),
     )
 
 

@@ -1,13 +1,13 @@
-"""The HTTP of one connection: answers leave at once, and no more of them than the client reads.
+"""The HTTP of one connection: answers are sent at once, and only as fast as the client reads them.
 
-**At once.** Twisted's transport copies what is written into a buffer, joins it, and sends it when the event loop comes
-round again. For a tile that copies 200 kB and takes longer than all of the sending. An answer is complete when it is
-written, and the socket nearly always takes all of it. So head and body are sent here, by one ``sendmsg``; only what the
-socket does not take is left to the transport. On TLS everything is.
+**At once.** Twisted's transport copies what is written into a buffer, joins it, and sends it in the next iteration of
+the event loop. For a tile that copies 200 kB, which takes longer than to send them. An answer is complete when it is
+written, and the socket nearly always takes all of it. So head and body are sent here, by one ``sendmsg``, and the
+transport gets only the bytes that the socket does not take. On TLS it gets all of them.
 
-**No more.** Twisted answers all requests that a client has pipelined, one after the other, however little of the
-answers the client reads: 64 KiB of requests may become 200 MB of tiles in the transport's buffer. Here no request is
-begun while the transport holds more than it wants to. Nothing more is read from the connection meanwhile, and its
+**As the client reads.** Twisted answers all requests that a client has pipelined, one after the other, even if the
+client reads no answer: 64 KiB of requests may become 200 MB of tiles in the transport's buffer. Here no request is
+begun while the transport's buffer is full. Until it is empty, nothing more is read from the connection, and its
 time-out goes on running. So a connection holds two answers at most.
 """
 
@@ -30,14 +30,14 @@ def header_lines(headers: Headers) -> bytes:
 
 
 class PromptChannel(HTTPChannel):
-    """The HTTP of one connection. `GatewayRequest.process` looks at `behind` before it begins."""
+    """The HTTP of one connection. `GatewayRequest.process` holds a request while the client is `behind`."""
 
     transport: Any
     factory: Any
     socket: Any = None
     """The plain socket of the connection, if it has one."""
     behind = False
-    """True while the transport has more to send than it wants to have."""
+    """True while the transport's buffer is full, because the client reads slowly."""
     _head = b""
     _held: Callable[[], None] | None = None
 
@@ -50,14 +50,14 @@ class PromptChannel(HTTPChannel):
     # -- at once
 
     def unsent(self) -> bool:
-        """Return whether the transport has bytes to send, which ours must not overtake.
+        """Return whether the transport has bytes in its buffer, which have to be sent before any others.
 
         It has no public attribute for that.
         """
         return bool(self.transport.dataBuffer or self.transport._tempDataBuffer)
 
     def send(self, parts: Sequence[bytes]) -> None:
-        """Send these bytes, after everything that was written before."""
+        """Send these bytes after all that were written before."""
         sent = 0
         if self.socket is not None and not self.unsent():
             with suppress(OSError):  # the socket is full, or closed: the transport will find out which
@@ -90,21 +90,21 @@ class PromptChannel(HTTPChannel):
             self.write(b"")
         super().requestDone(request)
 
-    # -- no more
+    # -- as the client reads
 
     def pauseProducing(self) -> None:
-        """Note that the transport has enough."""
+        """Note that the transport's buffer is full."""
         self.behind = True
         super().pauseProducing()
 
     def hold(self, begin: Callable[[], None]) -> None:
-        """Call `begin` when the client has read what was sent."""
+        """Call `begin` when the transport's buffer is empty."""
         self._held = begin
         self.transport.pauseProducing()
         self.setTimeout(self.factory.timeOut)  # it is off while a request is being answered
 
     def resumeProducing(self) -> None:
-        """Begin with the held request: the transport has sent everything."""
+        """Begin the held request: the transport's buffer is empty."""
         self.behind = False
         super().resumeProducing()
         if self._held is not None:

@@ -1,27 +1,27 @@
 """The hot path: a hit that is answered within the HTTP channel.
 
 ``twisted.web`` spends a tenth of a millisecond on a request before any resource sees it, and half as much again on
-getting the answer through the transport's buffers. A viewer's request for a stored tile needs none of it: it is one
-segment, a plain GET, and its target has a route (`route_cache`). So the channel looks first at what has come, and
-answers by one ``sendmsg`` on the socket when all of this holds; **everything else goes the ordinary way**, untouched:
+passing the answer through the transport's buffers. A viewer's request for a stored tile does not need that: it is a
+plain GET in one segment, and its target has a route (`route_cache`). The channel checks each request for the following,
+and answers it by one ``sendmsg`` on the socket if it passes. **Any other request goes the ordinary way**, unchanged:
 
 =========================================  ===================================================================
-what is looked at                          what goes the ordinary way
+what is checked                            what goes the ordinary way
 =========================================  ===================================================================
 the connection (`site.HotChannel`)         a request in progress, or an incomplete one; bytes of an earlier answer
                                            that are not sent yet; TLS; a gateway that is stopping
 the request line (`HotPath.answer`)        other methods and versions; a target without a route
 the header block (`_read_headers`)         anything with a body, ``Connection: close``, unusual characters or size
-the tile (`cache.lookup`)                  not stored, or only to be had by waiting for the disk
+the tile (`cache.lookup`)                  a tile that is not stored, or that has to be read from the disk
 =========================================  ===================================================================
 
 Both ways give the same answer, because each part of it has one source. Status and common headers are `answers.COMMON`
 and Twisted's own two; the headers of a tile are `answers.tile_headers`; `answers.Conditions` decides whether the client
 has the tile; `channel.header_lines` writes headers. Only ``Date`` and ``Cache-Status`` may differ.
-``tests/test_hot*.py`` drive both ways with thousands of odd requests and compare bytes.
+That both ways send the same bytes is tested with thousands of valid, odd and malformed requests.
 
 What the socket does not take at once is left to the transport. Until the transport has sent it, requests of this
-connection go the ordinary way, which keeps the order, and is patient with slow readers (`ocpproxy.web.channel`).
+connection go the ordinary way, which keeps the order, and waits for slow readers (`ocpproxy.web.channel`).
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class HotAnswer(NamedTuple):
 
 
 class HotPath:
-    """Makes answers from routes and stored tiles.
+    """The answers to requests that have a route to a stored tile.
 
     :param longest_age: seconds that a viewer may keep a tile.
     """

@@ -8,7 +8,7 @@ from twisted.internet.interfaces import IReactorTime
 
 
 class OpenRequests(Service):
-    """Counts the requests that are being answered. Stopping waits for them, for `patience` seconds at most."""
+    """The count of the requests that are being answered. `stopService` waits for them, at most `patience` seconds."""
 
     def __init__(self, clock: IReactorTime, patience: float) -> None:
         self._clock = clock
@@ -19,11 +19,11 @@ class OpenRequests(Service):
         """True once the gateway is stopping."""
 
     def begin(self) -> None:
-        """Count a request that has come."""
+        """Count a new request."""
         self._count += 1
 
     def end(self) -> None:
-        """Count a request that is answered, or whose client has left."""
+        """Stop counting a request: it is answered, or its client has disconnected."""
         self._count -= 1
         if not self._count and self._drained is not None:
             drained, self._drained = self._drained, None

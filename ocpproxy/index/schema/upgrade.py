@@ -1,4 +1,4 @@
-"""Applies the numbered steps of the schema.
+"""The upgrade of the schema, in numbered steps.
 
 Step 0 is the historical set-up; each later file adds to it. A fresh database goes through all of them, a historical one
 begins at 1, so there is one source for the schema, and a fresh database equals an upgraded one. ``metadata.version`` is

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from ocpproxy.model.dataset import Plane
+from ocpproxy.model.dataset import NAME, Plane
 
 MAX_CHANNELS = 6
 COLOURS = tuple("CMYRGB")
@@ -14,7 +14,7 @@ COLOURS = tuple("CMYRGB")
 
 _NUMBER_LIMIT = 10**9
 PLANES = {plane.value: plane for plane in Plane}
-_NAME = re.compile(r"\w[\w-]{0,63}", re.ASCII)
+_NAME = re.compile(NAME, re.ASCII)
 
 
 class BadAddress(ValueError):
@@ -65,10 +65,10 @@ class ImageBase:
         if not plain and not count:
             raise BadAddress("false colour needs at least one channel")
         if self.colouring is Colouring.BY_POSITION and count == 1 and self.channels[0].name in PLANES:
-            raise BadAddress(f"{self.channels[0].name!r} as the only item of a channel list is a plane")
+            raise BadAddress(f"{self.channels[0].name!r} as the only item of a channel list would be read as a plane")
         for channel in self.channels:
             if channel.colour is not None and (self.colouring is not Colouring.NAMED or channel.colour not in COLOURS):
-                raise BadAddress(f"expected one of the colours {' '.join(COLOURS)} behind mcfc/ only")
+                raise BadAddress(f"expected one of the colours {' '.join(COLOURS)}, in a path that begins with mcfc/")
 
 
 def _within(*numbers: int) -> None:

@@ -16,7 +16,7 @@ from ocpproxy.model.address.parts import (
     TileAddress,
 )
 from ocpproxy.model.address.query import tile_number, tile_of
-from ocpproxy.model.dataset import TILE, Plane
+from ocpproxy.model.dataset import NAME, TILE, Plane
 
 MAX_PATH = 1024
 """Characters; a longer path is no address."""
@@ -25,11 +25,10 @@ _HOSTS = ("ocpcatmaid", "ocptilecache", "ndtilecache", "h2n5")
 _MOUNT = "tilecache"
 _NUMBER = r"-?\d{1,9}"
 _PATTERNS = {
-    "token": r"\w[\w-]{0,63}",
-    "channel": r"\w[\w-]{0,63}",
+    **dict.fromkeys(("token", "channel"), NAME),
     "channels": r"[\w,-]+",
     "colours": r"[\w,:-]+",
-    **dict.fromkeys(("plane", "whatever"), "|".join(PLANES)),
+    **dict.fromkeys(("plane", "ignored_plane"), "|".join(PLANES)),
     **dict.fromkeys(("time", "slice", "row", "col", "level"), _NUMBER),
     **dict.fromkeys(("x", "y"), r"-?\d{1,12}"),
 }
@@ -67,7 +66,7 @@ class _Form:
         return self._template.format(
             token=base.token,
             plane=base.plane.value,
-            whatever=base.plane.value,
+            ignored_plane=base.plane.value,
             channel=base.channels[0].name if base.channels else "",
             channels=",".join(channel.name for channel in base.channels),
             colours=",".join(
@@ -80,10 +79,10 @@ class _Form:
 
     def read(self, path: str) -> tuple[ImageBase, dict[str, int]] | None:
         """Return the image base and the numbers in the path, or None when it is not of this form."""
-        found = self._match(path)
-        if found is None:
+        match = self._match(path)
+        if match is None:
             return None
-        fields = found.groupdict()
+        fields = match.groupdict()
         plane = fields.get("plane")
         named = fields.get("channel") or fields.get("channels") or fields.get("colours")
         base = ImageBase(fields["token"], PLANES[plane] if plane else self._plane, _channels(named), self._colouring)
@@ -106,9 +105,9 @@ def _channels(text: str | None) -> tuple[ChannelName, ...]:
 
 
 _PLAIN, _LIST, _NAMED = Colouring.PLAIN, Colouring.BY_POSITION, Colouring.NAMED
-# The order decides where two lines could read the same path: the name of a plane, where a plane can stand, wins over a
-# channel of that name, and the newer D6 over D3. mcfc/ and D6 of a token called "mcfc" never meet: one has its plane
-# fourth, the other third, and no plane is a number.
+# Where two lines match the same path, the first one wins. So the name of a plane in a place where a plane is allowed is
+# the plane, not a channel of that name; and D6 wins over D3. A path of mcfc/ never matches D6 for a token "mcfc": its
+# fourth segment is a plane, where D6 has the first segment of the tail.
 _BASES = (
     ("{token}/{plane}/", _PLAIN),
     ("{token}/", _PLAIN),
@@ -147,7 +146,7 @@ _TILE_FORMS = (
     *(
         _Form(base + tail, Colouring.PLAIN, plane)
         for tail, plane in _PLANED_TAILS
-        for base in ("{token}/", "{token}/{whatever}/", "{token}/{channel}/{whatever}/")
+        for base in ("{token}/", "{token}/{ignored_plane}/", "{token}/{channel}/{ignored_plane}/")
     ),
     *(_Form(base + _PIXEL_TAIL, colouring) for base, colouring in _BASES),
 )
@@ -155,10 +154,10 @@ _OVERVIEW_FORMS = tuple(_Form(base + tail, colouring) for tail in _OVERVIEW_TAIL
 
 
 def _by_slashes(forms: tuple[_Form, ...]) -> Mapping[int, list[_Form]]:
-    found: dict[int, list[_Form]] = {}
+    grouped: dict[int, list[_Form]] = {}
     for form in forms:
-        found.setdefault(form.slashes, []).append(form)
-    return found
+        grouped.setdefault(form.slashes, []).append(form)
+    return grouped
 
 
 _TILES, _OVERVIEWS, _IMAGE_BASES = map(_by_slashes, (_TILE_FORMS, _OVERVIEW_FORMS, _BASE_FORMS))

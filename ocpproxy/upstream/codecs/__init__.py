@@ -1,4 +1,4 @@
-"""Decode the encodings of voxels that upstreams send: pure functions, bounded in memory, safe with hostile bodies.
+"""Decoders of the voxels that upstreams send: pure functions, bounded in memory, safe with hostile bodies.
 
 ==================  ==========================================================================
 `content_encoding`  ``Content-Encoding``: gzip, deflate, brotli

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ocpproxy.imagery import pictures, png
 from ocpproxy.upstream.base import UpstreamBroken
 
-JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _BANDS = {"L": 1, "I;16": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 
 
@@ -28,7 +28,7 @@ def _opened(body: bytes) -> Iterator[Image.Image]:
 
     :raises UpstreamBroken: the body is neither JPEG nor PNG, or the block fails to decode it.
     """
-    if not body.startswith((JPEG, PNG)):
+    if not body.startswith((pictures.JPEG_SIGNATURE, png.SIGNATURE)):
         raise UpstreamBroken(f"expected a JPEG or a PNG, not what begins with {body[:12]!r}")
     try:
         with warnings.catch_warnings(), Image.open(BytesIO(body), formats=("JPEG", "PNG")) as image:

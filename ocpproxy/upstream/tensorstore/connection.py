@@ -122,14 +122,14 @@ class ReaderProcess(ProcessProtocol):
 
     @property
     def idle(self) -> bool:
-        """Whether it has responded to everything."""
+        """True if the process has responded to all requests."""
         return not self._pending
 
     def request(self, message: Head) -> Deferred[tuple[Head, bytes]]:
         """Send a request.
 
-        :returns: fires with the head and the body of the response, or fails with an `UpstreamFailure`. To cancel it has
-            the process cancel the work if TensorStore can.
+        :returns: fires with the head and the body of the response, or fails with an `UpstreamFailure`. If it is
+            cancelled, the process cancels the work, as far as TensorStore can.
         """
         self._last_id += 1
         number = self._last_id
@@ -157,7 +157,7 @@ class ReaderProcess(ProcessProtocol):
         self.end(UpstreamBroken(f"expected at most {limit} bytes from TensorStore's process, not {size}"))
 
     def end(self, failure: UpstreamFailure | None = None) -> None:
-        """Kill the process. Pending requests fail with this failure, or with one that says that the gateway stops."""
+        """Kill the process. Pending requests fail with `failure`, or without one because the gateway is stopping."""
         self._fail(failure or UpstreamDown("the gateway is stopping"))
         if self.transport is not None and self.transport.pid:
             self.transport.signalProcess("KILL")
@@ -165,7 +165,7 @@ class ReaderProcess(ProcessProtocol):
     def processEnded(self, reason: Failure) -> None:
         """Fail pending requests."""
         how = "" if reason.check(ProcessDone) else f": {reason.getErrorMessage()}"
-        self._on_ended(self)  # first, because whoever waits may send the request again
+        self._on_ended(self)  # first, because a waiter may send its request again at once
         self._fail(ProcessEnded(f"TensorStore's process has ended; a hostile response can be the cause{how}"))
         self.ended.callback(None)
 

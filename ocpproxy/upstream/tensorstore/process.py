@@ -26,7 +26,7 @@ _EXIT_TOO_LARGE = 3
 
 
 class ResponseWriter:
-    """Sends responses, one at a time."""
+    """A writer of responses, for several threads: it sends one at a time."""
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
@@ -47,13 +47,13 @@ class ResponseWriter:
             os._exit(0)
 
     def fail(self, number: int, error: BaseException) -> None:
-        """Send an error, without the spec that TensorStore appends: it has the headers of requests in it."""
+        """Send an error, without the spec that TensorStore appends: that holds the headers of requests."""
         message = str(error).partition("[tensorstore_spec")[0][:300]
         self.send({"id": number, "error": message or type(error).__name__})
 
 
 class RequestHandler:
-    """Reads arrays and documents; keeps arrays open."""
+    """The handler of requests for arrays and documents, with its open arrays."""
 
     def __init__(self, library: Any, context: Any, writer: ResponseWriter) -> None:
         self._library = library
@@ -99,11 +99,13 @@ class RequestHandler:
 
     def _failed(self, number: int, key: str, error: BaseException) -> None:
         self._reading.pop(number, None)
-        self._open.pop(key, None)  # what TensorStore caches of it, the index of a shard say, may be damaged
+        self._open.pop(
+            key, None
+        )  # TensorStore caches parts of an array, such as the index of a shard: they may be damaged
         self._writer.fail(number, error)
 
     def cancel(self, number: int) -> None:
-        """Cancel a read if that is still possible; nothing is sent."""
+        """Cancel a read if that is still possible. No response is sent."""
         reading = self._reading.pop(number, None)
         if reading is not None:
             reading.cancel()
@@ -133,9 +135,9 @@ class RequestHandler:
 
 
 def limit_memory(limit: int) -> None:
-    """Exit when the process has more than so many bytes in memory.
+    """Exit when the process has more than `limit` bytes in memory.
 
-    A hard limit does not do: TensorStore hangs when an allocation fails.
+    A limit of the kernel does not work: TensorStore hangs when an allocation fails.
     """
     page = os.sysconf("SC_PAGESIZE")
     while True:

@@ -1,4 +1,4 @@
-"""Reads arrays with TensorStore, which runs in a process of its own.
+"""The reader of arrays: TensorStore in a process of its own.
 
 In the daemon, TensorStore would break the rules for upstreams: it reads a server's response without a bound (an endless
 one took 2 GB of memory a second), a request that was sent cannot be cancelled, and a process that has used it must not
@@ -123,7 +123,8 @@ class TensorStoreReader:
     def _running(self) -> ReaderProcess:
         """Return the process, started if there is none.
 
-        :raises UpstreamFailure: it cannot be started.
+        :raises UpstreamBroken: TensorStore is not installed.
+        :raises UpstreamDown: the process cannot be started.
         """
         if self._process is None:
             if not installed():
@@ -191,9 +192,10 @@ class TensorStoreReader:
     async def _request(self, message: Head) -> tuple[Head, bytes]:
         """Return the head and the body of the response.
 
-        A request during which the process ends is sent once more: the response to another one may be the cause.
+        If the process ends meanwhile, the request is sent once more: the response to another request may be the cause.
 
-        :raises UpstreamFailure:
+        :raises UpstreamSlow: the response is not complete in time.
+        :raises UpstreamFailure: TensorStore reports an error, or its process cannot be started or ends both times.
         """
         try:
             return await self._request_once(message)
@@ -238,7 +240,7 @@ class TensorStoreReader:
     async def document(self, address: str, name: str) -> bytes | None:
         """Return a document below an address that is not that of a web server, or None if there is none.
 
-        :raises UpstreamFailure:
+        :raises UpstreamFailure: the document cannot be read, or is too large.
         """
         store = self._store(address)
         head, body = await self._request({"do": "document", "store": store, "key": name, "max_size": _MAX_DOCUMENT})
@@ -259,7 +261,7 @@ class TensorStoreReader:
         :param index: for each axis of the array a range, or a number, which drops the axis.
         :param order: the remaining axes, in the order in which the result has them.
         :param path: the path of the array below the address.
-        :raises UpstreamFailure:
+        :raises UpstreamFailure: the array cannot be opened, or the part cannot be read in time.
         """
         complete = {
             "kvstore": self._store(f"{address}/{path}" if path else address),

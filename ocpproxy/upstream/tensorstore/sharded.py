@@ -13,18 +13,18 @@ from ocpproxy.upstream.tensorstore.reader import TensorStoreReader
 
 
 class ShardedScales:
-    """Reads scales of precomputed volumes that are in shards, for `ocpproxy.upstream.precomputed`."""
+    """A reader of the scales of precomputed volumes that are in shards, for `ocpproxy.upstream.precomputed`."""
 
-    def __init__(self, reader: TensorStoreReader, sites: Mapping[str | None, Location]) -> None:
+    def __init__(self, reader: TensorStoreReader, locations: Mapping[str | None, Location]) -> None:
         self._reader = reader
-        self._sites = sites
+        self._locations = locations
 
     async def scale(self, token: str, scale: PrecomputedScale, box: Box) -> Voxels:
         """Return the voxels of a box, axes (z, y, x, component).
 
         :raises UpstreamFailure: TensorStore cannot read them.
         """
-        address = self._sites[scale.channel].for_token(token)
+        address = self._locations[scale.channel].for_token(token)
         spec = {"driver": "neuroglancer_precomputed", "scale_index": scale.number}
 
         async def read(inner: Box) -> Voxels:
