@@ -61,13 +61,14 @@ class Served:
 
 @dataclass
 class Service(Double):
-    """One server."""
+    """One server. `side` and `depth` are its cubes', in voxels: a slab is as thick, and all its tiles are drawn."""
 
     volume: Volume
     generation: int = 2
     offset: tuple[int, int, int] = (0, 0, 1)
     levels: int = 3
     channel: str = "image"
+    side: int = 128
     depth: int = 16
     kind: str = "image"
     channels: dict[str, Served] = field(default_factory=dict)
@@ -84,7 +85,7 @@ class Service(Double):
         z, y, x = self.volume.shape
         numbers = [str(n) for n in range(self.levels)]
         sizes = {n: [-(-x // 2 ** int(n)), -(-y // 2 ** int(n))] for n in numbers}
-        cube = {n: [128, 128, self.depth] for n in numbers}
+        cube = {n: [self.side, self.side, self.depth] for n in numbers}
         dataset: dict[str, Any] = {"resolutions": list(range(self.levels)), "cube_dimension": cube}
         if self.generation == 1:
             dataset |= {

@@ -22,6 +22,8 @@ from tests.volumes import em, level, mitochondria, nuclei, shared
 
 Array = np.ndarray[Any, Any]
 PLANES = ("xy", "xz", "yz", "zy")
+SMALL: dict[str, Any] = {"side": 16, "depth": 2}
+"""Cubes whose slabs have few tiles: these tests look at few slices, and each slab is drawn whole."""
 
 
 def rgba(body: bytes) -> Array:
@@ -113,13 +115,14 @@ class GenerationTests:
 
     generation = 0
     options: dict[str, str] = {}  # noqa: RUF012
+    cube = SMALL
 
     async def every(self: Any, *names: str) -> None:
         """Compare all pixels of these channels."""
         generation = self.generation
         served = {name: channels()[name] for name in names}
         offset = (0, 0, 1) if generation == 1 else (64, 32, 5)
-        service = ocpserver.Service(em(), generation, offset, levels=2, channels=served, scale=5)
+        service = ocpserver.Service(em(), generation, offset, levels=2, channels=served, scale=5, **self.cube)
         daemon = await self.view(service, name=f"{names[0]}.ini", cache_directory=names[0], **self.options)
         for name, one in served.items():
             called = "image" if generation == 1 and one.kind in ("image", "timeseries") else name
@@ -162,7 +165,6 @@ class FirstGenerationTests(GenerationTests, ViewsCase):
     """One type for a whole project."""
 
     generation = 1
-    options = {"upstream_max_cutout": "2"}  # noqa: RUF012
 
     async def every(self, *names: str) -> None:
         """Each channel is a project of its own."""
@@ -183,6 +185,7 @@ class SecondGenerationTests(NamedChannelsTests, ViewsCase):
 
     generation = 2
     options = {"upstream_max_cutout": "2"}  # noqa: RUF012
+    cube: dict[str, Any] = {}  # noqa: RUF012
 
 
 class ThirdGenerationTests(NamedChannelsTests, ViewsCase):
@@ -198,7 +201,7 @@ class EveryView(ViewsCase):
     async def test_false_colour(self) -> None:
         """mcfc of mixed types, in every plane, at a time, with gain, background and windows."""
         served = channels()
-        service = ocpserver.Service(em(), 3, levels=2, channels=served, scale=1)
+        service = ocpserver.Service(em(), 3, levels=2, channels=served, scale=1, **SMALL)
         extra = "[dataset katbright]\ntoken = kat\ngain = 4\nopaque = on\nwindow = wide: 100, 5000\n  em: 50, 99\n"
         daemon = await self.view(service, extra, upstream_max_cutout="5")
         windows = {"wide": (100, 5000), "em": (50, 99)}
@@ -271,7 +274,7 @@ class EveryView(ViewsCase):
     async def test_red_and_more(self) -> None:
         """Probabilities in red; native stacks and full slices beside the default of the same volume; viking."""
         served = channels()
-        service = ocpserver.Service(em(), 2, levels=2, channels=served, scale=10)
+        service = ocpserver.Service(em(), 2, levels=2, channels=served, scale=10, **SMALL)
         extra = (
             "[dataset katred]\ntoken = kat\nprobability = red\n"
             "[dataset katmaid]\ntoken = kat\naspect = native\nslice_coordinate = full\nchannel = em\n"
@@ -370,7 +373,7 @@ class EveryView(ViewsCase):
 
     async def test_every_name_is_its_own(self) -> None:
         """All combinations of channel, plane, time, level, slice and colour: no key, file or ETag comes twice."""
-        service = ocpserver.Service(em(), 2, levels=2, channels=channels(), scale=1)
+        service = ocpserver.Service(em(), 2, levels=2, channels=channels(), scale=1, **SMALL)
         daemon = await self.view(service, upstream_max_cutout="2")
         bases = [f"kat/{name}/{plane}" for name in channels() for plane in PLANES]
         bases += [f"mcfc/kat/{said}/{plane}" for said in ("em:R", "em:G", "em,wide", "wide,em") for plane in PLANES]
@@ -405,7 +408,7 @@ class CatmaidTests(ViewsCase):
 
     async def test_types(self) -> None:
         """Every tile source type gives the same tile, behind every form of image base."""
-        service = ocpserver.Service(em(), 2, levels=2, channels={"em": Served(em())}, scale=1)
+        service = ocpserver.Service(em(), 2, levels=2, channels={"em": Served(em())}, scale=1, **SMALL)
         daemon = await self.view(service)
         for base, plane in (
             ("kat/", "xy"),
@@ -447,7 +450,7 @@ class CatmaidTests(ViewsCase):
         path = shared("fixtures", "catmaid-url-vectors.json")
         if path is None:
             raise SkipTest("the fixtures are not here")
-        service = ocpserver.Service(em(), 2, levels=2, channels={"em": Served(em())}, scale=1)
+        service = ocpserver.Service(em(), 2, levels=2, channels={"em": Served(em())}, scale=1, **SMALL)
         daemon = await self.view(service)
         for one in json.loads(path.read_text())["vectors"]:
             plane = one["orientation"].lower()
@@ -459,7 +462,7 @@ class CatmaidTests(ViewsCase):
 
     async def test_tone_and_overview(self) -> None:
         """Type 9's contrast and colour; small.png of types 1, 4, 5 and 7, of few tiles."""
-        service = ocpserver.Service(em(), 2, levels=2, channels=channels(), scale=1)
+        service = ocpserver.Service(em(), 2, levels=2, channels=channels(), scale=1, **SMALL)
         daemon = await self.view(service)
         plain, contrast, tinted, again = await self.pictures(
             daemon,
@@ -505,7 +508,7 @@ class CatmaidTests(ViewsCase):
     async def test_catpy(self) -> None:
         """catpy reads the volume through the gateway alone: all orientations, types and zoom levels 0 and 1."""
         offset = (0, 0, 0)
-        service = ocpserver.Service(em(), 2, offset, levels=2, channels={"em": Served(em())}, scale=1)
+        service = ocpserver.Service(em(), 2, offset, levels=2, channels={"em": Served(em())}, scale=1, **SMALL)
         extra = "[dataset katmaid]\ntoken = kat\nslice_coordinate = full\n"
         daemon = await self.view(service, extra, upstream_max_cutout="2")
         code, body, headers = await daemon.get("projects/")
