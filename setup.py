@@ -33,8 +33,19 @@ setup(
         "isal>=1.6; platform_machine in 'x86_64 AMD64 aarch64 arm64'",
     ],
     extras_require={
-        "tensorstore": ["tensorstore>=0.1.80"],
-        "test": ["hypothesis>=6.100", "catpy==2020.9.3", "tensorstore>=0.1.80", "intern>=1.4.2"],
+        "tensorstore": ["tensorstore>=0.1.80", "numcodecs>=0.16"],
+        "test": [
+            "hypothesis>=6.100",
+            "catpy==2020.9.3",
+            "tensorstore>=0.1.80",
+            "intern>=1.4.2",
+            # What others write volumes with: tests.field.
+            "numcodecs>=0.16",
+            "zarr>=3.1",
+            "ome-zarr>=0.12",
+            "cloud-volume>=12",
+            "z5py>=3",
+        ],
         "lint": [
             "ruff>=0.6",
             "mypy>=1.11",

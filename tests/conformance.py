@@ -21,6 +21,7 @@ from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import Box, Cutout, Dataset
 from ocpproxy.model.stack import Stack
 from ocpproxy.upstream.base import (
+    RedirectRefused,
     UnknownToken,
     Upstream,
     UpstreamBroken,
@@ -195,7 +196,7 @@ class ServedTests(ConformanceTests):
         "mute": UpstreamSlow,
         "half": UpstreamDown,
         "half_unsized": UpstreamBroken,
-        "elsewhere": UpstreamBroken,
+        "elsewhere": RedirectRefused,
     }
     """What each fault of a server is told as."""
 

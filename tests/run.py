@@ -13,7 +13,16 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LONG = ("test_views", "test_formats", "test_daemon", "test_freshness", "test_away", "test_hot", "test_upstream")
+LONG = (
+    "test_field",
+    "test_views",
+    "test_formats",
+    "test_daemon",
+    "test_freshness",
+    "test_away",
+    "test_hot",
+    "test_upstream",
+)
 """Modules with tests of many seconds."""
 
 

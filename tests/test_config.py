@@ -111,7 +111,7 @@ class ValuesTests(SynchronousTestCase):
         for line in (
             "window = 9,3",
             "window = 5,5",
-            "window = -1,3",
+            "window = -1,-3",
             "window = 1,2\n  3,4",
             "window = a b: 1,2",
             "gain = 0",

@@ -283,6 +283,8 @@ class ReadmeTests(DaemonCase):
                     options.parseOptions([*words[1:-1], str(self.config)])
                     self.assertTrue(options["nodaemon"])
                     self.assertEqual(options.subOptions["settings"].upstream.type, "demo")
+                case ["ocpproxy", "describe", _, *rest]:
+                    outputs["describe"] = await self.run_command("ocpproxy", "describe", "demo", *rest)
                 case ["twistd", "--help"] | ["ocpproxy", *_]:
                     outputs[" ".join([Path(words[0]).name, *words[1:]])] = await self.run_command(*words)
                 case _:
@@ -290,6 +292,8 @@ class ReadmeTests(DaemonCase):
         self.assertRegex(outputs["twistd --help"], r"(?m)^ *ocpproxy ")
         self.assertEqual(outputs["ocpproxy --version"].strip(), ocpproxy.__version__)
         self.assertIn("is fine", outputs["ocpproxy check-config --config ocp.ini"])
+        self.assertIn("demo can be shown", outputs["describe"])
+        self.assertIn("demo can be shown", outputs["ocpproxy check-config --config ocp.ini --connect"])
         self.assertIn("nothing mended", outputs["ocpproxy fsck --config ocp.ini"])
 
     async def test_addresses(self) -> None:

@@ -21,7 +21,7 @@ from tests.volumes import em, level, nuclei
 
 FAULTS = (
     ("type = precomputed\n", "url"),
-    ("type = precomputed\nurl = file:///etc\n", "url"),
+    ("type = catmaid\nurl = file:///etc\ndimension = 1, 2, 3\n", "url"),
     ("type = precomputed\nurl = http://h/{channel}\n", "channels"),
     ("type = precomputed\nurl = http://h/{volume}\n", "url"),
     ("type = precomputed\nurl = http://{token}/x\n", "url"),

@@ -6,7 +6,6 @@ A new kind is a class here: its double, how it is configured, and what of the co
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,10 @@ from ocpproxy.upstream.base import (
     UnknownToken,
     Upstream,
     UpstreamBroken,
-    UpstreamDown,
-    UpstreamSlow,
 )
 from tests import doubles, formats, ocpserver
 from tests.bossserver import BossServer, Served
+from tests.buckets import BucketTests
 from tests.conformance import (
     ConformanceTests,
     DescribingTests,
@@ -34,7 +32,6 @@ from tests.conformance import (
     ServedTests,
     UpstreamCase,
     a_turn,
-    patiently,
 )
 from tests.dvidserver import DvidServer, Grayscale, Labels, Tiles, pyramid
 from tests.tileserver import TileServer
@@ -133,34 +130,6 @@ class ThirdGenerationTests(OpenConnectomeTests, UpstreamCase):
 
 
 # -- files in buckets
-
-
-WRITTEN: dict[type, Path] = {}
-"""Where each class has written its volume: once for all its tests."""
-
-
-class BucketTests(DescribingTests):
-    """Volumes that are files below a web server."""
-
-    kind = "precomputed"
-    encoding = ""
-
-    def write(self, directory: Path) -> None:
-        """Write the volume."""
-        raise NotImplementedError
-
-    def double(self: Any) -> doubles.Double:
-        """A bucket with the volume."""
-        directory = WRITTEN.get(type(self))
-        if directory is None:
-            directory = WRITTEN[type(self)] = self.place()
-            self.write(directory / "volume")
-        return doubles.Bucket(directory=directory, encoding=self.encoding)
-
-    def at(self: Any, url: str, **options: object) -> Upstream:
-        """A client of it."""
-        upstream: Upstream = self.configured(f"type = {self.kind}\nurl = {url}/volume\n", **options)
-        return upstream
 
 
 class RawTests(PoliteTests, BucketTests, UpstreamCase):
@@ -427,69 +396,3 @@ class ImageTileTests(TileServerTests, UpstreamCase):
             return server.answer(path.replace("/em/", "/api/node/a89eb3af/tiles/tile/"), query, headers)
 
         return doubles.Speaking(speaker=speak)
-
-
-# -- by TensorStore
-
-
-class TensorStoreTests(BucketTests):
-    """What TensorStore reads: its own retries, and its own words for failures."""
-
-    kind = "volume"
-    faults = {  # noqa: RUF012
-        **ServedTests.faults,
-        "error500": UpstreamDown,
-        "busy": UpstreamDown,
-        "endless": UpstreamSlow,
-    }
-
-    async def prepare(self: Any, upstream: Upstream, cutout: Cutout) -> None:
-        """Start TensorStore's process, by a voxel of another chunk."""
-        end = cutout.dataset.levels[cutout.level].end
-        await patiently(lambda: upstream.cutout(replace(cutout, box=Box(*(v for e in end for v in (e - 1, e))))))
-
-
-class ShardedTests(TensorStoreTests, UpstreamCase):
-    """precomputed in shards, as type = precomputed."""
-
-    kind = "precomputed"
-
-    def write(self, directory: Path) -> None:
-        """By TensorStore."""
-        formats.precomputed(directory, em(), sharded=True, offset=(64, 32, 5))
-
-
-class N5Tests(TensorStoreTests, UpstreamCase):
-    """N5, gzip."""
-
-    kind = "n5"
-
-    def write(self, directory: Path) -> None:
-        """By TensorStore."""
-        formats.n5(directory, em())
-
-
-class N5ProbedTests(TensorStoreTests, UpstreamCase):
-    """N5 that has its levels told by their arrays alone."""
-
-    def write(self, directory: Path) -> None:
-        """By TensorStore."""
-        formats.n5(directory, em(), factors="each")
-
-
-class OmeZarr04Tests(TensorStoreTests, UpstreamCase):
-    """OME-Zarr 0.4."""
-
-    kind = "zarr"
-
-    def write(self, directory: Path) -> None:
-        """By TensorStore."""
-        formats.ome_zarr(directory, em(), version="0.4", axes="tczyx")
-
-
-class OmeZarr05Tests(TensorStoreTests, UpstreamCase):
-    """OME-Zarr 0.5, in shards."""
-
-    def write(self, directory: Path) -> None:
-        """By TensorStore."""
-        formats.ome_zarr(directory, em(), version="0.5")

@@ -2,7 +2,8 @@
 
 A dataset is described once and kept: in memory, and in the index for the next start. After `info_max_age` it is
 described again, in the background: nobody waits for that, and while the upstream does not answer the old description
-stays good. A token that the upstream does not know is not asked for again for a minute.
+stays good. A failure that does not pass by itself is remembered for a minute. Why a token is not described is kept, for
+viewers and pages (`Undescribed`, `Trouble`), and logged once for each change.
 
 Tiles of voxels that may change are fetched again from time to time. Time is cut into *epochs*, and the epoch is part of
 a stack's version: in a new epoch the old tiles are not found any more, and age out. An epoch begins by describing the
@@ -32,7 +33,8 @@ from ocpproxy.model.display import DEFAULT_DISPLAY, DisplaySettings
 from ocpproxy.model.stack import MAX_CUTOUT, Stack
 from ocpproxy.upstream.base import UnknownToken, Upstream, UpstreamBroken, UpstreamFailure, UpstreamRefused
 
-_UNKNOWN_FOR = 60.0
+_ASK_AGAIN_AFTER = 60.0
+"""Seconds after a failure that does not pass by itself: somebody may have mended it."""
 _PATIENCE = 1.0
 """Seconds that a request waits for a new description when there is an old one."""
 _WRITABLE_FOR = 3600.0
@@ -90,6 +92,27 @@ class DatasetSource:
         """
         upstream_token = self.alias_of or token
         return replace(self.upstream.dataset(upstream_token, description), token=token, alias_of=upstream_token)
+
+
+class Undescribed(Exception):
+    """A token has no description, so that nothing of it can be shown.
+
+    :param configured: whether the token has a section of its own.
+    """
+
+    def __init__(self, token: str, failure: UpstreamFailure, *, configured: bool) -> None:
+        super().__init__(f"{token}: {failure}")
+        self.failure = failure
+        self.configured = configured
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why an upstream does not describe a token."""
+
+    failure: UpstreamFailure
+    since: float
+    """Seconds since 1970."""
 
 
 @dataclass(eq=False)
@@ -151,7 +174,9 @@ class Catalogue(Service):
         self._descriptions = descriptions
         self._clock = clock
         self._entries: LRUCache[str, CatalogueEntry] = LRUCache(_MOST_TOKENS)
-        self._unknown: TTLCache[str, UpstreamFailure] = TTLCache(_MOST_TOKENS, _UNKNOWN_FOR, clock.seconds)
+        self._lasting: TTLCache[str, UpstreamFailure] = TTLCache(_MOST_TOKENS, _ASK_AGAIN_AFTER, clock.seconds)
+        self._troubles: dict[str | None, Trouble] = {}
+        """By token; under None that of all tokens without a section of their own."""
         self._describing: SingleFlight[str, str, CatalogueEntry] = SingleFlight(self._describe, clock)
 
     def stopService(self) -> Deferred[None]:
@@ -173,6 +198,10 @@ class Catalogue(Service):
             raise UnknownToken(f"there is no section [dataset {token}], and no upstream for tokens that have none")
         return source
 
+    def trouble(self, token: str) -> Trouble | None:
+        """Return why the token, which has a section of its own, is not described; None where it is, or nobody asked."""
+        return self._troubles.get(token)
+
     def entry_now(self, token: str) -> CatalogueEntry | None:
         """Return the entry that is in memory, or None. An old one is refreshed in the background."""
         entry: CatalogueEntry | None = self._entries.get(token)
@@ -184,16 +213,18 @@ class Catalogue(Service):
     async def entry(self, token: str) -> CatalogueEntry:
         """Return the entry of the token.
 
-        :raises UnknownToken: there is no such token.
-        :raises UpstreamFailure: there is no entry yet, and the upstream does not describe the token.
+        :raises Undescribed: there is no entry yet, and the upstream does not describe the token.
         """
         entry = self.entry_now(token)
         if entry is not None:
             return entry
-        unknown = self._unknown.get(token)
-        if unknown is not None:
-            raise unknown.with_traceback(None)
-        return await self._describing.join(token, token)
+        failure = self._lasting.get(token)
+        if failure is None:
+            try:
+                return await self._describing.join(token, token)
+            except UpstreamFailure as error:
+                failure = error
+        raise Undescribed(token, failure, configured=token in self._sources) from None
 
     async def current_entry(self, token: str, entry: CatalogueEntry) -> CatalogueEntry:
         """Return the entry in the current epoch.
@@ -224,24 +255,57 @@ class Catalogue(Service):
         source = self.source(token)
         kept = None if token in self._entries else await self._load(token, source)
         if kept is not None and self._clock.seconds() < min(kept.refresh_at, kept.epoch_ends):
+            self._note_success(token, kept, None)
             self._entries[token] = kept
             flight.deliver(token, kept)
             return
+        earlier = kept or self._entries.get(token)
         try:
             entry = await self._ask_upstream(token, source)
         except CancelledError:
             raise
-        except (UnknownToken, UpstreamRefused) as error:
-            self._unknown[token] = error
-            raise
         except UpstreamFailure as error:
-            earlier = kept or self._entries.get(token)
-            if earlier is None:
+            self._note_failure(token, source, error, earlier)
+            if earlier is None or isinstance(error, (UnknownToken, UpstreamRefused)):
+                if error.lasting:
+                    self._lasting[token] = error
                 raise
-            self._log.warn("{token} is served by its earlier description: {reason}", token=token, reason=str(error))
             self._postpone(earlier)
             entry = earlier
+        else:
+            self._note_success(token, entry, earlier)
         flight.deliver(token, self._replace(token, entry))
+
+    def _note_failure(
+        self, token: str, source: DatasetSource, failure: UpstreamFailure, earlier: CatalogueEntry | None
+    ) -> None:
+        """Keep why a token is not described, and log it if that is new.
+
+        Anybody can ask for tokens without a section, so all of them have one state.
+        """
+        key = token if token in self._sources else None
+        if key is None and isinstance(failure, UnknownToken):
+            return
+        known = self._troubles.get(key)
+        if known is not None and (type(known.failure), str(known.failure)) == (type(failure), str(failure)):
+            return
+        self._troubles[key] = Trouble(failure, self._clock.seconds())
+        self._log.warn(
+            "{token} is not described{meanwhile}: {fault}: {reason} ({address})",
+            token=token,
+            meanwhile="" if earlier is None else ", and shown by its earlier description",
+            fault=failure.fault,
+            reason=str(failure),
+            address=source.upstream.origin,
+        )
+
+    def _note_success(self, token: str, entry: CatalogueEntry, earlier: CatalogueEntry | None) -> None:
+        """Log what a new description leaves out, and that a token is described again."""
+        if self._troubles.pop(token if token in self._sources else None, None) is not None:
+            self._log.info("{token} is described again", token=token)
+        if earlier is None or earlier.dataset.notes != entry.dataset.notes:
+            for note in entry.dataset.notes:
+                self._log.warn("{token}: {note}", token=token, note=note)
 
     def _replace(self, token: str, entry: CatalogueEntry) -> CatalogueEntry:
         """Put the entry into the catalogue. An equal one is kept, with its stacks, and gets the new times."""
@@ -265,14 +329,14 @@ class Catalogue(Service):
         if kept is None:
             return None
         try:
-            return _make_entry(source, source.dataset(token, kept.text), kept.read_at)
+            return make_entry(source, source.dataset(token, kept.text), kept.read_at)
         except UpstreamBroken as error:
             self._log.warn("the index has a bad description of {token}: {reason}", token=token, reason=str(error))
             return None
 
     async def _ask_upstream(self, token: str, source: DatasetSource) -> CatalogueEntry:
         text = await source.upstream.describe(source.alias_of or token)
-        entry = _make_entry(source, source.dataset(token, text), self._clock.seconds())
+        entry = make_entry(source, source.dataset(token, text), self._clock.seconds())
         saving = Deferred.fromCoroutine(
             self._descriptions.save(entry.dataset, source.origin(), Description(text, entry.read_at))
         )
@@ -280,7 +344,8 @@ class Catalogue(Service):
         return entry
 
 
-def _make_entry(source: DatasetSource, dataset: Dataset, read_at: float) -> CatalogueEntry:
+def make_entry(source: DatasetSource, dataset: Dataset, read_at: float) -> CatalogueEntry:
+    """Return the entry of a dataset that was described at `read_at`."""
     lifetime, refresh_at = source.lifetime(dataset.channels), read_at + source.info_max_age
     if not isfinite(lifetime):
         return CatalogueEntry(source, dataset, read_at, refresh_at)

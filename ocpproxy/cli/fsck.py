@@ -6,10 +6,9 @@ import argparse
 import sys
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.task import react
 
+from ocpproxy.cli.reactor import run_in_reactor
 from ocpproxy.config import BadConfiguration, Settings
 from ocpproxy.daemon.services import OrderedServices
 from ocpproxy.daemon.storage import Storage, open_storage
@@ -38,20 +37,11 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Return 0 when there was nothing to mend, 1 when something was mended, 2 when it could not look."""
     try:
-        settings = load(arguments.config)
+        settings = load(arguments.config, serves=False)
     except BadConfiguration as bad:
         print(bad)
         return _COULD_NOT_LOOK
-    codes: list[int] = []
-
-    async def check(reactor: Any) -> None:
-        codes.append(await _fsck(reactor, settings))
-
-    try:
-        react(lambda reactor: Deferred.fromCoroutine(check(reactor)), [])
-    except SystemExit as end:
-        return codes[0] if codes else int(end.code or 0)
-    return codes[0]
+    return run_in_reactor(lambda reactor: _fsck(reactor, settings))
 
 
 async def _fsck(reactor: Any, settings: Settings) -> int:

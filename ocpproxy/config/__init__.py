@@ -4,6 +4,7 @@
 `reading`     reads the whole file, and reports all its faults at once
 `options`     every option of every section; what a kind of upstream adds to them
 `upstreams`   the upstream of a section: its options by kind, its addresses
+`addresses`   addresses of volumes, as people copy them
 `values`      how the text of one option becomes its value
 `settings`    the settings
 `faults`      what is wrong with a file

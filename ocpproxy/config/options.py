@@ -59,6 +59,7 @@ UPSTREAM: Mapping[str, Option] = {
     "max_cutout": Option(values.cutout_size, "16"),
     "z_shift": Option(values.slice_shift, "0"),
     "levels": Option(values.level_numbers, ""),
+    "redirect_hosts": Option(values.hosts, ""),
 }
 """What every kind of upstream has."""
 DISPLAY: Mapping[str, Option] = {

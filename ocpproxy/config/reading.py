@@ -32,6 +32,7 @@ from ocpproxy.model.display import DisplaySettings
 
 _SINGLE = {"server": SERVER, "cache": CACHE, "index": INDEX}
 """The sections that are there once and have fixed options."""
+_LETTERS = "a TOKEN has up to 64 of the letters a to z, A to Z, 0 to 9, _ and -, and does not begin with -"
 _DEMO_CACHE_MIB = 4096
 _LOOKS_SECRET = re.compile(r"auth|token|pass|secret|key|cred", re.IGNORECASE)
 """Names of options that somebody may have meant for a secret."""
@@ -114,7 +115,7 @@ class _Reader:
             kind, _, token = section.partition(" ")
             token = token.strip()
             if kind != "dataset" or not re.fullmatch(NAME, token, re.ASCII):
-                expected = "one of [" + "], [".join((*_SINGLE, "upstream")) + "], [dataset TOKEN]"
+                expected = "one of [" + "], [".join((*_SINGLE, "upstream")) + f"], [dataset TOKEN]; {_LETTERS}"
                 self.faults.append(Fault(section, "-", "", expected))
             elif token in datasets:
                 self.faults.append(Fault(section, "-", "", problem="another section is for the same token"))

@@ -79,6 +79,8 @@ class UpstreamSettings:
     z_shift: int
     levels: tuple[tuple[int, int], ...]
     """(our level, the upstream's level)."""
+    redirect_hosts: tuple[str, ...]
+    """Other hosts that redirects may lead to."""
     options: Mapping[str, Any]
     """The options of this kind of upstream."""
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
+from ocpproxy.config.addresses import FORMATS, UnusableAddress, parse_address
 from ocpproxy.config.faults import NOT_SHOWN, Fault
 from ocpproxy.config.options import UPSTREAM, Option, UpstreamKind
 from ocpproxy.config.settings import UpstreamSettings
+from ocpproxy.model.dataset import NAME
 
 Kinds = Mapping[str, UpstreamKind]
 """The kinds of upstream by their names."""
@@ -54,12 +57,24 @@ def faults(
             yield Fault(section, "url", raw, expected)
         elif "{channel}" in address and channel is None and not found.get("channels"):
             yield Fault(section, "channels", "", "the names that {channel} in url stands for")
+    for other in _formats(raw):
+        if kind.name in FORMATS.values() and kind.name != other:
+            yield Fault(section, "url", raw, f"an address of type {kind.name}, not of {other}; or type = {other}")
     if found.get("authorization") and len(hosts(found)) > 1:
         yield Fault(section, "authorization", NOT_SHOWN, "one host for all channels, to which it is sent")
     if is_dataset or ("url" in found and serves_any_token(kind, found["url"])):
         for key, expected in kind.required.items():
             if key in found and not found[key]:
                 yield Fault(section, key, "", expected)
+
+
+def _formats(raw: str) -> set[str]:
+    """Return the types of upstream that addresses name, as they are written."""
+    formats = set()
+    for line in raw.splitlines():
+        with suppress(UnusableAddress):
+            formats.add(parse_address(re.sub(rf"^{NAME}:\s+", "", line.strip(), flags=re.ASCII)).format)
+    return {name for name in formats if name is not None}
 
 
 def serves_any_token(kind: UpstreamKind, url: Iterable[tuple[str | None, str]]) -> bool:

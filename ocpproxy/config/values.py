@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from ocpproxy.config.addresses import UnusableAddress, parse_address
 from ocpproxy.config.settings import IndexUrl
 from ocpproxy.model.dataset import NAME
 
@@ -206,33 +207,19 @@ def index_url(text: str, directory: Path) -> IndexUrl:
 
 # -- upstreams
 
-_SCHEMES = ("http", "https", "s3", "gs", "bossdb", "file")
-
 
 def _address(text: str) -> str:
-    """Return an address without a prefix that names a format."""
-    text = re.sub(r"^(precomputed|n5|zarr[23]?)://(?=[a-z0-9]+:)", "", text.strip())
-    plain = text.replace("{token}", "x").replace("{channel}", "x")
     try:
-        url = urlsplit(plain)
-        fine = url.scheme in _SCHEMES and bool(url.hostname or url.scheme == "file")
-        fine = fine and not url.query and not url.fragment and not url.username and not url.password
-        fine = fine and (url.port is None or url.port > 0) and "{" not in urlsplit(text).netloc
-    except ValueError:
-        fine = False
-    if not fine or re.search(r"[\s\x00-\x1f\x7f-\uffff{}\\]", plain):
-        raise BadValue(
-            "an http:// or https:// address (or s3://, gs://, bossdb://, file://) without a query or user name, in "
-            "which {token} and {channel} may stand for names; or one CHANNEL: ADDRESS a line"
-        )
-    return text
+        return parse_address(text).url
+    except UnusableAddress as error:
+        raise BadValue(str(error)) from None
 
 
 def addresses(text: str, _: Path) -> tuple[tuple[str | None, str], ...]:
     """Read (channel, address) pairs; the channel is None for the only address."""
     pairs: list[tuple[str | None, str]] = []
     for line in filter(None, map(str.strip, text.splitlines())):
-        named = re.fullmatch(rf"({NAME}):\s+(\S+)", line, re.ASCII)
+        named = re.fullmatch(rf"({NAME}):\s+(.+)", line, re.ASCII)
         pairs.append((named[1], _address(named[2])) if named else (None, _address(line)))
     channels_ = {channel for channel, _ in pairs}
     if not pairs or len(channels_) != len(pairs) or (len(pairs) > 1 and None in channels_):
@@ -277,6 +264,14 @@ def statuses(text: str, _: Path) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
+def hosts(text: str, _: Path) -> tuple[str, ...]:
+    """Read names of hosts, each with a port or without."""
+    names = [part.strip().lower() for part in re.split(r"[,\s]", text) if part.strip()]
+    if not all(re.fullmatch(r"([\w.-]{1,253}|\[[0-9a-f:.]+\])(:\d{1,5})?", name, re.ASCII) for name in names):
+        raise BadValue("names of hosts with commas between them, such as bucket.s3.amazonaws.com")
+    return tuple(names)
+
+
 def slice_shift(text: str, _: Path) -> int:
     """Read a number of slices, down or up."""
     if not re.fullmatch(r"[+-]?\d{1,7}", text):
@@ -305,7 +300,7 @@ def windows(text: str, _: Path) -> tuple[tuple[str | None, tuple[int, int]], ...
     """Read (channel, window) pairs; the channel is None for the window of all channels that are not named."""
     pairs = []
     for line in filter(None, map(str.strip, text.splitlines())):
-        found = re.fullmatch(rf"(?:({NAME}):)?\s*(\d{{1,10}})\s*[,\s-]\s*(\d{{1,10}})", line, re.ASCII)
+        found = re.fullmatch(rf"(?:({NAME}):)?\s*(-?\d{{1,10}})\s*[,\s-]\s*(-?\d{{1,10}})", line, re.ASCII)
         if not found or int(found[3]) <= int(found[2]):
             raise BadValue("LOW,HIGH for all channels, or CHANNEL: LOW,HIGH, one a line, with LOW below HIGH")
         pairs.append((found[1], (int(found[2]), int(found[3]))))

@@ -4,6 +4,8 @@
 `tap`         what twistd finds: options and `makeService`
 `gateway`     one whole gateway, and the order in which its services start and stop
 `storage`     the half of a gateway that ``ocpproxy fsck`` needs too
+`upstreams`   the half that ``ocpproxy describe`` needs too
+`describing`  what the gateway makes of a dataset, document by document
 `services`    services that only start and stop something
 `workers`     several processes on the same sockets: the parent
 `worker`      one of these processes

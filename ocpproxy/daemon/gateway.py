@@ -12,14 +12,12 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from random import SystemRandom
 from typing import Any
 
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
-from twisted.web.client import Agent, HTTPConnectionPool
 
-from ocpproxy.cache.catalogue import Catalogue, DatasetSource
+from ocpproxy.cache.catalogue import Catalogue
 from ocpproxy.cache.derived import DerivedTiles
 from ocpproxy.cache.eviction import Evictor
 from ocpproxy.cache.fetches import CuboidFetches, FetchContext
@@ -27,28 +25,19 @@ from ocpproxy.cache.lookup import TileLookup
 from ocpproxy.cache.rendering import RenderLanes
 from ocpproxy.cache.shared_cutouts import SharedCutouts
 from ocpproxy.cache.tiles import TileCache
-from ocpproxy.concurrency.threads import Lane, LanedThreadPool
+from ocpproxy.concurrency.threads import Lane
 from ocpproxy.config import Settings, UpstreamSettings
-from ocpproxy.config.upstreams import serves_any_token
 from ocpproxy.daemon.services import (
     BackgroundTask,
-    IdleConnections,
     LagProbe,
     ListeningPorts,
     OrderedServices,
     ShortSwitchInterval,
 )
 from ocpproxy.daemon.storage import Storage, open_storage
+from ocpproxy.daemon.upstreams import make_catalogue, open_upstreams
 from ocpproxy.index.descriptions import Descriptions
 from ocpproxy.metrics import Metrics
-from ocpproxy.model.display import DEFAULT_DISPLAY, DisplaySettings
-from ocpproxy.upstream.base import InstrumentedUpstream
-from ocpproxy.upstream.endpoints import ReusedEndpoints
-from ocpproxy.upstream.http import HttpClient
-from ocpproxy.upstream.kind import UpstreamContext
-from ocpproxy.upstream.plain_treq import make_treq
-from ocpproxy.upstream.registry import KINDS, build_upstream
-from ocpproxy.upstream.tensorstore.reader import TensorStoreReaders
 from ocpproxy.web.answer_record import AnswerRecord
 from ocpproxy.web.hot_path import HotPath
 from ocpproxy.web.open_requests import OpenRequests
@@ -94,12 +83,9 @@ def make_gateway(settings: Settings, reactor: Any, metrics: Metrics, slot: Worke
     """Return a whole gateway, not started."""
     settings = _share(settings, slot.of)
     storage = open_storage(settings, reactor, metrics)
-    renders = LanedThreadPool(reactor, os.cpu_count() or 1, "renders")
-    connections = _connection_pool(settings, reactor)
-    agent = Agent.usingEndpointFactory(reactor, ReusedEndpoints(reactor, _CONNECT_WITHIN), connections)
-    http = HttpClient(make_treq(agent), reactor, SystemRandom())
-    context = UpstreamContext(http, renders.run, reactor, TensorStoreReaders(reactor))
-    catalogue = make_catalogue(settings, context, Descriptions(storage.database, reactor), metrics)
+    upstreams = open_upstreams(settings, reactor)
+    renders = upstreams.threads
+    catalogue = make_catalogue(settings, upstreams.context, Descriptions(storage.database, reactor), metrics)
     lookup = TileLookup(storage.store, settings.cache.memory)
     lanes = RenderLanes(renders.lane(Lane.URGENT), renders.lane(Lane.AHEAD))
     cutouts = SharedCutouts(reactor, settings.cache.voxels)
@@ -119,8 +105,7 @@ def make_gateway(settings: Settings, reactor: Any, metrics: Metrics, slot: Worke
         *storage.services(),
         LagProbe(reactor, metrics.loop_lag),
         BackgroundTask(lambda: storage.fsck.run(reactor, sweep=slot.number == 0)),
-        IdleConnections(connections, reactor),
-        context.readers,
+        *upstreams.services(),
         catalogue,
         evictor,
         fetches,
@@ -129,33 +114,6 @@ def make_gateway(settings: Settings, reactor: Any, metrics: Metrics, slot: Worke
     ):
         service.setServiceParent(services)
     return Gateway(storage, catalogue, fetches, evictor, site, services)
-
-
-def make_catalogue(
-    settings: Settings, context: UpstreamContext, descriptions: Descriptions, metrics: Metrics
-) -> Catalogue:
-    """Return the catalogue, with the source of every token."""
-
-    def source(
-        upstream: UpstreamSettings, alias_of: str | None = None, display: DisplaySettings = DEFAULT_DISPLAY
-    ) -> DatasetSource:
-        return DatasetSource(
-            InstrumentedUpstream(build_upstream(upstream, context), metrics),
-            upstream.info_max_age,
-            2 * upstream.connections,
-            upstream.timeout,
-            alias_of,
-            display,
-            upstream.max_cutout,
-            upstream.max_age,
-        )
-
-    sources = {token: source(d.upstream, d.token, d.display) for token, d in settings.datasets.items()}
-    default, kind = settings.upstream, KINDS[settings.upstream.type]
-    for token in kind.fixed_tokens:
-        sources.setdefault(token, source(default))
-    any_token = settings.any_token and not kind.fixed_tokens and serves_any_token(kind, default.url)
-    return Catalogue(sources, source(default) if any_token else None, descriptions, context.reactor)
 
 
 def _share(settings: Settings, of: int) -> Settings:
@@ -172,14 +130,6 @@ def _share(settings: Settings, of: int) -> Settings:
         upstream=fewer(settings.upstream),
         datasets={token: replace(d, upstream=fewer(d.upstream)) for token, d in settings.datasets.items()},
     )
-
-
-def _connection_pool(settings: Settings, reactor: Any) -> HTTPConnectionPool:
-    pool = HTTPConnectionPool(reactor)
-    upstreams = (settings.upstream, *(dataset.upstream for dataset in settings.datasets.values()))
-    pool.maxPersistentPerHost = max(upstream.connections for upstream in upstreams)
-    pool.retryAutomatically = False
-    return pool
 
 
 def _endpoints(settings: Settings, reactor: Any, sockets: Sequence[int]) -> list[IStreamServerEndpoint]:

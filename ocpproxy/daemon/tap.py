@@ -41,9 +41,10 @@ class Options(usage.Options):
             raise usage.UsageError(f"the configuration cannot be used:\n{bad}") from None
 
 
-def load(path: str | None) -> Settings:
+def load(path: str | None, *, serves: bool = True) -> Settings:
     """Return the settings of a file, or those of a daemon without one.
 
+    :param serves: False where no socket will be opened: those of systemd are there for its service only.
     :raises BadConfiguration: with everything that is wrong.
     """
     if path is None:
@@ -53,6 +54,8 @@ def load(path: str | None) -> Settings:
     settings = config.read(Path(path), KINDS)
     faults = []
     for line in settings.server.listen:
+        if not serves and line.startswith("systemd:"):
+            continue
         try:
             serverFromString(reactor, line)
         except Exception as error:  # endpoint parsers raise what they like

@@ -4,6 +4,7 @@
 uint8                 unchanged, or through the operator's window
 uint16, uint32,       its high byte, or through the window
 uint64
+int8 to int64         the high byte without the sign, 0 below 0; or through the window
 float32 (0 to 1)      ``min(255, floor(256 p))``, or through the window; NaN is 0
 bitmask               0 or 255
 RGBA in uint32        its four bytes, red first
@@ -46,24 +47,28 @@ def grey(voxels: SliceVoxels, shown: ShownChannel) -> Pixels:
     if shown.window is not None:
         if voxel_type.itemsize > 2 or not voxel_type.is_integer:
             return _windowed(voxels, shown.window)
-        looked_up: Pixels = _table(shown.window, 256**voxel_type.itemsize)[voxels]
+        looked_up: Pixels = _table(shown.window, voxel_type.name)[voxels]  # below 0 it is indexed from its end
         return looked_up
     if not voxel_type.is_integer:
         with np.errstate(over="ignore", invalid="ignore"):
             scaled = np.nan_to_num(voxels * voxels.dtype.type(voxel_type.grey_factor), nan=0, posinf=255, neginf=0)
         limited: Pixels = scaled.clip(0, 255).astype(np.uint8)
         return limited
+    if voxel_type.is_signed:
+        voxels = voxels.clip(0)
+        if voxel_type.grey_factor > 1:
+            return voxels.astype(np.uint8) * np.uint8(voxel_type.grey_factor)
     shift = voxel_type.grey_factor.denominator.bit_length() - 1
     high: Pixels = (voxels >> np.array(shift, voxels.dtype) if shift else voxels).astype(np.uint8, copy=False)
     return high
 
 
 @lru_cache(maxsize=64)
-def _table(window: Window, values: int) -> Pixels:
-    """Return the grey of each of the values from 0 on, through a window."""
+def _table(window: Window, dtype: str) -> Pixels:
+    """Return the grey of every value of a type through a window: those from 0 on, then those below 0 in order."""
     low, high = window
-    clipped = np.arange(values, dtype=np.int64).clip(low, high)
-    return ((clipped - low) * 255 // (high - low)).astype(np.uint8)
+    values = np.arange(256 ** np.dtype(dtype).itemsize).astype(dtype).astype(np.int64)
+    return ((values.clip(low, high) - low) * 255 // (high - low)).astype(np.uint8)
 
 
 def _windowed(voxels: SliceVoxels, window: Window) -> Pixels:
@@ -72,9 +77,13 @@ def _windowed(voxels: SliceVoxels, window: Window) -> Pixels:
     if np.issubdtype(voxels.dtype, np.floating):
         wide = np.nan_to_num(voxels.astype(np.float64), nan=low, posinf=high, neginf=low)
         return np.floor((wide.clip(low, high) - low) * 255 / (high - low)).astype(np.uint8)
-    top = np.iinfo(voxels.dtype).max
-    clipped = voxels.clip(min(low, top), min(high, top)).astype(np.uint64) - np.uint64(min(low, top))
-    return (clipped * np.uint64(255) // np.uint64(high - low)).astype(np.uint8)
+    if np.issubdtype(voxels.dtype, np.signedinteger):
+        shifted = (voxels.astype(np.int64).clip(low, high) - low).astype(np.uint64)
+    else:
+        top = np.iinfo(voxels.dtype).max
+        shifted = voxels.clip(min(max(low, 0), top), min(max(high, 0), top)).astype(np.uint64)
+        shifted = shifted - np.uint64(min(low, top)) if low > 0 else shifted + np.uint64(-low)
+    return (shifted * np.uint64(255) // np.uint64(high - low)).astype(np.uint8)
 
 
 def rgba(voxels: SliceVoxels) -> Pixels:

@@ -167,6 +167,8 @@ class Dataset:
     """Opaque data of the upstream that described the dataset; it comes back to it with every cutout."""
     alias_of: str = ""
     """The upstream's token, where it is another."""
+    notes: tuple[str, ...] = ()
+    """What the volume declares and the gateway does not show, and why, for people."""
 
     @property
     def upstream_token(self) -> str:

@@ -24,7 +24,8 @@ class VoxelType:
     grey_factor: Fraction
     """What a value is multiplied by to become a grey pixel, 0 to 255, where no window is set.
 
-    It makes the high byte of an integer, and ``256 p`` of a number p from 0 to 1.
+    It makes the high byte of an integer, without its sign, and ``256 p`` of a number p from 0 to 1. Values below 0 are
+    black.
     """
     is_integer: bool = True
     holds_colours: bool = False
@@ -35,6 +36,13 @@ class VoxelType:
     """True if the window that an upstream reports is used. For other types only the operator can set one."""
     holds_ids: bool = False
     """True if a volume of this type holds ids where its format does not tell: images are of other types."""
+    id_type: str = ""
+    """The type as which ids of this type are read: its unsigned twin, so that id -1 is the largest one."""
+
+    @property
+    def is_signed(self) -> bool:
+        """True if values may be below 0."""
+        return bool(self.id_type)
 
 
 VOXEL_TYPES: Mapping[str, VoxelType] = {
@@ -45,6 +53,10 @@ VOXEL_TYPES: Mapping[str, VoxelType] = {
         VoxelType("uint32", 4, Fraction(1, 2**24), holds_colours=True, holds_ids=True),
         VoxelType("uint64", 8, Fraction(1, 2**56), holds_colours=True, holds_ids=True),
         VoxelType("float32", 4, Fraction(256), is_integer=False),
+        VoxelType("int8", 1, Fraction(2), has_window=True, upstream_window=True, id_type="uint8"),
+        VoxelType("int16", 2, Fraction(1, 2**7), has_window=True, upstream_window=True, id_type="uint16"),
+        VoxelType("int32", 4, Fraction(1, 2**23), holds_ids=True, id_type="uint32"),
+        VoxelType("int64", 8, Fraction(1, 2**55), holds_ids=True, id_type="uint64"),
     )
 }
 """Every type that can be shown, by its numpy name."""

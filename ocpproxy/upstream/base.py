@@ -22,35 +22,66 @@ T = TypeVar("T")
 
 
 class UpstreamFailure(Exception):
-    """An upstream could not fulfil a request. The text is for the log; viewers do not see it.
+    """An upstream could not fulfil a request. The text is for the log and the administrator; viewers do not see it.
 
     :param retry_after: seconds after which the upstream asks for the next attempt.
+    :param public: what viewers may see of the reason, without addresses; by default nothing beyond `fault`.
     """
 
     outcome = "broken"
     """The value of the label ``outcome`` in the metrics."""
     transient = False
     """True if an immediate retry may succeed."""
+    lasting = False
+    """True if it does not get better by itself: somebody has to change the configuration, or the volume."""
+    fault = "not readable"
+    """What kind of fault it is, for people."""
 
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+    def __init__(self, reason: str, retry_after: float | None = None, *, public: str = "") -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+        self.public = public
+
+    @property
+    def explanation(self) -> str:
+        """The kind of fault, and what viewers may see of the reason."""
+        return f"{self.fault}: {self.public}" if self.public else self.fault
 
 
 class UnknownToken(UpstreamFailure):
-    """The upstream does not know the token."""
+    """The upstream does not know the token, or there is no volume at its address."""
 
     outcome = "unknown"
+    lasting = True
+    fault = "not found there"
 
 
 class UpstreamRefused(UpstreamFailure):
     """The upstream demands credentials that the gateway does not have."""
 
     outcome = "refused"
+    lasting = True
+    fault = "not readable: the upstream does not let this gateway read it"
 
 
 class UpstreamBroken(UpstreamFailure):
     """The response of the upstream cannot be used."""
+
+
+class NotUnderstood(UpstreamBroken):
+    """A document describes nothing that can be shown. The reason consists of the document, and viewers may see it."""
+
+    lasting = True
+    fault = "not understood"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, public=reason)
+
+
+class RedirectRefused(UpstreamBroken):
+    """The upstream redirects to another host, which the configuration does not name."""
+
+    lasting = True
 
 
 class UpstreamDown(UpstreamBroken):
@@ -58,6 +89,7 @@ class UpstreamDown(UpstreamBroken):
 
     outcome = "down"
     transient = True
+    fault = "unreachable"
 
 
 class UpstreamBusy(UpstreamFailure):
@@ -65,12 +97,14 @@ class UpstreamBusy(UpstreamFailure):
 
     outcome = "busy"
     transient = True
+    fault = "unreachable: the upstream is overloaded"
 
 
 class UpstreamSlow(UpstreamFailure):
     """The last byte did not arrive before the deadline."""
 
     outcome = "slow"
+    fault = "unreachable: the upstream does not answer in time"
 
 
 class OutOfRange(UpstreamFailure):

@@ -22,11 +22,10 @@ for an hour.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from twisted.internet.interfaces import IReactorTime
@@ -35,27 +34,24 @@ from ocpproxy.concurrency.gather import gather
 from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.config import UpstreamSettings
 from ocpproxy.config.options import HTTP_SCHEMES
-from ocpproxy.model.dataset import Box, Cutout, Dataset, Triple
+from ocpproxy.model.dataset import Box, Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import OutOfRange, UnknownToken, UpstreamBroken, UpstreamBusy, UpstreamFailure, VoxelsOnly
 from ocpproxy.upstream.chunks import MissingChunks, read_clipped
 from ocpproxy.upstream.codecs import blosc_container, content_encoding, npz
-from ocpproxy.upstream.documents import checks, precomputed_info, pyramids
-from ocpproxy.upstream.documents.checks import (
-    CHANNEL_NAME,
-    fraction,
-    fraction_triple,
-    integer,
-    integer_triple,
-    json_array,
-    json_object,
-    string,
-    unexpected,
+from ocpproxy.upstream.documents import checks, precomputed_info
+from ocpproxy.upstream.documents.boss_experiment import (
+    BossResolution,
+    ChannelDocuments,
+    bucket_address,
+    make_volume,
+    read_document,
+    read_frame,
 )
+from ocpproxy.upstream.documents.checks import CHANNEL_NAME, Unexpected, json_array, json_object, string, unexpected
 from ocpproxy.upstream.documents.precomputed_info import PrecomputedScale
-from ocpproxy.upstream.documents.pyramids import Volume, VolumeChannel, VoxelSize, build_dataset
+from ocpproxy.upstream.documents.pyramids import NOT_UNDERSTOOD, Absent, Volume, build_dataset
 from ocpproxy.upstream.fetch import DOCUMENT_LIMIT, fetch_document
-from ocpproxy.upstream.grid import Grid
 from ocpproxy.upstream.http import HttpResponse, status_failure
 from ocpproxy.upstream.kind import CHANNELS, Kind, UpstreamContext
 from ocpproxy.upstream.locations import Location, public_url
@@ -64,15 +60,9 @@ from ocpproxy.upstream.tensorstore.sharded import ShardedScales
 
 PUBLIC = "Token public"
 """The authorization that reads public channels."""
-BUCKET = "bossdb-open-data"
-"""The bucket of a channel that names none."""
 _QUOTA_PAUSE = 3600.0
 """Seconds without requests once the quota is used up."""
-_CUBOID = (512, 512, 16)
 _MOST_CHANNELS = 64
-_RESOLUTIONS = 10
-"""The number of a resolution is one digit."""
-_UNITS = {"nanometers": 1, "micrometers": 10**3, "millimeters": 10**6, "centimeters": 10**7}
 
 
 class QuotaSpent(UpstreamBusy):
@@ -108,29 +98,14 @@ class _Quota:
         return status_failure(response, not_found)
 
 
-@dataclass(frozen=True, slots=True)
-class BossResolution:
-    """One level of a channel that is read by cutouts."""
-
-    channel: str
-    """The server's name of the channel."""
-    number: int
-    grid: Grid
-    readable: Grid
-    """The coordinates that the server accepts."""
-    annotation: bool
-    timed: bool
-    """True if the channel has a time axis."""
-
-
 class BucketReader(Protocol):
     """A reader of precomputed volumes in buckets, such as `precomputed.Precomputed`."""
 
     async def info(self, token: str, name: str | None) -> str:
         """Return the info document of the volume whose address is `name`."""
 
-    async def scale(self, token: str, scale: PrecomputedScale, box: Box) -> Voxels:
-        """Return the voxels of a box: axes (z, y, x), or (z, y, x, component)."""
+    async def scale_cutout(self, cutout: Cutout, scale: PrecomputedScale, component: int) -> Voxels:
+        """Return the voxels of a cutout from its scale, axes (z, y, x)."""
 
 
 class Boss(VoxelsOnly):
@@ -180,11 +155,11 @@ class Boss(VoxelsOnly):
             frame, names = self._read_experiment(experiment_text)
 
         async def describe_channel(name: str) -> dict[str, str]:
-            text = await self._document(f"{path}/channel/{name}/")
+            text = await self._document(f"{path}/channel/{name}/", UnknownToken)
             documents = {"channel": text}
             with checks.parsing(f"the channel {name}"):
                 channel = json_object("a channel", checks.parse_json(text))
-                address = _bucket_address(channel)
+                address = bucket_address(channel)
             if address is not None:
                 documents["info"] = await self._bucket_at(address).info(token, address)
             elif channel.get("downsample_status") == "DOWNSAMPLED":
@@ -192,7 +167,7 @@ class Boss(VoxelsOnly):
             return documents
 
         frame_text = await self._document(f"{api}/coord/{frame}/")
-        channels = await gather([describe_channel(name) for name in names])
+        channels = await gather([_attempt(describe_channel(name)) for name in names])
         return json.dumps(
             {"experiment": experiment_text, "frame": frame_text, "channels": dict(zip(names, channels, strict=True))}
         )
@@ -221,23 +196,37 @@ class Boss(VoxelsOnly):
         """Return a dataset; see `Upstream.dataset`."""
         with checks.parsing(f"the experiment of {token}"):
             documents = json_object("the documents", checks.parse_json(description))
-            experiment = _read("experiment", documents.get("experiment"))
-            frame = _read("frame", documents.get("frame"))
+            experiment = read_document("experiment", documents.get("experiment"))
+            frame = read_document("frame", documents.get("frame"))
             channels = json_object("channels", documents.get("channels"))
-            volumes: dict[str | None, Volume[Any]] = {}
+            volumes: dict[str | None, Volume[Any] | Absent] = {}
             for name, boss_name in self._channels or [(name, name) for name in channels]:
                 channel_documents = json_object("a channel", channels.get(boss_name))
-                channel = _read(boss_name, channel_documents.get("channel"))
-                address = _bucket_address(channel)
-                if address is not None:
-                    info = string("an info", channel_documents.get("info"), max_length=precomputed_info.MAX_INFO)
-                    volumes[name] = precomputed_info.parse_info(address, info, address)
-                else:
-                    downsample = channel_documents.get("downsample")
-                    address = f"{self._location.for_token(token)}/{boss_name}"
-                    reported = _ChannelDocuments(boss_name, channel, experiment, downsample)
-                    volumes[name] = _volume(reported, _read_frame(frame), address)
+                if "absent" in channel_documents:
+                    volumes[name] = Absent(string("absent", channel_documents["absent"], max_length=4000))
+                    continue
+                try:
+                    volumes[name] = self._volume(token, boss_name, channel_documents, experiment, frame)
+                except Unexpected as error:
+                    volumes[name] = Absent(f"{NOT_UNDERSTOOD}{error}")
             return build_dataset(token, volumes)
+
+    def _volume(
+        self,
+        token: str,
+        name: str,
+        documents: Mapping[str, Any],
+        experiment: Mapping[str, Any],
+        frame: Mapping[str, Any],
+    ) -> Volume[Any]:
+        """Return the volume of a channel."""
+        channel = read_document(name, documents.get("channel"))
+        address = bucket_address(channel)
+        if address is not None:
+            info = string("an info", documents.get("info"), max_length=DOCUMENT_LIMIT)
+            return precomputed_info.parse_info(address, info, address)
+        reported = ChannelDocuments(name, channel, experiment, documents.get("downsample"))
+        return make_volume(reported, read_frame(frame), f"{self._location.for_token(token)}/{name}")
 
     # -- voxels
 
@@ -249,8 +238,7 @@ class Boss(VoxelsOnly):
             return np.zeros(cutout.box.shape, cutout.channel.dtype)
         if isinstance(scale, PrecomputedScale):
             reader = self._bucket_at(scale.channel or "")
-            voxels = await reader.scale(cutout.dataset.upstream_token, scale, cutout.box)
-            return voxels if voxels.ndim == 3 else np.ascontiguousarray(voxels[..., number])
+            return await reader.scale_cutout(cutout, scale, number)
         return await read_clipped(cutout.box, scale.readable, cutout.channel.dtype, partial(self._read, scale, cutout))
 
     async def _read(self, scale: BossResolution, cutout: Cutout, box: Box) -> Voxels:
@@ -284,92 +272,17 @@ class Boss(VoxelsOnly):
 # -- documents
 
 
-class _Frame(NamedTuple):
-    """A coordinate frame."""
+async def _attempt(describing: Coroutine[Any, Any, dict[str, str]]) -> dict[str, str]:
+    """Return the documents of a channel, or why there are none and will not be.
 
-    unit: int
-    """Nanometres of the unit of the voxel sizes."""
-    edges: VoxelSize
-    """Edges of a voxel of level 0 along x, y, z, in nanometres."""
-    start: Triple
-    stop: Triple
-    """The first voxel of level 0, and the first one behind the end."""
-
-
-class _ChannelDocuments(NamedTuple):
-    """What the server reports of a channel that is read by cutouts."""
-
-    name: str
-    channel: Mapping[str, Any]
-    experiment: Mapping[str, Any]
-    downsample: object
-    """The text of the downsample document, or None for a channel that has level 0 only."""
-
-
-def _read(name: str, text: object) -> Mapping[str, Any]:
-    """Return the document in a text."""
-    return json_object(name, checks.parse_json(string(name, text, max_length=DOCUMENT_LIMIT)))
-
-
-def _bucket_address(channel: Mapping[str, Any]) -> str | None:
-    """Return the address of a channel that is a precomputed volume in a bucket, or None for other channels."""
-    if channel.get("storage_type") != "cloudvol":
-        return None
-    bucket = string("bucket", channel.get("bucket") or BUCKET)
-    path = string("cv_path", channel.get("cv_path")).strip("/")
-    if not bucket.replace("-", "").replace(".", "").isalnum() or not path.isascii() or set(path) & set(" ?#{}\\"):
-        raise unexpected("a bucket and the path of a volume in it", (bucket, path))
-    return f"s3://{bucket}/{path}"
-
-
-def _read_frame(document: Mapping[str, Any]) -> _Frame:
-    """Return the coordinate frame of a document."""
-    unit = _UNITS[string("voxel_unit", document.get("voxel_unit"), *_UNITS)]
-    a, b, c = (fraction(f"{axis}_voxel_size", document.get(f"{axis}_voxel_size")) * unit for axis in "xyz")
-    x0, y0, z0 = (integer(f"{axis}_start", document.get(f"{axis}_start"), 0, checks.MAX_EXTENT) for axis in "xyz")
-    x1, y1, z1 = (integer(f"{axis}_stop", document.get(f"{axis}_stop"), 1, checks.MAX_EXTENT) for axis in "xyz")
-    if x0 >= x1 or y0 >= y1 or z0 >= z1:
-        raise unexpected("a coordinate frame that is not empty", ([x0, y0, z0], [x1, y1, z1]))
-    return _Frame(unit, (a, b, c), (x0, y0, z0), (x1, y1, z1))
-
-
-def _volume(documents: _ChannelDocuments, frame: _Frame, address: str) -> Volume[BossResolution]:
-    """Return the volume of a channel that is read by cutouts."""
-    channel, experiment = documents.channel, documents.experiment
-    labels = string("type", channel.get("type"), "image", "annotation") == "annotation"
-    times = integer("num_time_samples", experiment.get("num_time_samples", 1), 1, 2**20)
-    readable = Grid(frame.start, frame.stop, _CUBOID)
-    scales = [
-        (voxel, BossResolution(documents.name, number, grid, readable, labels, times > 1))
-        for number, voxel, grid in _levels(documents, frame)
-    ]
-    reported = {name: channel.get(name) for name in ("type", "datatype", "base_resolution", "storage_type")}
-    dtype = string("datatype", channel.get("datatype"))
-    version = pyramids.version([address, reported])
-    return Volume(labels, dtype, [VolumeChannel("", 0)], scales, version, times, writable=labels)
-
-
-def _levels(documents: _ChannelDocuments, frame: _Frame) -> Iterator[tuple[int, VoxelSize, Grid]]:
-    """Yield number, voxel and grid of each level of a channel."""
-    experiment, downsample = documents.experiment, documents.downsample
-    base = integer("base_resolution", documents.channel.get("base_resolution", 0), 0, _RESOLUTIONS - 1)
-    count = integer("num_hierarchy_levels", experiment.get("num_hierarchy_levels"), 1, 100)
-    method = string("hierarchy_method", experiment.get("hierarchy_method"), "isotropic", "anisotropic")
-    report = {} if downsample is None else _read("downsample", downsample)
-    extents, sizes = (json_object(name, report.get(name, {})) for name in ("extent", "voxel_size"))
-    for n in range(base, min(base + (1 if downsample is None else count), _RESOLUTIONS)):
-        # The rule of the hierarchy, for a level whose voxel size the server does not report.
-        steps: list[Fraction] = [Fraction(2**n), Fraction(2**n), Fraction(2**n if method == "isotropic" else 1)]
-        if str(n) in sizes:
-            reported = fraction_triple("voxel_size", sizes[str(n)])
-            steps = [size * frame.unit / edge for size, edge in zip(reported, frame.edges, strict=True)]
-        x0, y0, z0 = (int(a / step) for a, step in zip(frame.start, steps, strict=True))
-        ends = [-int(-b // step) for b, step in zip(frame.stop, steps, strict=True)]
-        x1, y1, z1 = integer_triple("extent", extents.get(str(n), ends), 1)
-        if x0 >= x1 or y0 >= y1 or z0 >= z1:
-            raise unexpected("an extent that is not empty", (n, x1, y1, z1))
-        a, b, c = (edge * step for edge, step in zip(frame.edges, steps, strict=True))
-        yield n, (a, b, c), Grid((x0, y0, z0), (x1, y1, z1), _CUBOID)
+    :raises UpstreamFailure: one that may be over in a moment.
+    """
+    try:
+        return await describing
+    except UpstreamFailure as failure:
+        if not failure.lasting:
+            raise
+        return {"absent": failure.explanation}
 
 
 _BUCKET_MISSING = MissingChunks(frozenset({404}))

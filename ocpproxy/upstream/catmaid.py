@@ -35,7 +35,7 @@ from ocpproxy.imagery import pictures, png
 from ocpproxy.model.dataset import TILE, Box, Channel, Cutout, Dataset, Level, Triple
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import Picture, UpstreamBroken, UpstreamFailure
-from ocpproxy.upstream.chunks import Chunks, MissingChunks
+from ocpproxy.upstream.chunks import Chunks, MissingChunks, log_all_missing
 from ocpproxy.upstream.codecs import content_encoding, images
 from ocpproxy.upstream.documents import pyramids
 from ocpproxy.upstream.grid import Grid
@@ -103,7 +103,9 @@ class Catmaid:
         self._levels = {n: tiling.level(n) for n in range(tiling.levels)}
         self._missing = missing
         self._in_thread = run_in_thread
-        self._chunks: Chunks[tuple[str, int]] = Chunks(self._chunk, clock)
+        self._chunks: Chunks[tuple[str, int]] = Chunks(
+            self._chunk, clock, lambda volume: log_all_missing(volume[0], location, f"zoom level {volume[1]}")
+        )
         self.origin = f"catmaid {location.address}"
 
     async def describe(self, token: str) -> str:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from ocpproxy.concurrency.gather import gather
 from ocpproxy.concurrency.single_flight import Flight, SingleFlight
@@ -23,12 +24,28 @@ from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import UpstreamBroken, UpstreamFailure
 from ocpproxy.upstream.grid import Grid, compose, intersection, paste
 from ocpproxy.upstream.http import HttpResponse, status_failure
+from ocpproxy.upstream.locations import Location
 
 MEMORY = 32 * 2**20
 """Bytes of chunks that are kept for neighbouring boxes."""
 _KEEP = 15.0
 """Seconds that such a chunk is kept."""
+_VOLUMES = 1000
 V = TypeVar("V", bound=Hashable)
+_log = Logger()
+
+
+def log_all_missing(token: str, location: Location, path: str) -> None:
+    """Log that there is no chunk of a cuboid that lies within the volume. Call it once for a volume.
+
+    A sparse volume has such cuboids; but its chunks may also have other names than its format says.
+    """
+    _log.warn(
+        "{token}: all chunks of a cuboid are missing at {address}/{path}: it is background. This is logged once",
+        token=token,
+        address=location.for_token(token),
+        path=path,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +72,18 @@ class Chunks(Generic[V]):
 
     :param fetch: returns one chunk of a volume as an array (z, y, x) or (z, y, x, component), or None for a chunk that
         is all background. A volume is any hashable value that identifies one level of one channel.
+    :param on_all_missing: called once for a volume, when all chunks of a box are background.
     """
 
-    def __init__(self, fetch: Callable[[V, Box], Awaitable[Voxels | None]], clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[V, Box], Awaitable[Voxels | None]],
+        clock: IReactorTime,
+        on_all_missing: Callable[[V], None] = lambda volume: None,
+    ) -> None:
         self._fetch = fetch
+        self._on_all_missing = on_all_missing
+        self._reported: LRUCache[V, None] = LRUCache(_VOLUMES)
         self._flights: SingleFlight[tuple[V, Box], None, Voxels | None] = SingleFlight(
             self._fly, clock, remember_failure=0, finish=False
         )
@@ -74,7 +99,7 @@ class Chunks(Generic[V]):
         chunks = grid.boxes(box)
         if chunks == [box]:
             voxels = await self._chunk(volume, box, box)
-            return np.zeros(box.shape, dtype) if voxels is None else voxels
+            return self._background(volume, box, dtype) if voxels is None else voxels
         target: Voxels | None = None
 
         async def paste_chunk(chunk: Box) -> None:
@@ -87,7 +112,16 @@ class Chunks(Generic[V]):
                 paste(target, box, voxels, chunk)
 
         await gather([paste_chunk(chunk) for chunk in chunks])
-        return np.zeros(box.shape, dtype) if target is None else target
+        if target is None:
+            return self._background(volume, box, dtype) if chunks else np.zeros(box.shape, dtype)
+        return target
+
+    def _background(self, volume: V, box: Box, dtype: str) -> Voxels:
+        """Return the voxels of a box all of whose chunks are missing; report that once for a volume."""
+        if volume not in self._reported:
+            self._reported[volume] = None
+            self._on_all_missing(volume)
+        return np.zeros(box.shape, dtype)
 
     async def _chunk(self, volume: V, chunk: Box, box: Box) -> Voxels | None:
         """Return a chunk that is needed for a box."""

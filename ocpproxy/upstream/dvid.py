@@ -34,7 +34,7 @@ from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import UnknownToken, UpstreamBroken, UpstreamFailure, VoxelsOnly
 from ocpproxy.upstream.chunks import read_clipped
 from ocpproxy.upstream.codecs import content_encoding
-from ocpproxy.upstream.documents import checks, pyramids
+from ocpproxy.upstream.documents import channels, checks, pyramids
 from ocpproxy.upstream.documents.checks import (
     fraction_triple,
     integer,
@@ -49,7 +49,7 @@ from ocpproxy.upstream.fetch import DOCUMENT_LIMIT, fetch_document
 from ocpproxy.upstream.grid import Grid, compose, intersection
 from ocpproxy.upstream.http import HttpResponse, status_failure
 from ocpproxy.upstream.kind import CHANNELS, Kind, UpstreamContext
-from ocpproxy.upstream.locations import Location, for_each_channel, list_addresses
+from ocpproxy.upstream.locations import Location, describe_channels, list_addresses
 
 _LEVELS = 16
 _MOST_BYTES = 128 * 2**20
@@ -114,23 +114,20 @@ class Dvid(VoxelsOnly):
                     break
             return json.dumps(infos)
 
-        return json.dumps(await for_each_channel(self._locations, describe_channel))
+        return await describe_channels(self._locations, describe_channel)
 
     def dataset(self, token: str, description: str) -> Dataset:
         """Return a dataset; see `Upstream.dataset`."""
+
+        def parse(name: str | None, text: str) -> Volume[Any]:
+            infos = [
+                json_object("info", checks.parse_json(string("info", info, max_length=DOCUMENT_LIMIT)))
+                for info in json_array("the infos", checks.parse_json(text))
+            ]
+            return _volume(name, infos, self._locations[name].for_token(token))
+
         with checks.parsing(f"the instances of {token}"):
-            channels = json_object("the instances", checks.parse_json(description))
-            volumes: dict[str | None, Volume[Any]] = {}
-            for name, location in self._locations.items():
-                texts = checks.parse_json(
-                    string("an instance", channels.get(name or ""), max_length=_LEVELS * 2 * DOCUMENT_LIMIT)
-                )
-                infos = [
-                    json_object("info", checks.parse_json(string("info", text, max_length=DOCUMENT_LIMIT)))
-                    for text in json_array("the infos", texts)
-                ]
-                volumes[name] = _volume(name, infos, location.for_token(token))
-            return build_dataset(token, volumes)
+            return build_dataset(token, channels.parse_volumes(description, self._locations, parse))
 
     async def cutout(self, cutout: Cutout) -> Voxels:
         """Return voxels; see `Upstream.cutout`."""

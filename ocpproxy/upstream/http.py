@@ -6,7 +6,7 @@ The client is treq over one `Agent` and one pool of connections (`plain_treq`). 
 * retries that are bounded and spread;
 * one deadline from the first wait to the last byte, retries included (treq's ``timeout`` ends at the headers);
 * a bound on the body while it is read (treq's ``content()`` has none);
-* no redirect to another host.
+* no redirect to another host, unless the operator trusts it; then without credentials, and never from https to http.
 
 A body stays as it was sent: its reader undoes its encoding in a thread (`codecs.content_encoding`), with a bound on
 what comes out. treq would inflate gzip on the event loop, so `make_treq` hides ``Content-Encoding`` from it. Cookies
@@ -39,6 +39,7 @@ from ocpproxy._version import __version__
 from ocpproxy.concurrency import progress
 from ocpproxy.concurrency.progress import Progress
 from ocpproxy.upstream.base import (
+    RedirectRefused,
     UnknownToken,
     UpstreamBroken,
     UpstreamBusy,
@@ -52,6 +53,8 @@ from ocpproxy.upstream.plain_treq import STORED_ENCODING, Uri
 _ERROR_BODY = 4096
 """Bytes that are read of a response whose status is not 200."""
 _REDIRECTS = 3
+_NOT_TRUSTED = "it redirects to another host; redirect_hosts in the configuration names those that are trusted"
+_NOT_ENCRYPTED = "it redirects from https to http"
 _PAUSE = 0.1
 """Seconds before the first retry; doubled for each, and spread by as much again."""
 _NO_ANSWER = (
@@ -66,7 +69,7 @@ _NO_ANSWER = (
 _USER_AGENT = f"ocpproxy/{__version__}"
 _HEADERS = {
     STORED_ENCODING.encode(): "content-encoding",
-    **{name.encode(): name for name in ("etag", "last-modified", "retry-after")},
+    **{name.encode(): name for name in ("etag", "last-modified", "retry-after", "content-range")},
 }
 """Headers of an answer that somebody reads, and their names in `HttpResponse.headers`."""
 
@@ -167,6 +170,7 @@ class HostClient:
     :param connections: requests to the host at a time.
     :param retries: attempts after the first one.
     :param headers: sent with each request. They may be secrets.
+    :param redirect_hosts: other hosts (``host`` or ``host:port``) that redirects may lead to.
     """
 
     client: HttpClient
@@ -175,6 +179,7 @@ class HostClient:
     connections: int
     retries: int
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    redirect_hosts: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.cap = self.client.cap(self.url, self.connections)
@@ -184,15 +189,15 @@ class HostClient:
     ) -> HttpResponse:
         """Return the response to GET ``url/path``, or to GET ``url`` where the path is empty.
 
-        The first byte of a body with status 200 is reported to the current `progress`.
+        The first byte of a body with status 200 or 206 is reported to the current `progress`.
 
         :param limit: bytes that the body may have, as it is sent.
         :param check: decides whether a response is the one that was expected.
         :raises UpstreamFailure: what `check` returns; `UpstreamSlow` after the deadline; `UpstreamDown` when there is
-            no connection; `UpstreamBroken` for a body over the limit or a redirect to another host.
+            no connection; `UpstreamBroken` for a body over the limit; `RedirectRefused` for one to another host.
         """
         url = f"{self.url}/{path}" if path else self.url
-        call = _Call(self, url, limit, check, {**self.headers, **(headers or {})})
+        call = _Call(self, url, limit, check, headers or {})
         try:
             return await call.start().addTimeout(self.timeout, self.client.clock)
         except DeferredTimeout:
@@ -216,7 +221,7 @@ class _Call:
         self._url = url
         self._limit = limit
         self._check = check
-        self._headers = Headers({name: [value] for name, value in {"User-Agent": _USER_AGENT, **headers}.items()})
+        self._headers = {"User-Agent": _USER_AGENT, **headers}
         self._progress = progress.current()
         self._cancelled = False
 
@@ -275,10 +280,11 @@ class _Call:
             self._host.client.clock.callLater(0, self._host.cap.release)
 
     async def _follow_redirects(self) -> HttpResponse:
-        url = self._url
+        url, secrets = self._url, self._host.headers
         for _ in range(_REDIRECTS + 1):
+            headers = Headers({name: [value] for name, value in {**secrets, **self._headers}.items()})
             response: IResponse = await self._host.client.treq.get(
-                Uri(url), headers=self._headers.copy(), allow_redirects=False, unbuffered=True
+                Uri(url), headers=headers, allow_redirects=False, unbuffered=True
             )
             body = await self._read(response)
             target = _header(response, b"location")
@@ -286,13 +292,23 @@ class _Call:
                 return HttpResponse(response.code, body, _read_headers(response))
             target = urljoin(url, target)
             if urlsplit(target)[:2] != urlsplit(url)[:2]:
-                raise UpstreamBroken("it redirects to another host")
+                self._check_host(url, target)
+                secrets = {}
             url = target
         raise UpstreamBroken(f"it redirects more than {_REDIRECTS} times")
 
+    def _check_host(self, url: str, target: str) -> None:
+        """Raise `RedirectRefused` for a redirect to a host that is not trusted, or to one without TLS from one with."""
+        host = urlsplit(target)
+        trusted = {host.netloc.lower(), host.hostname} & self._host.redirect_hosts
+        if not trusted or host.scheme not in ("http", "https"):
+            raise RedirectRefused(f"it redirects to another host, {host.netloc[:100]}", public=_NOT_TRUSTED)
+        if url.startswith("https:") and host.scheme != "https":
+            raise RedirectRefused(f"it redirects from https to http, at {host.netloc[:100]}", public=_NOT_ENCRYPTED)
+
     async def _read(self, response: IResponse) -> bytes:
-        """Return the body, or the beginning of the body when the status is not 200."""
-        if response.code != 200:
+        """Return the body, or the beginning of the body when the status is neither 200 nor 206."""
+        if response.code not in (200, 206):
             body = _Body(_ERROR_BODY, Progress(), cut=True)
         elif isinstance(response.length, int) and response.length > self._limit:
             response.deliverBody(_HangUp())

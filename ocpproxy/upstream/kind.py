@@ -15,8 +15,9 @@ from ocpproxy.config import UpstreamSettings, values
 from ocpproxy.config.options import Option, UpstreamKind
 from ocpproxy.upstream.base import Upstream
 from ocpproxy.upstream.chunks import MissingChunks
+from ocpproxy.upstream.files import FileClient
 from ocpproxy.upstream.http import HostClient, HttpClient
-from ocpproxy.upstream.locations import Location, channel_addresses, public_url
+from ocpproxy.upstream.locations import Location, ObjectClient, channel_addresses, public_url
 from ocpproxy.upstream.tensorstore.reader import ReadLimits, TensorStoreReader, TensorStoreReaders
 
 # Options that several kinds have.
@@ -27,8 +28,9 @@ CREDENTIALS = Option(values.switch, "off")
 
 
 def missing_chunks(settings: UpstreamSettings) -> MissingChunks:
-    """Return the policy for missing chunks of a kind that has the options `MISSING` and `MISSING_STATUS`."""
-    return MissingChunks(frozenset(settings.options["missing_status"]), settings.options["missing"] == "black")
+    """Return the policy for missing chunks, by the options `MISSING` and `MISSING_STATUS` where the kind has them."""
+    statuses = settings.options.get("missing_status", (404,))
+    return MissingChunks(frozenset(statuses), settings.options.get("missing", "black") == "black")
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,25 @@ class UpstreamContext:
     def host_client(self, settings: UpstreamSettings, url: str) -> HostClient:
         """Return a client of the host of `url`."""
         headers = {"Authorization": settings.authorization} if settings.authorization else {}
-        return HostClient(self.http, url, settings.timeout, settings.connections, settings.retries, headers)
+        return HostClient(
+            self.http,
+            url,
+            settings.timeout,
+            settings.connections,
+            settings.retries,
+            headers,
+            frozenset(settings.redirect_hosts),
+        )
+
+    def client(self, settings: UpstreamSettings, url: str) -> ObjectClient:
+        """Return a client of the host of `url`, or of the files of this machine."""
+        if url.startswith("file:"):
+            return FileClient(self.run_in_thread, settings.timeout, self.reactor)
+        return self.host_client(settings, url)
 
     def locations(self, settings: UpstreamSettings) -> dict[str | None, Location]:
         """Return the location of each channel; the key None is the only one, which has no name."""
-        client = partial(self.host_client, settings)
+        client = partial(self.client, settings)
         credentials = settings.options.get("credentials", False)
         addresses = channel_addresses(settings.url, settings.options.get("channels", ()))
         return {
@@ -57,12 +73,8 @@ class UpstreamContext:
 
     def tensorstore(self, settings: UpstreamSettings) -> TensorStoreReader:
         """Return a TensorStore reader for one upstream."""
-        return self.readers.reader(
-            ReadLimits(settings.timeout, settings.connections, settings.retries, settings.max_cutout),
-            credentials=settings.options.get("credentials", False),
-            authorization=settings.authorization,
-            black=settings.options.get("missing", "black") == "black",
-        )
+        limits = ReadLimits(settings.timeout, settings.connections, settings.max_cutout)
+        return self.readers.reader(limits, missing_chunks(settings))
 
 
 @dataclass(frozen=True, kw_only=True)

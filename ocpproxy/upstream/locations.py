@@ -7,11 +7,14 @@ address in which ``{token}`` and ``{channel}`` stand for names, or one address f
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
 from ocpproxy.concurrency.gather import gather
-from ocpproxy.upstream.http import HostClient
+from ocpproxy.upstream.base import UpstreamFailure
+from ocpproxy.upstream.documents import channels
+from ocpproxy.upstream.documents.pyramids import Absent
+from ocpproxy.upstream.http import HttpResponse, ResponseCheck
 
 Addresses = Sequence[tuple[str | None, str]]
 """(channel, address) pairs. The channel is None for the only address; its name is then that of the volume's kind."""
@@ -43,16 +46,29 @@ def public_url(address: str) -> str:
     return address
 
 
+class ObjectClient(Protocol):
+    """Reads objects by their paths: `ocpproxy.upstream.http.HostClient`, `ocpproxy.upstream.files.FileClient`."""
+
+    url: str
+
+    async def get(
+        self, path: str, limit: int, check: ResponseCheck, headers: Mapping[str, str] | None = None
+    ) -> HttpResponse:
+        """Return the object at a percent-encoded path; see `HostClient.get`."""
+
+
 class Location:
-    """One address, and the HTTP client of its host.
+    """One address, and the client of its host.
 
     :param client: returns the client for ``scheme://host``.
     """
 
-    def __init__(self, address: str, client: Callable[[str], HostClient]) -> None:
+    def __init__(self, address: str, client: Callable[[str], ObjectClient]) -> None:
         parts = urlsplit(address)
         self.address = address.rstrip("/")
         self.ends_with_slash = address.endswith("/")
+        self.in_bucket = parts.scheme in ("s3", "gs")
+        """True if it can be read with the credentials of a bucket only; then `client` reads nothing."""
         self._path = parts.path.strip("/")
         self.client = client(f"{parts.scheme}://{parts.netloc}")
 
@@ -74,16 +90,31 @@ class Location:
         return quote("/".join(kept), safe="/~!$&'()*+,;=:@%" if "%" in self._path else "/~!$&'()*+,;=:@")
 
 
-async def for_each_channel(
+async def describe_channels(
     names: Iterable[str | None], describe: Callable[[str | None], Coroutine[Any, Any, str]]
-) -> dict[str, str]:
-    """Describe each channel, concurrently, and return the texts by channel; the key of the channel None is ``""``.
+) -> str:
+    """Describe each channel, concurrently, and return the description of the dataset (`documents.channels`).
 
-    :raises UpstreamFailure: the first failure of a channel; the others are cancelled.
+    :raises UpstreamFailure: all channels fail; or one fails that may be there in a moment, then the others are
+        cancelled.
     """
+
+    async def attempt(name: str | None) -> str | UpstreamFailure:
+        try:
+            return await describe(name)
+        except UpstreamFailure as failure:
+            if not failure.lasting:
+                raise
+            return failure
+
     names = list(names)
-    texts = await gather([describe(name) for name in names])
-    return {name or "": text for name, text in zip(names, texts, strict=True)}
+    outcomes = dict(zip(names, await gather([attempt(name) for name in names]), strict=True))
+    failures = [outcome for outcome in outcomes.values() if isinstance(outcome, UpstreamFailure)]
+    if len(failures) == len(outcomes):
+        raise failures[0]
+    return channels.dump(
+        {name: text if isinstance(text, str) else Absent(text.explanation) for name, text in outcomes.items()}
+    )
 
 
 def list_addresses(locations: Mapping[str | None, Location]) -> str:

@@ -11,37 +11,46 @@ jpeg, png                     a picture of any shape; its pixels, row by row, ar
 compressed_segmentation       see `ocpproxy.upstream.codecs.segmentation`
 ============================  =====================================================================================
 
+CloudVolume compresses the chunks that it writes to a disk, and adds ``.gz`` or ``.br`` to their names. Where a chunk is
+not there, those names are tried; if none of a few dozen missing chunks has one, the volume is just sparse.
+
 `ocpproxy.upstream.documents.pyramids` makes levels of the scales. TensorStore reads the scales that are stored in
 shards (`ocpproxy.upstream.tensorstore.sharded`).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
+from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
 from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.config import UpstreamSettings
+from ocpproxy.config.options import BUCKET_SCHEMES
 from ocpproxy.model.dataset import Box, Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
-from ocpproxy.upstream.base import UpstreamBroken, VoxelsOnly
-from ocpproxy.upstream.chunks import Chunks, MissingChunks
+from ocpproxy.upstream.base import UpstreamBroken, UpstreamFailure, VoxelsOnly
+from ocpproxy.upstream.chunks import Chunks, MissingChunks, log_all_missing
 from ocpproxy.upstream.codecs import content_encoding, images, segmentation
-from ocpproxy.upstream.documents import checks
-from ocpproxy.upstream.documents.checks import json_object, string
-from ocpproxy.upstream.documents.precomputed_info import MAX_INFO, PrecomputedScale, parse_info
-from ocpproxy.upstream.documents.pyramids import build_dataset
+from ocpproxy.upstream.documents import channels, checks
+from ocpproxy.upstream.documents.checks import json_object
+from ocpproxy.upstream.documents.precomputed_info import DOCUMENT, PrecomputedScale, check_kind, parse_info
+from ocpproxy.upstream.documents.pyramids import Volume, as_channel, build_dataset
 from ocpproxy.upstream.fetch import fetch_document
 from ocpproxy.upstream.http import HttpResponse
 from ocpproxy.upstream.kind import CHANNELS, MISSING, MISSING_STATUS, Kind, UpstreamContext, missing_chunks
-from ocpproxy.upstream.locations import Location, for_each_channel, list_addresses
+from ocpproxy.upstream.locations import Location, describe_channels, list_addresses
 from ocpproxy.upstream.tensorstore.sharded import ShardedScales
 
-_ENCODINGS = ("raw", "jpeg", "png", "compressed_segmentation")
+_COMPRESSED = {".gz": "gzip", ".br": "br"}
+"""What may follow the name of a chunk that is stored compressed, and its content encoding."""
+_SCALES = 10_000
+_MISSES = 64
+"""Missing chunks of a scale for which those names are tried in vain."""
 
 
 class ShardReader(Protocol):
@@ -70,27 +79,32 @@ class Precomputed(VoxelsOnly):
         self._sharded = sharded
         self._missing = missing
         self._in_thread = run_in_thread
-        self._chunks: Chunks[tuple[str, PrecomputedScale]] = Chunks(self._chunk, clock)
+        self._chunks: Chunks[tuple[str, PrecomputedScale]] = Chunks(
+            self._chunk, clock, lambda volume: log_all_missing(volume[0], locations[volume[1].channel], volume[1].key)
+        )
+        self._misses: LRUCache[PrecomputedScale, int] = LRUCache(_SCALES)
         self.origin = f"precomputed {list_addresses(locations)}"
 
     async def describe(self, token: str) -> str:
         """Return the info documents of all channels; see `Upstream.describe`."""
-        return json.dumps(await for_each_channel(self._locations, lambda name: self.info(token, name)))
+        return await describe_channels(self._locations, lambda name: self.info(token, name))
 
     async def info(self, token: str, name: str | None) -> str:
         """Return the info document of one channel."""
         location = self._locations[name]
-        return await fetch_document(location.client, location.path(token, "info"))
+        text = await fetch_document(location.client, location.path(token, DOCUMENT))
+        with checks.parsing(f"the info of {name or token}"):
+            check_kind(json_object("the info", checks.parse_json(text)))
+        return text
 
     def dataset(self, token: str, description: str) -> Dataset:
         """Return a dataset; see `Upstream.dataset`."""
+
+        def parse(name: str | None, text: str) -> Volume[PrecomputedScale]:
+            return parse_info(name, text, self._locations[name].for_token(token))
+
         with checks.parsing(f"the info of {token}"):
-            documents = json_object("the infos", checks.parse_json(description))
-            volumes = {}
-            for name, location in self._locations.items():
-                info = string("an info", documents.get(name or ""), max_length=MAX_INFO)
-                volumes[name] = parse_info(name, info, location.for_token(token))
-            return build_dataset(token, volumes)
+            return build_dataset(token, channels.parse_volumes(description, self._locations, parse))
 
     async def cutout(self, cutout: Cutout) -> Voxels:
         """Return voxels; see `Upstream.cutout`."""
@@ -98,28 +112,53 @@ class Precomputed(VoxelsOnly):
         scale: PrecomputedScale | None = scales[cutout.level]
         if scale is None:
             return np.zeros(cutout.box.shape, cutout.channel.dtype)
+        return await self.scale_cutout(cutout, scale, component)
+
+    async def scale_cutout(self, cutout: Cutout, scale: PrecomputedScale, component: int) -> Voxels:
+        """Return the voxels of a cutout from its scale."""
         voxels = await self.scale(cutout.dataset.upstream_token, scale, cutout.box)
-        return voxels if voxels.ndim == 3 else np.ascontiguousarray(voxels[..., component])
+        if voxels.ndim > 3:
+            voxels = np.ascontiguousarray(voxels[..., component])
+        return as_channel(voxels, cutout.channel)
 
     async def scale(self, token: str, scale: PrecomputedScale, box: Box) -> Voxels:
         """Return the voxels of a box: axes (z, y, x), or (z, y, x, component) where a voxel may have several values."""
-        if scale.sharded:
+        if scale.sharding is not None or self._locations[scale.channel].in_bucket:
             return await self._sharded.scale(token, scale, box)
-        if scale.encoding not in _ENCODINGS:
-            raise UpstreamBroken(f"expected chunks in {', '.join(_ENCODINGS)}, not {scale.encoding[:40]!r}")
         return await self._chunks.box((token, scale), box, scale.grid, scale.dtype)
 
     async def _chunk(self, volume: tuple[str, PrecomputedScale], box: Box) -> Voxels | None:
         token, scale = volume
-        location = self._locations[scale.channel]
-        limit = _longest_chunk(scale.nbytes(box))
-        response = await location.client.get(location.path(token, scale.chunk_path(box)), limit, self._missing.check)
-        if response.status != 200:
+        response = await self._fetch_chunk(token, scale, box)
+        if response is None:
             return None
         if scale.encoding == "raw" and not response.encoding:  # nothing to decode: a thread costs more than it saves
             return _decode(response, scale, box)
         voxels: Voxels = await self._in_thread(_decode, response, scale, box)
         return voxels
+
+    async def _fetch_chunk(self, token: str, scale: PrecomputedScale, box: Box) -> HttpResponse | None:
+        """Return the object of a chunk, or None when it is missing under all its names."""
+        location = self._locations[scale.channel]
+        limit, path = _longest_chunk(scale.nbytes(box)), location.path(token, scale.chunk_path(box))
+        response = await location.client.get(path, limit, self._missing.check)
+        if response.status == 200:
+            return response
+        misses = self._misses.get(scale, 0)
+        if misses > _MISSES:
+            return None
+        for ending, encoding in _COMPRESSED.items():
+            try:
+                response = await location.client.get(path + ending, limit, self._missing.check)
+            except UpstreamFailure as failure:
+                if failure.transient:
+                    raise
+                continue  # a server may refuse what is not there
+            if response.status == 200:
+                self._misses[scale] = 0
+                return replace(response, headers={"content-encoding": encoding, **response.headers})
+        self._misses[scale] = misses + 1
+        return None
 
 
 def _longest_chunk(nbytes: int) -> int:
@@ -142,8 +181,6 @@ def _decode(response: HttpResponse, scale: PrecomputedScale, box: Box) -> Voxels
             raise UpstreamBroken(f"expected {nbytes} bytes of voxels, not {len(body)}")
         array = np.frombuffer(body, dtype).reshape(scale.components, z, y, x)
     elif scale.encoding == "compressed_segmentation":
-        if scale.components != 1 or scale.dtype not in ("uint32", "uint64"):
-            raise UpstreamBroken("expected compressed segmentation of one component of 32 or 64 bits")
         return segmentation.decode(body, scale.dtype, box.shape, scale.block)
     else:
         samples = images.decode(body, None, z * y * x, scale.components)
@@ -153,7 +190,8 @@ def _decode(response: HttpResponse, scale: PrecomputedScale, box: Box) -> Voxels
     return array[0] if scale.components == 1 else np.moveaxis(array, 0, -1)
 
 
-def _build(settings: UpstreamSettings, context: UpstreamContext) -> Precomputed:
+def make_precomputed(settings: UpstreamSettings, context: UpstreamContext) -> Precomputed:
+    """Return the upstream of these settings."""
     locations = context.locations(settings)
     sharded = ShardedScales(context.tensorstore(settings), locations)
     return Precomputed(locations, sharded, missing_chunks(settings), context.run_in_thread, context.reactor)
@@ -162,6 +200,7 @@ def _build(settings: UpstreamSettings, context: UpstreamContext) -> Precomputed:
 KIND = Kind(
     name="precomputed",
     options={"channels": CHANNELS, "missing": MISSING, "missing_status": MISSING_STATUS},
+    schemes=(*BUCKET_SCHEMES, "file"),
     url_per_channel=True,
-    build=_build,
+    build=make_precomputed,
 )

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ocpproxy.model.dataset import Cutout, Dataset, Level, Z
 from ocpproxy.model.voxels import Voxels
-from ocpproxy.upstream.base import Picture, Upstream, UpstreamBroken
+from ocpproxy.upstream.base import NotUnderstood, Picture, Upstream
 
 
 class Renumbered:
@@ -36,7 +36,9 @@ class Renumbered:
         original = self._upstream.dataset(token, description)
         absent = sorted(set(self._levels.values()) - original.levels.keys())
         if absent:
-            raise UpstreamBroken(f"{token} has no level {absent[0]}: it has {sorted(original.levels)}")
+            raise NotUnderstood(
+                f"{token} has no level {absent[0]}, which levels names: it has {sorted(original.levels)}"
+            )
         numbers = self._levels or {n: n for n in original.levels}
         levels = {ours: self._shifted(original, original.levels[n]) for ours, n in sorted(numbers.items())}
         return replace(original, levels=levels, upstream_data=original)

@@ -17,6 +17,7 @@ from math import ceil
 from twisted.web.http import stringToDatetime
 from twisted.web.server import Request
 
+from ocpproxy.cache.catalogue import Undescribed
 from ocpproxy.cache.lookup import EncodedTile, Result
 from ocpproxy.cache.tiles import TileAnswer
 from ocpproxy.imagery import pictures, png
@@ -194,15 +195,37 @@ def failure(error: Exception, token: str, *, as_text: bool) -> Reply | None:
     """
     if isinstance(error, (BadAddress, CannotDisplay, NotIndexable)):
         return text(404, str(error), cache_status="ocpproxy; detail=not-found")
+    if isinstance(error, Undescribed):
+        return _undescribed(error, token, as_text=as_text)
     if isinstance(error, UnknownToken):
         return text(404, f"unknown token {token}", cache_status="ocpproxy; detail=unknown-token")
     if isinstance(error, UpstreamRefused):
         return text(403, f"the upstream does not let this gateway read {token}", cache_status="ocpproxy; fwd=miss")
     if isinstance(error, UpstreamFailure):
-        code = 504 if isinstance(error, UpstreamSlow) else 503
         sentence = f"the upstream of {token} is {error.outcome}; try again"
-        return picture_or_text(code, sentence, error.outcome, ceil(error.retry_after or 1), as_text=as_text)
+        return _passing(error, sentence, as_text=as_text)
     return None
+
+
+def _undescribed(error: Undescribed, token: str, *, as_text: bool) -> Reply:
+    """Return the answer for a token that cannot be described: what kind of fault it is, and no address.
+
+    What does not pass by itself is a sentence also for a viewer, with a status after which nobody tries again.
+    """
+    failure = error.failure
+    if isinstance(failure, UnknownToken) and not error.configured:
+        return text(404, f"unknown token {token}", cache_status="ocpproxy; detail=unknown-token")
+    sentence = f"{token} cannot be shown: {failure.explanation}"
+    if not failure.lasting:
+        return _passing(failure, f"{sentence}; try again", as_text=as_text)
+    code = 404 if isinstance(failure, UnknownToken) else 403 if isinstance(failure, UpstreamRefused) else 502
+    return text(code, sentence, cache_status=f"ocpproxy; fwd=miss; detail={failure.outcome}")
+
+
+def _passing(failure: UpstreamFailure, sentence: str, *, as_text: bool) -> Reply:
+    """Return the answer to a failure of an upstream that may be over soon."""
+    code = 504 if isinstance(failure, UpstreamSlow) else 503
+    return picture_or_text(code, sentence, failure.outcome, ceil(failure.retry_after or 1), as_text=as_text)
 
 
 def picture_or_text(code: int, sentence: str, detail: str, retry_after: int, *, as_text: bool) -> Reply:

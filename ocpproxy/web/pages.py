@@ -54,19 +54,31 @@ class Pages:
         available = "available" if self._state.index_available() else "unavailable"
         rows = "".join(
             f'<tr><td><a href="/{escape(token)}/">{escape(token)}</a></td>'
-            f"<td><code>{escape(root)}/ocpcatmaid/{escape(token)}/</code></td></tr>"
+            f"<td><code>{escape(root)}/ocpcatmaid/{escape(token)}/</code></td>"
+            f"<td>{escape(self._state_of(token))}</td></tr>"
             for token in self._catalogue.tokens()
         )
         return answers.page(
             f"""<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>ocpproxy</title>
-<style>body{{font:16px sans-serif;margin:2em auto;max-width:50em}}
+<style>body{{font:16px sans-serif;margin:2em auto;max-width:70em}}
 td,th{{text-align:left;padding:.2em 1em .2em 0}}</style>
 <h1>ocpproxy {escape(__version__)}</h1>
 <p>{used.tiles:,} tiles on disk, {used.bytes / 2**20:,.0f} of {size / 2**20:,.0f} MiB; the index database is
 {available}. <a href="/metrics">Metrics</a>, <a href="/projects/export">export for CATMAID</a>.</p>
-<table><tr><th>Dataset</th><th>Image base for CATMAID (512 x 512, png, tile source type 1)</th></tr>{rows}</table>
+<table><tr><th>Dataset</th><th>Image base for CATMAID (512 x 512, png, tile source type 1)</th>
+<th>State</th></tr>{rows}</table>
 """
         )
+
+    def _state_of(self, token: str) -> str:
+        """Return the state of a token, for people."""
+        trouble, entry = self._catalogue.trouble(token), self._catalogue.entry_now(token)
+        if trouble is not None:
+            shown = "cannot be shown" if entry is None else "shown by an earlier description"
+            return f"{shown}: {trouble.failure.explanation}"
+        if entry is None:
+            return "not asked for yet"
+        return "; ".join(("well", *entry.dataset.notes))
 
     async def healthz(self, request: Request) -> Reply:
         """Return 200: the process lives."""
@@ -105,6 +117,9 @@ td,th{{text-align:left;padding:.2em 1em .2em 0}}</style>
         tokens = [token for token in self._catalogue.tokens() if catmaid.project_id(token) == int(number)]
         entries = await self._entries(tokens[:1])
         if tokens and not entries:
+            trouble = self._catalogue.trouble(tokens[0])
+            if trouble is not None and trouble.failure.lasting:
+                return answers.text(502, f"{tokens[0]} cannot be shown: {trouble.failure.explanation}")
             sentence = f"the upstream of {tokens[0]} does not describe it now; try again"
             return answers.text(503, sentence, retry_after="1")
         for entry in entries:

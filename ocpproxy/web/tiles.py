@@ -15,7 +15,7 @@ from ocpproxy.cache.derived import DerivedTiles
 from ocpproxy.cache.lookup import Result
 from ocpproxy.cache.tiles import TileAnswer, TileCache, max_age
 from ocpproxy.model import address
-from ocpproxy.model.address import ImageBase, OverviewAddress, TileAddress, write_base
+from ocpproxy.model.address import BadAddress, ImageBase, OverviewAddress, TileAddress, write_base
 from ocpproxy.model.dataset import Level, Triple
 from ocpproxy.model.display import PLACEHOLDER
 from ocpproxy.web import answers, catmaid
@@ -59,8 +59,7 @@ class TokenResource(AsyncResource):
 
     async def answer(self, request: Request) -> Reply:
         """Return a tile, an overview or a description."""
-        query = request.uri.partition(b"?")[2].decode("latin-1")
-        asked = address.parse(request.path.decode("latin-1").removeprefix("/"), query)
+        query, asked = _read_address(request)
         if isinstance(asked, ImageBase):
             return await self._describe(request, asked)
         if request.method == b"HEAD":
@@ -98,7 +97,8 @@ class TokenResource(AsyncResource):
 
     def failure(self, request: Request, error: Exception) -> Reply | None:
         """Answer by the table of failures."""
-        reply = answers.failure(error, _token(request), as_text=self._policy.errors_as_text)
+        as_text = self._policy.errors_as_text or _asks_for_description(request)
+        reply = answers.failure(error, _token(request), as_text=as_text)
         if reply is not None:
             _count(request, "error")
         return reply
@@ -114,7 +114,25 @@ class TokenResource(AsyncResource):
         for channel in base.channels:
             if channel.name != PLACEHOLDER:
                 entry.dataset.channel(channel.name)
-        return answers.document(200, description(entry, root_url(request)))
+        trouble = self._catalogue.trouble(base.token)
+        reason = None if trouble is None else trouble.failure.explanation
+        return answers.document(200, description(entry, root_url(request), reason))
+
+
+def _read_address(request: Request) -> tuple[str, TileAddress | OverviewAddress | ImageBase]:
+    """Return the query of a request, and what its path is the address of.
+
+    :raises BadAddress: of nothing.
+    """
+    query = request.uri.partition(b"?")[2].decode("latin-1")
+    return query, address.parse(request.path.decode("latin-1").removeprefix("/"), query)
+
+
+def _asks_for_description(request: Request) -> bool:
+    try:
+        return isinstance(_read_address(request)[1], ImageBase)
+    except BadAddress:
+        return False
 
 
 def _count(request: Any, result: str) -> None:
@@ -140,8 +158,11 @@ def root_url(request: Request) -> str:
     return f"{scheme.decode()}://{host.decode()}" if _HOST.fullmatch(host) else ""
 
 
-def description(entry: CatalogueEntry, root: str) -> dict[str, Any]:
-    """Return what the gateway knows of a dataset, with the image bases to paste into a viewer."""
+def description(entry: CatalogueEntry, root: str, trouble: str | None = None) -> dict[str, Any]:
+    """Return what the gateway knows of a dataset, with the image bases to paste into a viewer.
+
+    :param trouble: why its upstream does not describe it now.
+    """
     dataset = entry.dataset
     return {
         "token": dataset.token,
@@ -162,6 +183,7 @@ def description(entry: CatalogueEntry, root: str) -> dict[str, Any]:
         "default_channel": entry.source.display.channel or dataset.default_channel,
         "image_bases": [f"{root}/ocpcatmaid/{write_base(base)}" for base in catmaid.image_bases(entry)],
         "catmaid_project": catmaid.project_id(dataset.token),
+        "notes": [*dataset.notes, *([] if trouble is None else [f"shown by an earlier description: {trouble}"])],
     }
 
 

@@ -6,11 +6,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import prod
 from typing import Any, TypeVar
+
+import numpy as np
 
 from ocpproxy.model.voxels import VOXEL_TYPES
 from ocpproxy.upstream.documents import checks, pyramids
 from ocpproxy.upstream.documents.checks import integer, json_array, json_object, string, unexpected
+from ocpproxy.upstream.documents.encodings import Encoding
 from ocpproxy.upstream.documents.pyramids import Volume, VolumeChannel, VoxelSize
 from ocpproxy.upstream.grid import Grid
 
@@ -19,6 +23,8 @@ Documents = Mapping[str, str]
 UNIT_VOXEL: VoxelSize = (Fraction(1), Fraction(1), Fraction(1))
 """The size of voxels for which a document has none."""
 MAX_DIMENSIONS = 8
+_MAX_CHUNK = 512 * 2**20
+"""Bytes of the voxels of a chunk."""
 MAX_CHANNELS = 64
 _PATH = re.compile(r"[\w.~+@=,-][\w.~+@=, /-]*")
 T = TypeVar("T")
@@ -26,17 +32,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ArrayScale:
-    """A scale of a volume: an array that TensorStore can read."""
+    """A scale of a volume: an array that `ocpproxy.upstream.tensorstore` can read."""
 
     channel: str | None
     """The channel whose address the volume is at."""
     driver: str
-    """The name of TensorStore's driver."""
+    """The name of TensorStore's driver: ``zarr``, ``zarr3`` or ``n5``."""
     path: str
     """The path of the array below the volume's address."""
     axes: str
     """A letter for each axis: x, y, z, c for channel, t for time, 1 for an unknown one of length 1."""
     grid: Grid
+    dtype: str
+    """The type of its voxels as they are stored, one of `pyramids.STORED_TYPES`."""
+    encoding: Encoding
+    chunk_bytes: int
+    """Bytes of the voxels of a chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +55,6 @@ class DescribedArray:
     """An array as its document describes it."""
 
     scale: ArrayScale
-    dtype: str
     shape: tuple[int, ...]
     """In the order of the axes."""
 
@@ -104,6 +114,28 @@ def check_axes(letters: str, shape: tuple[int, ...]) -> str:
     return axes
 
 
+def chunk_bytes(chunk: Sequence[int], shape: Sequence[int], dtype: str) -> int:
+    """Return the bytes of the voxels of a chunk.
+
+    :raises Unexpected: they are too many to be read.
+    """
+    nbytes = prod(chunk) * np.dtype(dtype).itemsize
+    if prod(min(a, b) for a, b in zip(chunk, shape, strict=True)) * np.dtype(dtype).itemsize > _MAX_CHUNK:
+        raise unexpected(f"chunks of at most {_MAX_CHUNK >> 20} MiB", tuple(chunk))
+    return min(nbytes, _MAX_CHUNK)
+
+
+def check_dtype(name: str, value: object) -> str:
+    """Return the type of an array's voxels.
+
+    :raises Unexpected: it is not one of numbers that can be shown.
+    """
+    dtype = string(name, value)
+    if dtype not in pyramids.STORED_TYPES:
+        raise unexpected(f"{', '.join(pyramids.STORED_TYPES)} for {name}", value)
+    return dtype
+
+
 def along_xyz(axes: str, values: Sequence[T], default: T) -> tuple[T, T, T]:
     """Return the values along x, y and z of values in the order of the axes.
 
@@ -118,47 +150,74 @@ def array_grid(axes: str, shape: tuple[int, ...], chunk: tuple[int, ...]) -> Gri
     return Grid((0, 0, 0), along_xyz(axes, shape, 1), along_xyz(axes, chunk, 1))
 
 
+@dataclass(frozen=True, slots=True)
+class SizedArray:
+    """An array, and the size of its voxels."""
+
+    name: str
+    """For people."""
+    voxel: VoxelSize
+    unit: Fraction | None
+    """As in `Volume`."""
+    array: DescribedArray
+
+
 def build_volume(
-    arrays: Sequence[tuple[VoxelSize, DescribedArray]],
+    arrays: Sequence[SizedArray],
+    notes: Sequence[str] = (),
     *,
     labels: bool = False,
     windows: Sequence[tuple[int, int]] = (),
 ) -> Volume[ArrayScale]:
     """Return the volume whose scales are these arrays; its version is empty.
 
-    :param arrays: each with the size of its voxels. If two sizes are the same, all are derived from the shapes.
+    :param arrays: if two sizes are the same, all are derived from the shapes. An array that differs from the first one
+        in its type or axes is left out.
+    :param notes: of what was left out before.
     :param labels: whether the document says that voxels are ids. Those of some types always are
         (`VoxelType.holds_ids`), because most documents do not say.
-    :param windows: the values shown as black and white for each channel; ignored for any other number of channels.
-    :raises Unexpected: the arrays differ in their type or axes, or have too many channels.
+    :param windows: the values shown as black and white for each channel.
+    :raises Unexpected: they have too many channels.
     """
-    _, first = arrays[0]
-    for _, array in arrays:
-        if array.dtype != first.dtype or array.scale.axes != first.scale.axes:
-            raise unexpected(f"levels of one type {first.dtype} and axes {first.scale.axes}", array.dtype)
+    first = arrays[0].array
+    like = (first.scale.dtype, first.scale.axes)
+    alike = [sized for sized in arrays if (sized.array.scale.dtype, sized.array.scale.axes) == like]
+    notes = [*notes, *(_unlike(sized, first) for sized in arrays if sized not in alike)]
+    for sized in alike:
+        notes += [f"level {sized.name}: {note}" for note in sized.array.scale.encoding.notes]
     sizes = dict(zip(first.scale.axes, first.shape, strict=True))
     channels = sizes.get("c", 1)
     if channels > MAX_CHANNELS:
         raise unexpected(f"at most {MAX_CHANNELS} channels", channels)
-    scales = [(voxel, array.scale) for voxel, array in arrays]
+    scales = [(sized.voxel, sized.array.scale) for sized in alike]
     if any(pyramids.same_level(a, b) for n, (a, _) in enumerate(scales) for b, _ in scales[:n]):
         scales = _sized_by_extent(scales)
+    dtype = first.scale.dtype
     return Volume(
-        labels or (first.dtype in VOXEL_TYPES and VOXEL_TYPES[first.dtype].holds_ids),
-        first.dtype,
+        labels or (dtype in VOXEL_TYPES and VOXEL_TYPES[dtype].holds_ids),
+        dtype,
         _channels(channels, windows),
         pyramids.by_voxel_size(scales),
         "",
         sizes.get("t", 1),
+        unit=alike[0].unit,
+        notes=tuple(notes),
     )
 
 
+def _unlike(sized: SizedArray, first: DescribedArray) -> str:
+    """Return the note of an array that is left out."""
+    other = sized.array.scale
+    expected = f"voxels of {first.scale.dtype} and axes {first.scale.axes} as in the first level"
+    return f"level {sized.name} is left out: expected {expected}, not {other.dtype} and {other.axes}"
+
+
 def _channels(count: int, windows: Sequence[tuple[int, int]]) -> list[VolumeChannel]:
+    """Return the channels; a document may have fewer windows than an array has channels, or more."""
+    numbered = [*windows[:count], *[(0, 0)] * (count - len(windows))]
     if count == 1:
-        return [VolumeChannel("", 0)]
-    if len(windows) != count:
-        windows = [(0, 0)] * count
-    return [VolumeChannel(f"_{number}", number, window) for number, window in enumerate(windows)]
+        return [VolumeChannel("", 0, numbered[0])]
+    return [VolumeChannel(f"_{number}", number, window) for number, window in enumerate(numbered)]
 
 
 def _sized_by_extent(scales: Sequence[tuple[VoxelSize, ArrayScale]]) -> list[tuple[VoxelSize, ArrayScale]]:

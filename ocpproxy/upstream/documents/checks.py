@@ -1,7 +1,7 @@
 """Typed, bounded access to the values of a JSON document that is not trusted.
 
 Each check takes the name of a value, for messages, and the value. It returns the value with its type, or raises
-`Unexpected` with what was expected. `parsing` turns that into `UpstreamBroken`.
+`Unexpected` with what was expected. `parsing` turns that into `NotUnderstood`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
-from ocpproxy.model.dataset import Triple
+from ocpproxy.model.dataset import NAME, Triple
 from ocpproxy.model.voxels import VOXEL_TYPES
-from ocpproxy.upstream.base import UpstreamBroken
+from ocpproxy.upstream.base import NotUnderstood
 
 MAX_EXTENT = 2**28
 """Voxels along one axis."""
 MAX_LEVELS = 32
 DTYPES = tuple(VOXEL_TYPES)
 """Types of voxels that can be drawn."""
-CHANNEL_NAME = re.compile(r"\w[\w-]{0,63}", re.ASCII)
+CHANNEL_NAME = re.compile(NAME, re.ASCII)
 """Names of channels that can be part of a tile's address."""
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -41,12 +41,12 @@ def parsing(name: str) -> Iterator[None]:
     """Convert `Unexpected` in the block.
 
     :param name: the document, for the message.
-    :raises UpstreamBroken: for `Unexpected`.
+    :raises NotUnderstood: for `Unexpected`.
     """
     try:
         yield
     except Unexpected as error:
-        raise UpstreamBroken(f"{name}: {error}") from None
+        raise NotUnderstood(f"{name}: {error}") from None
 
 
 def decode_text(body: bytes) -> str:
@@ -63,16 +63,13 @@ def decode_text(body: bytes) -> str:
 def parse_json(document: str) -> Any:
     """Return the value of a JSON document.
 
-    :raises Unexpected: it is not JSON, or has NaN or an infinity in it.
+    It may have NaN and infinities in it, which are not JSON, for other programs write and read them; the checks of
+    numbers refuse them where they count. A byte order mark is skipped.
+
+    :raises Unexpected: it is not JSON.
     """
-
-    def refuse(constant: str) -> float:
-        raise unexpected("numbers", constant)
-
     try:
-        return json.loads(document, parse_constant=refuse)
-    except Unexpected:
-        raise
+        return json.loads(document.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise Unexpected(f"expected JSON: {error}") from None
 

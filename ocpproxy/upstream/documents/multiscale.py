@@ -1,33 +1,28 @@
-"""N5 and Zarr volumes: which documents they have, and the volume that these describe.
+"""Volumes of any format: which documents they have, and the volume that these describe.
 
 ===============  ================================================  ==========================================
-precomputed      ``info``                                          `ocpproxy.upstream.precomputed` parses it
+precomputed      ``info``                                          `precomputed_info`
 N5               ``attributes.json`` of an array or a group        `n5`
 Zarr 2 and 3     ``.zarray`` or ``zarr.json`` of an array          `zarr`
-OME-Zarr         ``.zattrs`` or ``zarr.json`` of a group           `ome`
+OME-Zarr         ``.zattrs`` or ``zarr.json`` of an image          `ome`, `collections`
 ===============  ================================================  ==========================================
+
+The first document that a server returns is not believed: some answer a page for what is not there, and an ``info`` may
+describe something else. What cannot be used is passed over; only when nothing can be used does it become the reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from ocpproxy.upstream.documents import arrays, n5, ome, pyramids, zarr
-from ocpproxy.upstream.documents.arrays import UNIT_VOXEL, ArrayScale, Documents
-from ocpproxy.upstream.documents.checks import unexpected
+from ocpproxy.upstream.documents import arrays, checks, collections, n5, ome, precomputed_info, pyramids, zarr
+from ocpproxy.upstream.documents.arrays import UNIT_VOXEL, ArrayScale, Documents, SizedArray
+from ocpproxy.upstream.documents.checks import Unexpected, unexpected
+from ocpproxy.upstream.documents.collections import ReadDocument
 from ocpproxy.upstream.documents.pyramids import Volume
 
-ReadDocument = Callable[[str], Awaitable[str | None]]
-"""Returns the text of a document, by its path below the volume's address, or None if there is none."""
-
-_INFO = "info"
-_ROOTS = {
-    "precomputed": (_INFO,),
-    "zarr": (zarr.DOCUMENT_3, ome.DOCUMENT_04, zarr.DOCUMENT_2),
-    "n5": (n5.DOCUMENT,),
-}
-"""The documents that a volume of each kind may have at its address; the first one that exists describes it."""
 _MAX_TEXT = 4 * 2**20
 """Characters of all documents of a volume."""
 
@@ -36,53 +31,131 @@ async def fetch_documents(read: ReadDocument, kinds: Sequence[str]) -> dict[str,
     """Return the documents of a volume of one of these kinds, its own one first, or None if there is no volume.
 
     :param kinds: of ``precomputed``, ``zarr`` and ``n5``, in the order in which they are tried.
-    :raises Unexpected: the documents are too large, or an array that the volume has to have does not exist.
+    :raises Unexpected: the documents are too large, or what is there is no volume that can be shown.
     """
+    found = _Found(read)
+    problem: Unexpected | None = None
     for kind in kinds:
-        for root in _ROOTS[kind]:
-            text = await read(root)
-            if text is None:
-                continue
-            documents = {root: text}
-            # Other programs put attributes of their own into .zattrs.
-            if root != ome.DOCUMENT_04 or "multiscales" in arrays.parse_object(documents, root):
-                await _fetch_arrays(read, root, documents)
-                return documents
+        for root, look in _ROOTS[kind]:
+            try:
+                if await look(found, root):
+                    return found.documents
+            except Unexpected as error:
+                problem = problem or Unexpected(f"{root}: {error}")
+            found.documents.clear()
+    if problem is not None:
+        raise problem
     return None
 
 
-async def _fetch_arrays(read: ReadDocument, root: str, documents: dict[str, str]) -> None:
-    """Add the documents of the arrays of a group."""
-    if root == _INFO:
-        return
-    group = arrays.parse_object(documents, root)
-    if root == n5.DOCUMENT:
-        counted = n5.scale_factors(group) is not None
-        for path in n5.array_paths(group):
-            if not await _fetch_first(read, [f"{path}/{n5.DOCUMENT}"], documents):
-                if counted:
-                    raise unexpected(f"an array at {path}", None)
-                return
-    elif not zarr.is_array(root, group):
-        for path in ome.array_paths(root, group):
-            if not await _fetch_first(read, ome.document_names(path), documents):
-                raise unexpected(f"an array at {path}", None)
+@dataclass(eq=False)
+class _Found:
+    """The documents that have been read of one volume."""
+
+    _read: ReadDocument
+    documents: dict[str, str] = field(default_factory=dict)
+
+    async def read(self, name: str) -> str | None:
+        """Return a document, or None when there is none, or a page of HTML in its place."""
+        text = await self._read(name)
+        return None if text is None or text.lstrip().startswith("<") else text
+
+    async def add(self, *names: str) -> bool:
+        """Add the first document that exists; return whether one does.
+
+        :raises Unexpected: there are too many characters now.
+        """
+        for name in names:
+            text = await self.read(name)
+            if text is not None:
+                self.documents[name] = text
+                if sum(map(len, self.documents.values())) > _MAX_TEXT:
+                    raise unexpected(f"documents of at most {_MAX_TEXT >> 20} MiB in all", "more")
+                return True
+        return False
+
+    def parse(self, name: str) -> Mapping[str, Any]:
+        """Return a document that was added, which must be an object."""
+        return arrays.parse_object(self.documents, name)
 
 
-async def _fetch_first(read: ReadDocument, names: Sequence[str], documents: dict[str, str]) -> bool:
-    """Add the first document that exists; return whether one does."""
-    for name in names:
-        text = await read(name)
-        if text is not None:
-            documents[name] = text
-            if sum(map(len, documents.values())) > _MAX_TEXT:
-                raise unexpected(f"documents of at most {_MAX_TEXT >> 20} MiB in all", "more")
-            return True
+async def _look_for_info(found: _Found, root: str) -> bool:
+    if not await found.add(root):
+        return False
+    precomputed_info.check_kind(found.parse(root))
+    return True
+
+
+async def _look_for_zarr(found: _Found, root: str) -> bool:
+    """Look at the document of an array or of a group, of either version."""
+    if not await found.add(root):
+        return False
+    document = found.parse(root)
+    if zarr.is_array(root, document):
+        return True
+    if collections.is_collection(root, document) and not ome.is_image(root, document):
+        image = await collections.find_image(found.read, root, document)
+        found.documents.clear()
+        root = f"{image}/{root}"
+        if not await found.add(root):
+            raise unexpected(f"an image at {image}", None)
+        document = found.parse(root)
+    if ome.is_image(root, document):
+        for path in ome.array_paths(root, document):
+            await found.add(*ome.document_names(path))
+        return True
+    if root == zarr.ATTRIBUTES_2 and zarr.names_axes(document) and await found.add(zarr.DOCUMENT_2):
+        found.documents = {name: found.documents[name] for name in (zarr.DOCUMENT_2, zarr.ATTRIBUTES_2)}
+        return True
+    if root != zarr.ATTRIBUTES_2:  # other programs put attributes of their own into .zattrs
+        raise unexpected("an array, or a group with multiscales", sorted(map(str, document)))
     return False
 
 
-def parse_volume(channel: str | None, documents: Documents, address: str) -> Volume[ArrayScale]:
-    """Return the volume that documents of N5 or Zarr describe.
+async def _look_for_n5(found: _Found, root: str) -> bool:
+    """Look at an array, or a group, which need not have a document."""
+    own = found.parse(root) if await found.add(root) else None
+    if own is not None and n5.is_array(own):
+        return True
+    first = f"s0/{root}"
+    if own is None and not await found.add(first):
+        return False
+    if own is None or not n5.is_complete(own):
+        for name in n5.ABOVE:
+            await _add_above(found, name)
+    counted = n5.scale_factors(n5.inherited(found.documents)) is not None
+    for path in n5.array_paths(n5.inherited(found.documents)):
+        name = f"{path}/{root}"
+        if name not in found.documents and not await found.add(name) and not counted:
+            break
+    if own is None:  # the first document tells the format
+        found.documents = {root: "{}", **found.documents}
+    return True
+
+
+async def _add_above(found: _Found, name: str) -> None:
+    """Add a document of a group above, if it is one: nothing there is needed."""
+    text = await found.read(name)
+    if text is None:
+        return
+    try:
+        checks.json_object(name, checks.parse_json(text))
+    except Unexpected:
+        return
+    found.documents[name] = text
+
+
+_Look = Callable[[_Found, str], Any]
+_ROOTS: Mapping[str, Sequence[tuple[str, _Look]]] = {
+    "precomputed": [(precomputed_info.DOCUMENT, _look_for_info)],
+    "zarr": [(name, _look_for_zarr) for name in (zarr.DOCUMENT_3, zarr.ATTRIBUTES_2, zarr.DOCUMENT_2)],
+    "n5": [(n5.DOCUMENT, _look_for_n5)],
+}
+"""The documents that a volume of each kind may have at its address, in the order in which they are looked for."""
+
+
+def parse_volume(channel: str | None, documents: Documents, address: str) -> Volume[Any]:
+    """Return the volume that documents describe: its scales are `ArrayScale` or `PrecomputedScale`.
 
     :param channel: the channel whose address the volume is at.
     :param documents: as `fetch_documents` returns them.
@@ -92,11 +165,17 @@ def parse_volume(channel: str | None, documents: Documents, address: str) -> Vol
     if not documents:
         raise unexpected("documents of a volume", documents)
     root = next(iter(documents))
-    document = arrays.parse_object(documents, root)
-    if root == n5.DOCUMENT:
-        volume = n5.parse_volume(channel, documents)
-    elif zarr.is_array(root, document):
-        volume = arrays.build_volume([(UNIT_VOXEL, zarr.parse_array(channel, root, document))])
-    else:
-        volume = ome.parse_volume(channel, root, documents)
+    if root == precomputed_info.DOCUMENT:
+        return precomputed_info.parse_info(channel, documents[root], address)
+    volume = n5.parse_volume(channel, documents) if root == n5.DOCUMENT else _parse_zarr(channel, root, documents)
     return replace(volume, version=pyramids.version([address, dict(documents)]))
+
+
+def _parse_zarr(channel: str | None, root: str, documents: Documents) -> Volume[ArrayScale]:
+    document = arrays.parse_object(documents, root)
+    if not zarr.is_array(root.rpartition("/")[2], document):
+        return ome.parse_volume(channel, root, documents)
+    has_attributes = zarr.ATTRIBUTES_2 in documents
+    attributes = arrays.parse_object(documents, zarr.ATTRIBUTES_2) if has_attributes else {}
+    array = zarr.parse_array(channel, root, document, attributes=attributes)
+    return arrays.build_volume([SizedArray("0", UNIT_VOXEL, None, array)])

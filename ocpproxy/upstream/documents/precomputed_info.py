@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,17 +21,24 @@ from ocpproxy.upstream.documents.checks import (
     string,
     unexpected,
 )
-from ocpproxy.upstream.documents.pyramids import Volume, VolumeChannel
+from ocpproxy.upstream.documents.pyramids import Volume, VolumeChannel, VoxelSize
 from ocpproxy.upstream.grid import Grid
 
-MAX_INFO = 2 * 2**20
-"""Bytes of an info document."""
+DOCUMENT = "info"
 _MAX_CHUNK = 64 * 2**20
 """Bytes of the voxels of a chunk."""
 _MAX_COMPONENTS = 64
 _MAX_BLOCK = 64
 """Voxels of a block of compressed segmentation along one axis."""
-_DTYPES = (*checks.DTYPES, "int8", "int16", "int32", "int64")
+_ENCODINGS: Mapping[str, Sequence[str]] = {
+    "raw": checks.DTYPES,
+    "jpeg": ("uint8",),
+    "png": ("uint8", "uint16"),
+    "compressed_segmentation": ("uint32", "uint64"),
+}
+"""The encodings that are read, and the types that each can hold."""
+_VOLUME, _SHARDS = "neuroglancer_multiscale_volume", "neuroglancer_uint64_sharded_v1"
+_HASHES = ("identity", "murmurhash3_x86_128")
 _VERSIONED = ("type", "data_type", "num_channels", "scales")
 """The members that the version of a volume depends on; others do not change its voxels."""
 
@@ -48,9 +57,10 @@ class PrecomputedScale:
     grid: Grid
     block: Triple
     """The size of the blocks of compressed segmentation, (x, y, z)."""
-    number: int
-    """Its index in the info document."""
-    sharded: bool
+    resolution: Sequence[float]
+    """Edges of a voxel along x, y, z, in nanometers."""
+    sharding: Mapping[str, Any] | None
+    """How its shards are made, as the document has it; None where each chunk is an object."""
 
     def chunk_path(self, box: Box) -> str:
         """Return the path of the chunk with these voxels, below the volume's address."""
@@ -70,31 +80,67 @@ def parse_info(channel: str | None, document: str, address: str) -> Volume[Preco
     :raises Unexpected: with what was expected.
     """
     info = json_object("the info", checks.parse_json(document))
+    check_kind(info)
     kind = string("type", info.get("type"), "image", "segmentation")
-    dtype = string("data_type", info.get("data_type"), *_DTYPES)
+    dtype = string("data_type", info.get("data_type"), *checks.DTYPES)
     components = integer("num_channels", info.get("num_channels", 1), 1, _MAX_COMPONENTS)
     values = json_array("scales", info.get("scales"))
-    if not values:
-        raise unexpected("at least one scale", values)
-    scales = []
-    for number, value in enumerate(values):
-        members = json_object("a scale", value)
-        scale = PrecomputedScale(
-            channel,
-            string("key", members.get("key")),
-            string("encoding", members.get("encoding")),
-            dtype,
-            components,
-            _parse_grid(members),
-            integer_triple("block size", members.get("compressed_segmentation_block_size", [8, 8, 8]), 1, _MAX_BLOCK),
-            number,
-            members.get("sharding") is not None,
-        )
-        _check_chunk(scale)
-        scales.append((fraction_triple("resolution", members.get("resolution")), scale))
+    parse = partial(_parse_scale, channel, dtype, components)
+    scales, notes = pyramids.parse_scales(values, _name, parse)
     channels = [VolumeChannel("" if components == 1 else f"_{n}", n) for n in range(components)]
     version = pyramids.version([address, {name: info.get(name) for name in _VERSIONED}])
-    return Volume(kind == "segmentation", dtype, channels, pyramids.by_voxel_size(scales), version)
+    sizes = pyramids.by_voxel_size(scales)
+    return Volume(kind == "segmentation", dtype, channels, sizes, version, unit=Fraction(1), notes=tuple(notes))
+
+
+def check_kind(info: Mapping[str, Any]) -> None:
+    """Check that a document is that of a volume: meshes, skeletons and points have an ``info`` too.
+
+    :raises Unexpected: it is not.
+    """
+    kind = info.get("@type", _VOLUME)
+    if kind != _VOLUME:
+        raise unexpected(_VOLUME, kind)
+    if "scales" not in info:
+        raise unexpected("the info of a volume, with scales", sorted(map(str, info)))
+
+
+def _name(scale: object) -> str:
+    """Return the name of a scale, for people."""
+    return str(scale.get("key"))[:60] if isinstance(scale, dict) else str(scale)[:60]
+
+
+def _parse_scale(channel: str | None, dtype: str, components: int, value: object) -> tuple[VoxelSize, PrecomputedScale]:
+    members = json_object("a scale", value)
+    encoding = string("encoding", members.get("encoding"))
+    if dtype not in _ENCODINGS.get(encoding, ()):
+        known = ", ".join(name for name, types in _ENCODINGS.items() if dtype in types)
+        raise unexpected(f"chunks of {dtype} in an encoding that can be read here ({known})", encoding)
+    if encoding == "compressed_segmentation" and components != 1:
+        raise unexpected("compressed_segmentation of one channel", components)
+    resolution = fraction_triple("resolution", members.get("resolution"))
+    scale = PrecomputedScale(
+        channel,
+        string("key", members.get("key")),
+        encoding,
+        dtype,
+        components,
+        _parse_grid(members),
+        integer_triple("block size", members.get("compressed_segmentation_block_size", [8, 8, 8]), 1, _MAX_BLOCK),
+        [float(edge) for edge in resolution],
+        _parse_sharding(members.get("sharding")),
+    )
+    _check_chunk(scale)
+    return resolution, scale
+
+
+def _parse_sharding(value: object) -> Mapping[str, Any] | None:
+    if value is None:
+        return None
+    sharding = json_object("sharding", value)
+    string("the @type of sharding", sharding.get("@type"), _SHARDS)
+    string("the hash of sharding", sharding.get("hash"), *_HASHES)
+    return sharding
 
 
 def _parse_grid(members: Mapping[str, Any]) -> Grid:

@@ -3,26 +3,35 @@
 Precomputed, N5 and Zarr give the size of a voxel for each scale; a tile's address gives the number of a level. Scales
 become levels by the volume of their voxels, the finest first, whatever their order in the documents. Scales of several
 volumes whose voxels have the same size share a level.
+
+What a dataset can do without never refuses it: a scale, a volume or a channel that cannot be read is left out, and a
+note says why (`Dataset.notes`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from hashlib import sha256
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+import numpy as np
+
 from ocpproxy.model.dataset import Channel, Dataset, Level, Triple
+from ocpproxy.model.voxels import VOXEL_TYPES, Voxels
 from ocpproxy.upstream.documents import checks
-from ocpproxy.upstream.documents.checks import unexpected
+from ocpproxy.upstream.documents.checks import Unexpected, unexpected
 from ocpproxy.upstream.grid import Grid
 
 _TOLERANCE = Fraction(1, 100)
 """The relative difference up to which two sizes of voxels are the same."""
 VoxelSize = tuple[Fraction, Fraction, Fraction]
-"""The edges of a voxel along x, y and z, in any unit that is the same for all scales of a dataset."""
+"""The edges of a voxel along x, y and z."""
+BOOLEAN = "bool"
+STORED_TYPES = (*checks.DTYPES, BOOLEAN)
+"""The types of voxels that volumes may have: those that are drawn, and booleans, which become 0 and 255, or ids."""
 
 
 class HasGrid(Protocol):
@@ -34,6 +43,8 @@ class HasGrid(Protocol):
 
 
 S = TypeVar("S", bound=HasGrid)
+T = TypeVar("T")
+P = TypeVar("P")
 
 
 class VolumeChannel(NamedTuple):
@@ -56,11 +67,32 @@ class Volume(Generic[S]):
     dtype: str
     channels: Sequence[VolumeChannel]
     scales: Sequence[tuple[VoxelSize, S]]
-    """In any order."""
+    """In any order; in nanometers where the document has units."""
     version: str
     """Changes when the voxels may have changed."""
     times: int = 1
     writable: bool = False
+    unit: Fraction | None = None
+    """The unit of the document in nanometers, or None where it has none."""
+    notes: tuple[str, ...] = ()
+    """What was left out or ignored, and why, for people."""
+
+    @property
+    def channel_type(self) -> str:
+        """The type of voxels as the gateway's channels have it."""
+        if self.dtype == BOOLEAN:
+            return "uint8"
+        return (VOXEL_TYPES[self.dtype].id_type if self.labels else "") or self.dtype
+
+
+NOT_UNDERSTOOD = "not understood: "
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A volume that cannot be shown, and why: its channels are left out of the dataset."""
+
+    reason: str
 
 
 def version(content: object) -> str:
@@ -89,20 +121,42 @@ def by_voxel_size(scales: Iterable[tuple[VoxelSize, S]]) -> list[tuple[VoxelSize
     return sorted(scales, key=key)
 
 
-def build_dataset(token: str, volumes: Mapping[str | None, Volume[S]]) -> Dataset:
+def parse_scales(values: Iterable[T], name: Callable[[T], str], parse: Callable[[T], P]) -> tuple[list[P], list[str]]:
+    """Return the scales that can be parsed, and a note for each other one.
+
+    :param name: returns the name of a scale, for people.
+    :param parse: returns a scale, or raises `Unexpected`.
+    :raises Unexpected: none can be parsed; with what is wrong with the first one.
+    """
+    parsed: list[P] = []
+    notes: list[str] = []
+    first: Unexpected | None = None
+    for value in values:
+        try:
+            parsed.append(parse(value))
+        except Unexpected as error:
+            first = first or error
+            notes.append(f"level {name(value)} is left out: {error}")
+    if not parsed:
+        raise first or unexpected("at least one level", [])
+    return parsed, notes
+
+
+def build_dataset(token: str, found: Mapping[str | None, Volume[S] | Absent]) -> Dataset:
     """Return the dataset whose channels are those of the volumes.
 
-    :param volumes: by name; None for the only one, whose channel is called ``image`` or ``annotation``.
+    A volume whose document has no unit is taken to have that of the first other one that has one.
+
+    :param found: by name; None for the only one, whose channel is called ``image`` or ``annotation``.
     :returns: its `upstream_data` has by the name of a channel its index among the values of a voxel, and for each level
         the scale of its volume or None.
     :raises Unexpected: none of the volumes can be shown, or two channels have the same name.
     """
+    volumes, notes = _shown(found)
     levels = _levels(volumes.values())
     channels: list[Channel] = []
     scales_of: dict[str, tuple[int, tuple[S | None, ...]]] = {}
     for name, volume in volumes.items():
-        if volume.dtype not in checks.DTYPES:
-            continue  # signed, for example: it cannot be drawn
         scales = tuple(_scale_at(volume, voxel) for voxel, _ in levels)
         base_level = next(number for number, scale in enumerate(scales) if scale is not None)
         for number, channel in _channels(name, volume, base_level):
@@ -110,14 +164,54 @@ def build_dataset(token: str, volumes: Mapping[str | None, Volume[S]]) -> Datase
                 raise unexpected("channels of different names", channel.name)
             channels.append(channel)
             scales_of[channel.name] = (number, scales)
-    if not channels:
-        raise unexpected("voxels of " + ", ".join(checks.DTYPES), [volume.dtype for volume in volumes.values()])
     default = next((channel.name for channel in channels if channel.kind != "annotation"), channels[0].name)
     numbered = {
         number: Level(grid_size(scale.grid), scale.grid.offset, scale.grid.chunk, voxel)
         for number, (voxel, scale) in enumerate(levels)
     }
-    return Dataset(token, numbered, tuple(channels), default, upstream_data=scales_of)
+    return Dataset(token, numbered, tuple(channels), default, upstream_data=scales_of, notes=tuple(notes))
+
+
+def _shown(found: Mapping[str | None, Volume[S] | Absent]) -> tuple[dict[str | None, Volume[S]], list[str]]:
+    """Return the volumes that can be shown, their scales in one unit, and notes of the others.
+
+    :raises Unexpected: there are none.
+    """
+    notes: list[str] = []
+    reasons: list[str] = []
+    shown: dict[str | None, Volume[S]] = {}
+    for name, volume in found.items():
+        if isinstance(volume, Volume) and volume.dtype not in STORED_TYPES:
+            volume = Absent(f"expected voxels of {', '.join(STORED_TYPES)}, not {volume.dtype[:40]!r}")
+        if isinstance(volume, Absent):
+            reasons.append(volume.reason)
+            notes.append(f"channel {name} is left out: {volume.reason}")
+            continue
+        shown[name] = volume
+        notes += volume.notes if name is None else [f"channel {name}: {note}" for note in volume.notes]
+    if not shown:
+        raise Unexpected(reasons[0].removeprefix(NOT_UNDERSTOOD) if reasons else "expected at least one channel")
+    unit = next((volume.unit for volume in shown.values() if volume.unit is not None), None)
+    if unit is not None:
+        shown = {name: _with_unit(volume, unit) for name, volume in shown.items()}
+    return shown, notes
+
+
+def _with_unit(volume: Volume[S], unit: Fraction) -> Volume[S]:
+    """Return a volume with its scales in nanometers.
+
+    :param unit: that of a document without one, in nanometers.
+    """
+    if volume.unit is not None:
+        return volume
+    return replace(volume, scales=[((x * unit, y * unit, z * unit), scale) for (x, y, z), scale in volume.scales])
+
+
+def as_channel(voxels: Voxels, channel: Channel) -> Voxels:
+    """Return voxels as the type of their channel (`Volume.channel_type`); their shape stays."""
+    if voxels.dtype == np.bool_:
+        return voxels.view(np.uint8) if channel.kind == "annotation" else voxels.view(np.uint8) * np.uint8(255)
+    return voxels.view(channel.dtype)
 
 
 def _levels(volumes: Iterable[Volume[S]]) -> list[tuple[VoxelSize, S]]:
@@ -144,7 +238,7 @@ def _channels(name: str | None, volume: Volume[S], base_level: int) -> Iterator[
             Channel(
                 prefix + part.suffix,
                 kind,
-                volume.dtype,
+                volume.channel_type,
                 part.window,
                 (0, volume.times - 1),
                 base_level=base_level,
@@ -155,8 +249,8 @@ def _channels(name: str | None, volume: Volume[S], base_level: int) -> Iterator[
 
 
 def _kind(volume: Volume[S]) -> str:
-    if volume.labels and volume.dtype.startswith("uint"):
+    if volume.labels and (volume.dtype == BOOLEAN or VOXEL_TYPES[volume.dtype].is_integer):
         return "annotation"
-    if volume.dtype not in ("uint8", "uint16"):
+    if VOXEL_TYPES[volume.channel_type].itemsize > 2:
         return "grey"
     return "timeseries" if volume.times > 1 else "image"

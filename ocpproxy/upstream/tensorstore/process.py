@@ -16,6 +16,10 @@ from collections.abc import Mapping
 from threading import Lock, Thread
 from typing import Any
 
+import numpy as np
+
+from ocpproxy.upstream.tensorstore import decoding
+
 _REOPEN_AFTER = 600.0
 """Seconds after which the metadata of an array is read again."""
 _MAX_OPEN = 64
@@ -93,7 +97,7 @@ class RequestHandler:
         if opening is None or time.monotonic() - since > _REOPEN_AFTER:
             if len(self._open) >= _MAX_OPEN:
                 self._open.clear()
-            opening = self._library.open(spec, context=self._context, open=True, read=True)
+            opening = self._library.open(spec, context=self._context, read=True)  # open=True would read metadata
             self._open[key] = (time.monotonic(), opening)
         return opening
 
@@ -103,6 +107,23 @@ class RequestHandler:
             key, None
         )  # TensorStore caches parts of an array, such as the index of a shard: they may be damaged
         self._writer.fail(number, error)
+
+    def decode(self, number: int, request: Mapping[str, Any]) -> None:
+        """Start to read a part of an array with numcodecs, in a thread of its own."""
+        Thread(target=self._decode, args=(number, request), daemon=True).start()
+
+    def _decode(self, number: int, request: Mapping[str, Any]) -> None:
+        try:
+            spec = request["spec"]
+            store = self._library.KvStore.open(spec["kvstore"], context=self._context).result()
+            voxels = decoding.read(store.read, spec["metadata"], spec["fill_missing_data_reads"], request["index"])
+            voxels = voxels.transpose(request["order"])
+            plain = np.ascontiguousarray(voxels.astype(voxels.dtype.newbyteorder("="), copy=False))
+        except BaseException as error:
+            self._writer.fail(number, error)
+        else:
+            head = {"id": number, "dtype": plain.dtype.str, "shape": plain.shape}
+            self._writer.send(head, plain.reshape(-1).view("u1").data)
 
     def cancel(self, number: int) -> None:
         """Cancel a read if that is still possible. No response is sent."""
@@ -173,7 +194,9 @@ def main() -> None:
             if request["do"] == "cancel":
                 handler.cancel(number)
             else:
-                {"read": handler.read, "document": handler.document}[request["do"]](number, request)
+                {"read": handler.read, "decode": handler.decode, "document": handler.document}[request["do"]](
+                    number, request
+                )
         except Exception as error:
             writer.fail(number, error)
     os._exit(0)  # without waiting for reads in progress

@@ -8,6 +8,7 @@ upstream that needs TensorStore has one, from its first request until it has bee
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -15,18 +16,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.protocol import Factory
 
+from ocpproxy.concurrency import progress
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import UpstreamBroken, UpstreamDown, UpstreamFailure, UpstreamSlow
-from ocpproxy.upstream.locations import public_url
+from ocpproxy.upstream.chunks import MissingChunks, log_all_missing
+from ocpproxy.upstream.codecs import content_encoding
+from ocpproxy.upstream.documents.encodings import TENSORSTORE, Encoding
+from ocpproxy.upstream.locations import Location
 from ocpproxy.upstream.tensorstore.connection import Head, ProcessEnded, ReaderProcess
+from ocpproxy.upstream.tensorstore.relay import Relay, RelayedArray
 
 INSTALL = "pip install 'ocpproxy[tensorstore]'"
 _LINK = 3
@@ -39,11 +44,18 @@ _CACHE = 32 * 2**20
 """Bytes of decoded chunks that TensorStore may keep."""
 _MAX_DOCUMENT = 2 * 2**20
 """Bytes of a document."""
+_SHARD_INDEX = 16 * 2**20
+"""Bytes of the index of a shard, at most."""
 
 
 def installed() -> bool:
     """Return whether TensorStore is installed, without importing it."""
     return find_spec("tensorstore") is not None
+
+
+def numcodecs_installed() -> bool:
+    """Return whether numcodecs is installed, without importing it."""
+    return find_spec("numcodecs") is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +66,6 @@ class ReadLimits:
     """Seconds until a response is complete."""
     connections: int
     """Requests to the servers at a time."""
-    retries: int
-    """How often TensorStore repeats a request that fails."""
     max_cutout: int
     """Bytes of a cutout."""
 
@@ -72,48 +82,63 @@ class ReadLimits:
                 "cache_pool": {"total_bytes_limit": _CACHE},
                 "data_copy_concurrency": {"limit": os.cpu_count() or 1},
                 "http_request_concurrency": {"limit": self.connections},
-                "http_request_retries": {
-                    "max_retries": self.retries + 1,
-                    "initial_delay": "100ms",
-                    "max_delay": "1s",
-                },
+                "http_request_retries": {"max_retries": 0},  # the relay's client does that
             },
         }
 
     def environment(self) -> dict[str, str]:
         """Return variables for the environment of a process.
 
-        Without them, TensorStore would wait for a silent server for ever.
+        Without them, TensorStore would wait for a silent bucket for ever, and ask a proxy for what is on the loopback.
         """
         return {
+            "no_proxy": "127.0.0.1",
             "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": str(max(1, round(self.timeout))),
             "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
 
 
+@dataclass(frozen=True, slots=True)
+class ArrayPart:
+    """A part of an array, and all that a reader has to know of the array."""
+
+    location: Location
+    """Where its volume is."""
+    token: str
+    path: str
+    """The path of the array below the volume's address."""
+    driver: str
+    """The name of TensorStore's driver."""
+    encoding: Encoding
+    """Its metadata are the members of TensorStore's spec."""
+    index: Sequence[range | int]
+    """For each axis of the array a range, or a number, which drops the axis."""
+    order: Sequence[int]
+    """The remaining axes, in the order in which the result has them."""
+    chunk_bytes: int
+    """Bytes of the voxels of a chunk."""
+
+
 class TensorStoreReader:
     """TensorStore for one upstream.
 
-    :param credentials: whether buckets are read with the credentials of the environment, not by their public addresses.
-    :param authorization: the value of the header for web servers.
-    :param black: whether a missing chunk is background, and not an error.
+    :param relay: where it reads what is not in a bucket that needs credentials.
+    :param missing: what it makes of missing chunks.
     """
 
     def __init__(
         self,
         reactor: Any,
         limits: ReadLimits,
-        *,
-        credentials: bool = False,
-        authorization: str | None = None,
-        black: bool = True,
+        relay: Relay,
+        missing: MissingChunks,
     ) -> None:
         self._reactor = reactor
         self._limits = limits
-        self._credentials = credentials
-        self._authorization = authorization
-        self._black = black
+        self._relay = relay
+        self._missing = missing
+        self._reported: set[RelayedArray] = set()
         self._process: ReaderProcess | None = None
         self._ending: set[ReaderProcess] = set()
         self._idle_call: Any = None
@@ -218,61 +243,59 @@ class TensorStoreReader:
 
     # -- what it reads
 
-    def is_web(self, address: str) -> bool:
-        """Return whether an address is that of a web server."""
-        return self._resolve(address).startswith(("http://", "https://"))
-
-    def _resolve(self, address: str) -> str:
-        return address if self._credentials else public_url(address)
-
-    def _store(self, address: str) -> dict[str, Any]:
-        """Return TensorStore's spec of the key-value store at an address."""
-        address = self._resolve(address)
-        scheme, _, rest = address.partition("://")
-        if scheme in ("http", "https"):
-            headers = [f"Authorization: {self._authorization}"] if self._authorization else []
-            return {"driver": "http", "base_url": address + "/", "headers": headers}
-        if scheme == "file":
-            return {"driver": "file", "path": unquote(rest) + "/"}
-        bucket, _, path = rest.partition("/")
-        return {"driver": {"s3": "s3", "gs": "gcs"}[scheme], "bucket": bucket, "path": path + "/"}
-
-    async def document(self, address: str, name: str) -> bytes | None:
-        """Return a document below an address that is not that of a web server, or None if there is none.
+    async def document(self, location: Location, token: str, name: str) -> bytes | None:
+        """Return a document below the address of a bucket that needs credentials, or None if there is none.
 
         :raises UpstreamFailure: the document cannot be read, or is too large.
         """
-        store = self._store(address)
+        store = _bucket(location.for_token(token), "")
         head, body = await self._request({"do": "document", "store": store, "key": name, "max_size": _MAX_DOCUMENT})
         return None if head["missing"] else body
 
-    async def box(
-        self,
-        address: str,
-        spec: Mapping[str, Any],
-        index: Sequence[range | int],
-        order: Sequence[int],
-        path: str = "",
-    ) -> Voxels:
+    async def box(self, part: ArrayPart) -> Voxels:
         """Return a part of an array, read-only.
 
-        :param address: the address of its volume.
-        :param spec: the members of TensorStore's spec of the array, without those of `ReadLimits` and the store.
-        :param index: for each axis of the array a range, or a number, which drops the axis.
-        :param order: the remaining axes, in the order in which the result has them.
-        :param path: the path of the array below the address.
         :raises UpstreamFailure: the array cannot be opened, or the part cannot be read in time.
         """
-        complete = {
-            "kvstore": self._store(f"{address}/{path}" if path else address),
-            "recheck_cached_data": "open",
-            "fill_missing_data_reads": self._black,
-            **spec,
+        message = {
+            "do": "read" if part.encoding.reader == TENSORSTORE else "decode",
+            "index": [[one.start, one.stop] if isinstance(one, range) else one for one in part.index],
+            "order": list(part.order),
         }
-        parts = [[part.start, part.stop] if isinstance(part, range) else part for part in index]
-        head, body = await self._request({"do": "read", "spec": complete, "index": parts, "order": list(order)})
-        voxels: Voxels = np.frombuffer(body, head["dtype"]).reshape(head["shape"])
+        if part.location.in_bucket:
+            store = _bucket(part.location.for_token(part.token), part.path)
+            return _voxels(*await self._request({**message, "spec": self._spec(part, store)}))
+        limit = _longest_object(part.chunk_bytes)
+        address, array = self._relay.array(part.location, part.token, part.path, limit, self._missing)
+        present, absent, failed = array.present, array.absent, array.failed
+        try:
+            spec = self._spec(part, {"driver": "http", "base_url": address})
+            voxels = _voxels(*await self._request({**message, "spec": spec}))
+        except UpstreamFailure as failure:
+            if array.failed > failed and array.failure is not None:  # TensorStore only says that something failed
+                raise array.failure.with_traceback(None) from failure
+            raise
+        progress.current().report()
+        if array.present == present and array.absent > absent:
+            self._report_missing(part, array)
         return voxels
+
+    def _spec(self, part: ArrayPart, store: Mapping[str, Any]) -> dict[str, Any]:
+        """Return TensorStore's spec of an array in a key-value store. The metadata are in it, so it reads none."""
+        return {
+            "driver": part.driver,
+            "kvstore": store,
+            "assume_metadata": True,
+            "recheck_cached_data": "open",
+            "fill_missing_data_reads": self._missing.black,
+            **json.loads(part.encoding.metadata),
+        }
+
+    def _report_missing(self, part: ArrayPart, array: RelayedArray) -> None:
+        """Log once for an array that all chunks of a cuboid are missing: its names may be others, or it is sparse."""
+        if array not in self._reported:
+            self._reported.add(array)
+            log_all_missing(part.token, part.location, part.path)
 
 
 class TensorStoreReaders(Service):
@@ -280,14 +303,12 @@ class TensorStoreReaders(Service):
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
+        self._relay = Relay(reactor)
         self._readers: list[TensorStoreReader] = []
 
-    def reader(self, limits: ReadLimits, **options: Any) -> TensorStoreReader:
-        """Return a new reader.
-
-        :param options: as for `TensorStoreReader`.
-        """
-        reader = TensorStoreReader(self._reactor, limits, **options)
+    def reader(self, limits: ReadLimits, missing: MissingChunks) -> TensorStoreReader:
+        """Return a new reader."""
+        reader = TensorStoreReader(self._reactor, limits, self._relay, missing)
         self._readers.append(reader)
         return reader
 
@@ -297,4 +318,22 @@ class TensorStoreReaders(Service):
         :returns: fires when they have ended.
         """
         super().stopService()
-        return gatherResults([reader.stop() for reader in self._readers])
+        ended = [maybeDeferred(reader.stop) for reader in self._readers]
+        return gatherResults([*ended, maybeDeferred(self._relay.stop)])
+
+
+def _bucket(address: str, path: str) -> dict[str, Any]:
+    """Return TensorStore's spec of the key-value store below an s3:// or gs:// address."""
+    scheme, _, rest = address.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    return {"driver": {"s3": "s3", "gs": "gcs"}[scheme], "bucket": bucket, "path": f"{prefix}/{path}".strip("/") + "/"}
+
+
+def _longest_object(nbytes: int) -> int:
+    """Return how large an object that holds one chunk may be; the index of a shard may be read whole, too."""
+    return max(2 * content_encoding.max_encoded_size(nbytes), _SHARD_INDEX)
+
+
+def _voxels(head: Head, body: bytes) -> Voxels:
+    voxels: Voxels = np.frombuffer(body, head["dtype"]).reshape(head["shape"])
+    return voxels

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from ocpproxy.model.dataset import Box
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.chunks import read_clipped
+from ocpproxy.upstream.documents.encodings import TENSORSTORE, Encoding
 from ocpproxy.upstream.documents.precomputed_info import PrecomputedScale
+from ocpproxy.upstream.documents.pyramids import grid_size
 from ocpproxy.upstream.locations import Location
-from ocpproxy.upstream.tensorstore.reader import TensorStoreReader
+from ocpproxy.upstream.tensorstore.reader import ArrayPart, TensorStoreReader
 
 
 class ShardedScales:
@@ -24,14 +27,35 @@ class ShardedScales:
 
         :raises UpstreamFailure: TensorStore cannot read them.
         """
-        address = self._locations[scale.channel].for_token(token)
-        spec = {"driver": "neuroglancer_precomputed", "scale_index": scale.number}
+        location, encoding = self._locations[scale.channel], _encoding(scale)
+        chunk_bytes = scale.nbytes(Box(0, scale.grid.chunk[0], 0, scale.grid.chunk[1], 0, scale.grid.chunk[2]))
 
         async def read(inner: Box) -> Voxels:
             index = (*box_ranges(inner).values(), range(scale.components))
-            return await self._reader.box(address, spec, index, (2, 1, 0, 3))
+            part = ArrayPart(
+                location, token, "", "neuroglancer_precomputed", encoding, index, (2, 1, 0, 3), chunk_bytes
+            )
+            return await self._reader.box(part)
 
         return await read_clipped(box, scale.grid, scale.dtype, read)
+
+
+def _encoding(scale: PrecomputedScale) -> Encoding:
+    """Return the metadata of one scale: TensorStore refuses a volume for a scale that it cannot read."""
+    members = {
+        "key": scale.key,
+        "size": grid_size(scale.grid),
+        "voxel_offset": scale.grid.offset,
+        "chunk_size": scale.grid.chunk,
+        "resolution": scale.resolution,
+        "encoding": scale.encoding,
+        **({"sharding": scale.sharding} if scale.sharding is not None else {}),
+    }
+    if scale.encoding == "compressed_segmentation":
+        members["compressed_segmentation_block_size"] = scale.block
+    kind = "segmentation" if scale.encoding == "compressed_segmentation" else "image"
+    volume = {"data_type": scale.dtype, "num_channels": scale.components, "type": kind}
+    return Encoding(TENSORSTORE, json.dumps({"multiscale_metadata": volume, "scale_metadata": members}))
 
 
 def box_ranges(box: Box) -> dict[str, range]:

@@ -1,0 +1,88 @@
+"""The half of a gateway that asks upstreams: what the daemon and ``ocpproxy describe`` have in common."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from random import SystemRandom
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.web.client import Agent, HTTPConnectionPool
+
+from ocpproxy.cache.catalogue import Catalogue, DatasetSource, DescriptionStore
+from ocpproxy.concurrency.threads import LanedThreadPool
+from ocpproxy.config import Settings, UpstreamSettings
+from ocpproxy.config.upstreams import serves_any_token
+from ocpproxy.daemon.services import IdleConnections
+from ocpproxy.metrics import Metrics
+from ocpproxy.model.display import DEFAULT_DISPLAY, DisplaySettings
+from ocpproxy.upstream.base import InstrumentedUpstream
+from ocpproxy.upstream.endpoints import ReusedEndpoints
+from ocpproxy.upstream.http import HttpClient
+from ocpproxy.upstream.kind import UpstreamContext
+from ocpproxy.upstream.plain_treq import make_treq
+from ocpproxy.upstream.registry import KINDS, build_upstream
+from ocpproxy.upstream.tensorstore.reader import TensorStoreReaders
+
+_CONNECT_WITHIN = 10
+"""Seconds."""
+
+
+@dataclass(frozen=True)
+class Upstreams:
+    """What upstreams need."""
+
+    threads: LanedThreadPool
+    """Threads that decode and render."""
+    connections: IdleConnections
+    context: UpstreamContext
+
+    def services(self) -> list[IService]:
+        """Return the services, beside the threads, in the order in which they start."""
+        return [self.connections, self.context.readers]
+
+
+def open_upstreams(settings: Settings, reactor: Any) -> Upstreams:
+    """Return what the upstreams of these settings need, not started."""
+    threads = LanedThreadPool(reactor, os.cpu_count() or 1, "renders")
+    pool = _connection_pool(settings, reactor)
+    agent = Agent.usingEndpointFactory(reactor, ReusedEndpoints(reactor, _CONNECT_WITHIN), pool)
+    http = HttpClient(make_treq(agent), reactor, SystemRandom())
+    context = UpstreamContext(http, threads.run, reactor, TensorStoreReaders(reactor))
+    return Upstreams(threads, IdleConnections(pool, reactor), context)
+
+
+def make_catalogue(
+    settings: Settings, context: UpstreamContext, descriptions: DescriptionStore, metrics: Metrics
+) -> Catalogue:
+    """Return the catalogue, with the source of every token."""
+
+    def source(
+        upstream: UpstreamSettings, alias_of: str | None = None, display: DisplaySettings = DEFAULT_DISPLAY
+    ) -> DatasetSource:
+        return DatasetSource(
+            InstrumentedUpstream(build_upstream(upstream, context), metrics),
+            upstream.info_max_age,
+            2 * upstream.connections,
+            upstream.timeout,
+            alias_of,
+            display,
+            upstream.max_cutout,
+            upstream.max_age,
+        )
+
+    sources = {token: source(d.upstream, d.token, d.display) for token, d in settings.datasets.items()}
+    default, kind = settings.upstream, KINDS[settings.upstream.type]
+    for token in kind.fixed_tokens:
+        sources.setdefault(token, source(default))
+    any_token = settings.any_token and not kind.fixed_tokens and serves_any_token(kind, default.url)
+    return Catalogue(sources, source(default) if any_token else None, descriptions, context.reactor)
+
+
+def _connection_pool(settings: Settings, reactor: Any) -> HTTPConnectionPool:
+    pool = HTTPConnectionPool(reactor)
+    upstreams = (settings.upstream, *(dataset.upstream for dataset in settings.datasets.values()))
+    pool.maxPersistentPerHost = max(upstream.connections for upstream in upstreams)
+    pool.retryAutomatically = False
+    return pool
