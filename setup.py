@@ -35,6 +35,7 @@ setup(
     extras_require={
         "tensorstore": ["tensorstore>=0.1.80"],
         "test": ["hypothesis>=6.100", "catpy==2020.9.3", "tensorstore>=0.1.80", "intern>=1.4.2"],
+        "coverage": ["coverage>=7.10.4"],
         "lint": [
             "ruff>=0.6",
             "mypy>=1.11",
