@@ -27,6 +27,23 @@ from tests import doubles
 from tests.databases import START_WITHIN, as_option
 
 ROOT = Path(__file__).parent.parent
+SLACK = 1.5
+"""How many times longer than it should a thing may take: processes on one machine share more than its cores."""
+
+
+def now() -> float:
+    """Seconds."""
+    return reactor.seconds()  # type: ignore[attr-defined, no-any-return]
+
+
+async def pause(seconds: float) -> None:
+    """Let the reactor run for a while: what is waited for is another process's clock."""
+    await deferLater(reactor, seconds)  # type: ignore[arg-type]
+
+
+def quantile(values: list[float], share: float) -> float:
+    """The value below which that share of the values lies."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 class Stopwatch:

@@ -13,7 +13,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LONG = ("test_views", "test_formats", "test_daemon", "test_freshness", "test_away", "test_hot", "test_upstream")
+LONG = (
+    *("test_generations", "test_formats", "test_storage", "test_daemon", "test_views", "test_freshness"),
+    *("test_availability", "test_hot_path", "test_catmaid", "test_channel", "test_upstream"),
+)
 """Modules with tests of many seconds."""
 
 

@@ -21,7 +21,7 @@ from ocpproxy.model.stack import Tile
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.store.files import StoredTile
 from ocpproxy.upstream.base import VoxelsOnly
-from tests.test_filling import STACK, Bench, tile
+from tests.test_rendering import STACK, Bench, tile
 
 
 class NoStore:

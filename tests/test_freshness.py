@@ -15,8 +15,8 @@ from twisted.internet.task import deferLater
 
 from tests import doubles, formats, ocpserver, oracle
 from tests.daemons import Daemon
+from tests.pictures import opaque, rgba
 from tests.test_formats import FormatsCase, section
-from tests.test_views import opaque, rgba
 from tests.tileserver import TileServer
 from tests.volumes import em, level, mitochondria
 

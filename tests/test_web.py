@@ -18,9 +18,9 @@ from ocpproxy.metrics import Metrics
 from ocpproxy.store import rows
 from ocpproxy.upstream.registry import KINDS
 from tests import ocpserver
-from tests.daemons import DaemonCase
+from tests.daemons import DaemonCase, pause
 from tests.memory import MemoryGatewayCase
-from tests.test_daemon import pause, pixels
+from tests.pictures import pixels
 from tests.volumes import em, expected_tile, shared
 
 

@@ -26,9 +26,9 @@ from ocpproxy.daemon.scraping import add_dead, merge_metrics
 from ocpproxy.metrics import Metrics
 from ocpproxy.upstream.registry import KINDS
 from tests import ocpserver
-from tests.daemons import Daemon, DaemonCase, _Process
+from tests.daemons import Daemon, DaemonCase, _Process, now, pause
 from tests.databases import OnMariaDB, OnSQLite
-from tests.test_daemon import now, pause, pixels
+from tests.pictures import pixels
 from tests.volumes import em, expected_tile
 
 

@@ -9,9 +9,9 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
 from tests import ocpserver
-from tests.daemons import Daemon, DaemonCase, Stopwatch
+from tests.daemons import SLACK, Daemon, DaemonCase, Stopwatch, now, pause
 from tests.databases import PrivateServer, mysql_database
-from tests.test_daemon import SLACK, now, pause, pixels
+from tests.pictures import pixels
 from tests.volumes import em, expected_tile
 
 

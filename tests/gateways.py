@@ -1,0 +1,46 @@
+"""A daemon in front of a service, on either database."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.utils import getProcessOutputAndValue
+
+from ocpproxy.config import IndexUrl
+from tests import ocpserver
+from tests.daemons import ROOT, Daemon
+from tests.databases import started
+
+
+class GatewayMixin:
+    """Starts a daemon, and compares what it has stored with its index."""
+
+    index_url: Callable[[], IndexUrl]
+
+    async def gateway(self: Any, service: ocpserver.Service, **options: str) -> Daemon:
+        """A daemon in front of a service."""
+        self.index = self.index_url()
+        self.config = self.configure(self.serve(service), self.index, **options)
+        daemon: Daemon = await self.start(self.config)
+        return daemon
+
+    async def assert_account(self: Any) -> tuple[int, int]:
+        """Rows, numtiles, bytes and files agree; (tiles, bytes)."""
+        database = await started(self, self.index)
+        rows = await database.read(lambda tx: tx.many("SELECT filename, bytes FROM contents"))
+        totals = await database.read(lambda tx: tx.one("SELECT numtiles, bytes FROM metadata"))
+        tiles = self.place / "cache" / "tiles"
+        files = {str(path.relative_to(tiles)): path.stat().st_size for path in tiles.rglob("*") if path.is_file()}
+        self.assertEqual({str(name): int(size) for name, size in rows}, files)
+        self.assertEqual(tuple(map(int, totals)), (len(files), sum(files.values())))
+        return len(files), sum(files.values())
+
+    async def fsck(self: Any) -> tuple[int, str]:
+        """(exit code, output) of ``ocpproxy fsck``."""
+        out, err, code = await getProcessOutputAndValue(
+            sys.executable, ["-m", "ocpproxy.cli", "fsck", "--config", str(self.config)], {**os.environ}, str(ROOT)
+        )
+        return code, out.decode() + err.decode()

@@ -1,0 +1,95 @@
+"""A store on a database, as the daemon has it, and tiles for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.trial.unittest import TestCase
+
+from ocpproxy.concurrency.threads import LanedThreadPool
+from ocpproxy.config import IndexUrl
+from ocpproxy.imagery import png
+from ocpproxy.index import leases
+from ocpproxy.index.database import Database
+from ocpproxy.metrics import Metrics
+from ocpproxy.model.stack import Tile
+from ocpproxy.store import keys, rows
+from ocpproxy.store.capacity import CacheLimits
+from ocpproxy.store.fsck import Fsck
+from ocpproxy.store.journal import Journal
+from ocpproxy.store.rows import Usage
+from ocpproxy.store.tile_store import CacheDirectory, TileStore
+from tests.databases import started
+from tests.volumes import em
+
+STACK = "kat/xy/image/0123abcd"
+PICTURES = [png.grey(em()[n % 20, :512, :512]) for n in range(4)]
+
+
+def tile(slice_: int, row: int = 0, col: int = 0, level: int = 0, stack: str = STACK) -> Tile:
+    """One tile."""
+    return Tile(stack, 0, level, slice_, row, col)
+
+
+def noted(journal: Journal) -> set[Tile]:
+    """What a journal says now."""
+    place = journal._own / "tiles"
+    return {one for line in place.read_text().split() if (one := keys.tile_at(line))} if place.exists() else set()
+
+
+class Kept:
+    """A store on a database, as the daemon has it."""
+
+    def __init__(self, case: TestCase, database: Database, directory: Path, owner: str) -> None:
+        self.case = case
+        self.metrics = Metrics()
+        self.pool = LanedThreadPool(reactor, 2, "files")
+        limits = CacheLimits(10**9, 0, 0.95, 0.9)
+        cache = CacheDirectory(directory, owner, limits)
+        self.store = TileStore(cache, database, reactor, self.pool.run, self.metrics)
+        self.database = database
+        self.mended: list[tuple[str, str]] = []
+
+        async def forget(dead: str) -> None:
+            await database.run(leases.release_all, dead)
+
+        self.mender = Fsck(self.store, forget, lambda *what: self.mended.append(what))
+        self.pool.startService()
+        self.store.startService()
+        case.addCleanup(self.pool.stopService)
+        case.addCleanup(self.store.stopService)
+
+    def die(self) -> None:
+        """As a kill -9 would leave it: the lock is free, the journal stays."""
+        self.store.journal._fd, fd = None, self.store.journal._fd
+        assert fd is not None
+        os.close(fd)
+
+    async def agree(self) -> Usage:
+        """Rows, totals and files are the same."""
+        await self.store.pending.reconciled()
+        found = await self.database.read(lambda tx: tx.many("SELECT filename, bytes FROM contents"))
+        files = list(self.store.files.walk())
+        self.case.assertEqual(sorted((str(name), int(size)) for name, size in found), sorted(files))
+        usage = await self.database.read(rows.usage)
+        self.case.assertEqual(usage, Usage(len(files), sum(size for _, size in files)))
+        self.case.assertEqual(self.store.usage, usage)
+        return usage
+
+
+class KeptMixin:
+    """Makes stores on either database."""
+
+    timeout = 600
+
+    index_url: Callable[[], IndexUrl]
+
+    async def kept(self: Any, owner: str = "one", url: IndexUrl | None = None, directory: Path | None = None) -> Kept:
+        """A store; several may share a database and a directory."""
+        self.url = url or getattr(self, "url", None) or self.index_url()
+        self.directory = directory or getattr(self, "directory", None) or Path(self.mktemp()).absolute()
+        return Kept(self, await started(self, self.url), self.directory, owner)
