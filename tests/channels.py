@@ -65,7 +65,7 @@ class ViewsCase(DaemonCase):
 
     timeout = 900
 
-    async def view(self, service: ocpserver.Service, extra: str = "", **options: str) -> Daemon:
+    async def view(self, service: ocpserver.Service, extra: str = "", **options: Any) -> Daemon:
         """Start both."""
         path = self.configure(self.serve(service), **options)
         with path.open("a") as file:

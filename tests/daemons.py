@@ -33,12 +33,12 @@ SLACK = 1.5
 
 def now() -> float:
     """Seconds."""
-    return reactor.seconds()  # type: ignore[attr-defined, no-any-return]
+    return reactor.seconds()
 
 
 async def pause(seconds: float) -> None:
     """Let the reactor run for a while: what is waited for is another process's clock."""
-    await deferLater(reactor, seconds)  # type: ignore[arg-type]
+    await deferLater(reactor, seconds)
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -146,8 +146,13 @@ class Daemon:
         if not self.protocol.ended.called:
             os.kill(self.pid, number)
         ended: Deferred[int] = Deferred()
-        self.protocol.ended.addCallback(lambda code: (ended.callback(code), code)[1])
-        return await ended.addTimeout(within, reactor)  # type: ignore[arg-type]
+
+        def note(code: int) -> int:
+            ended.callback(code)
+            return code
+
+        self.protocol.ended.addCallback(note)
+        return await ended.addTimeout(within, reactor)
 
     async def end(self) -> None:
         """End the process at once; under ``make coverage``, as soon as it has written what it ran."""
@@ -169,12 +174,12 @@ class Daemon:
                 if b"tensorstore.process" in command.read_bytes():
                     os.kill(int(child), signal.SIGTERM)
                     while command.read_bytes():
-                        await deferLater(reactor, 0.02)  # type: ignore[arg-type]
+                        await deferLater(reactor, 0.02)
 
     async def rest(self) -> None:
         """Wait until nothing is being fetched or settled."""
         while await self.metric("ocpproxy_flights") or await self.metric("ocpproxy_unsettled_tiles"):
-            await deferLater(reactor, 0.02)  # type: ignore[arg-type]
+            await deferLater(reactor, 0.02)
 
 
 class DaemonCase(TestCase):
@@ -219,11 +224,11 @@ class DaemonCase(TestCase):
         command = [str(Path(sys.executable).parent / "twistd"), "--nodaemon", "--pidfile=", *arguments, "ocpproxy"]
         if config is not None:
             command += ["--config", str(config)]
-        process = reactor.spawnProcess(  # type: ignore[attr-defined]
+        process = reactor.spawnProcess(
             protocol, command[0], command, env={**os.environ, **environ}, path=str(self.place)
         )
         daemon = Daemon("", process, protocol, self.client.request)
 
         self.addCleanup(lambda: Deferred.fromCoroutine(daemon.end()))
-        daemon.url = await protocol.ready.addTimeout(START_WITHIN, reactor)  # type: ignore[arg-type]
+        daemon.url = await protocol.ready.addTimeout(START_WITHIN, reactor)
         return daemon

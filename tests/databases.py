@@ -24,6 +24,7 @@ from twisted.trial.unittest import SkipTest, TestCase
 from ocpproxy.config import IndexUrl
 from ocpproxy.index.backends import backend
 from ocpproxy.index.database import Database
+from tests.mixins import CaseMixin
 
 NO_SERVER = (
     "no MariaDB server: apt-get install mariadb-server, "
@@ -79,7 +80,7 @@ class PrivateServer:
         self._command = [
             *(program, *common, f"--socket={self.home}/s", "--skip-networking", f"--pid-file={self.home}/pid")
         ]
-        self.options = {"unix_socket": f"{self.home}/s", "user": "root", "password": ""}
+        self.options: dict[str, Any] = {"unix_socket": f"{self.home}/s", "user": "root", "password": ""}
         self.start()
 
     def start(self) -> None:
@@ -137,21 +138,27 @@ def as_option(url: IndexUrl) -> str:
     return f"mysql://{url.user}:{url.password}@{url.host}:{url.port}/{url.database}{socket}"
 
 
-class OnSQLite:
+class OnDatabase(CaseMixin):
+    """Tests that are run on each kind of database; `OnSQLite` and `OnMariaDB` come before this in the bases."""
+
+    def index_url(self) -> IndexUrl:
+        """Return the address of a new, empty database."""
+        raise NotImplementedError
+
+
+class OnSQLite(OnDatabase):
     """The database of a test is an SQLite file."""
 
     def index_url(self) -> IndexUrl:
-        """A new one."""
-        assert isinstance(self, TestCase)
+        """Return the address of a new file."""
         return IndexUrl(mysql=False, path=str(Path(self.mktemp()).absolute()))
 
 
-class OnMariaDB:
+class OnMariaDB(OnDatabase):
     """The database of a test is in a real server."""
 
     def index_url(self) -> IndexUrl:
-        """A new one."""
-        assert isinstance(self, TestCase)
+        """Return the address of a new database."""
         return mysql_database(self)
 
 

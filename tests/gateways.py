@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
 
 from twisted.internet.utils import getProcessOutputAndValue
 
-from ocpproxy.config import IndexUrl
 from tests import ocpserver
 from tests.daemons import ROOT, Daemon
-from tests.databases import started
+from tests.databases import OnDatabase, started
+from tests.mixins import DaemonMixin
 
 
-class GatewayMixin:
+class GatewayMixin(OnDatabase, DaemonMixin):
     """Starts a daemon, and compares what it has stored with its index."""
 
-    index_url: Callable[[], IndexUrl]
-
-    async def gateway(self: Any, service: ocpserver.Service, **options: str) -> Daemon:
+    async def gateway(self, service: ocpserver.Service, **options: str) -> Daemon:
         """A daemon in front of a service."""
         self.index = self.index_url()
         self.config = self.configure(self.serve(service), self.index, **options)
         daemon: Daemon = await self.start(self.config)
         return daemon
 
-    async def assert_account(self: Any) -> tuple[int, int]:
+    async def assert_account(self) -> tuple[int, int]:
         """Rows, numtiles, bytes and files agree; (tiles, bytes)."""
         database = await started(self, self.index)
         rows = await database.read(lambda tx: tx.many("SELECT filename, bytes FROM contents"))
@@ -38,7 +34,7 @@ class GatewayMixin:
         self.assertEqual(tuple(map(int, totals)), (len(files), sum(files.values())))
         return len(files), sum(files.values())
 
-    async def fsck(self: Any) -> tuple[int, str]:
+    async def fsck(self) -> tuple[int, str]:
         """(exit code, output) of ``ocpproxy fsck``."""
         out, err, code = await getProcessOutputAndValue(
             sys.executable, ["-m", "ocpproxy.cli", "fsck", "--config", str(self.config)], {**os.environ}, str(ROOT)

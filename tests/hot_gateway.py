@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
+from twisted.internet.address import IPv4Address
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
@@ -78,7 +79,9 @@ class HotCase(TestCase):
         self.gateway.services.startService()
         self.addCleanup(self.stop)
         listening = next(part for part in self.gateway.services if isinstance(part, ListeningPorts))
-        self.port = listening.ports[0].getHost().port
+        host = listening.ports[0].getHost()
+        assert isinstance(host, IPv4Address)
+        self.port = host.port
         self.site: Any = self.gateway.site
         self.store = self.gateway.storage.store
         for target in TARGETS:

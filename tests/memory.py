@@ -151,7 +151,7 @@ class MemoryGatewayCase(SynchronousTestCase):
             sections[section][option] = value
         lines = [f"[{s}]\n" + "".join(f"{k} = {v}\n" for k, v in values.items()) for s, values in sections.items()]
         gateway = make_gateway(config.parse("".join(lines), self.place, {}, KINDS), self.reactor, Metrics())
-        gateway.site.protocol = SocketChannel  # type: ignore[assignment]
+        gateway.site.protocol = SocketChannel
         agent = RequestTraversalAgent(Resource())
         agent._serverFactory = gateway.site  # the whole server, with the requests and the channel of its own
         self.running = RunningGateway(gateway, agent, HTTPClient(agent))
@@ -179,7 +179,7 @@ class MemoryGatewayCase(SynchronousTestCase):
     def get(self, path: str, method: str = "GET", **headers: str) -> Reply:
         """Return the answer to a request."""
         assert self.running is not None
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        named: dict[bytes | str, bytes | str] = {name.replace("_", "-"): value for name, value in headers.items()}
         response = self.wait(self.running.client.request(method, f"http://gateway/{path}", headers=named))
         body = self.wait(treq.content(response))
         found = {name.decode().lower(): values[0].decode() for name, values in response.headers.getAllRawHeaders()}

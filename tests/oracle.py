@@ -15,8 +15,10 @@ ADDS = {"C": (0, 1, 1), "M": (1, 0, 1), "Y": (1, 1, 0), "R": (1, 0, 0), "G": (0,
 
 def plane(volume: Array, name: str, n: int, scale: Fraction = Fraction(1)) -> Array:
     """The whole picture, axes (row, column), of the n-th slice of a volume (z, y, x); z steps take `scale` pixels."""
+    picture: Array
     if name == "xy":
-        return volume[n]
+        picture = volume[n]
+        return picture
     depth = volume.shape[0]
     rows = []
     for pixel in range(-(-depth * scale.numerator // scale.denominator)):
@@ -44,7 +46,8 @@ def grey(voxels: Array, window: tuple[int, int] | None = None) -> Array:
         return (voxels // 256).astype(np.uint8)
     if voxels.dtype == np.float32:
         wide = np.where(np.isnan(voxels), 0, voxels).astype(np.float64)
-        return np.minimum(255, np.floor(np.maximum(wide, 0) * 256)).astype(np.uint8)
+        light: Array = np.minimum(255, np.floor(np.maximum(wide, 0) * 256)).astype(np.uint8)
+        return light
     return voxels.astype(np.uint8)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
@@ -23,7 +21,7 @@ from ocpproxy.store.fsck import Fsck
 from ocpproxy.store.journal import Journal
 from ocpproxy.store.rows import Usage
 from ocpproxy.store.tile_store import CacheDirectory, TileStore
-from tests.databases import started
+from tests.databases import OnDatabase, started
 from tests.volumes import em
 
 STACK = "kat/xy/image/0123abcd"
@@ -81,14 +79,12 @@ class Kept:
         return usage
 
 
-class KeptMixin:
+class KeptMixin(OnDatabase):
     """Makes stores on either database."""
 
     timeout = 600
 
-    index_url: Callable[[], IndexUrl]
-
-    async def kept(self: Any, owner: str = "one", url: IndexUrl | None = None, directory: Path | None = None) -> Kept:
+    async def kept(self, owner: str = "one", url: IndexUrl | None = None, directory: Path | None = None) -> Kept:
         """A store; several may share a database and a directory."""
         self.url = url or getattr(self, "url", None) or self.index_url()
         self.directory = directory or getattr(self, "directory", None) or Path(self.mktemp()).absolute()

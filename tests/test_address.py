@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,9 +72,9 @@ class GrammarTests(SynchronousTestCase):
         except BadAddress as bad:
             self.assertNotIn("\n", str(bad))
         else:
-            write = address.write if isinstance(found, TileAddress) else address.write_base
             if not isinstance(found, OverviewAddress):
-                self.assertEqual(address.parse(write(found)), found)  # type: ignore[operator]
+                written = address.write(found) if isinstance(found, TileAddress) else address.write_base(found)
+                self.assertEqual(address.parse(written), found)
 
     @given(bases(), numbers)
     def test_bases(self, base: ImageBase, slice_: int) -> None:
@@ -96,11 +97,11 @@ class GrammarTests(SynchronousTestCase):
 class FormTests(SynchronousTestCase):
     """The forms as the historical clients sent them."""
 
-    def tile(self, path: str, **expected: object) -> None:
+    def tile(self, path: str, **expected: Any) -> None:
         """The path means this, with xy, slice 10, row 1, column 2, level 3 where nothing else is said."""
-        said = {"slice": 10, "row": 1, "col": 2, "level": 3, **expected}
-        named = {name: said.pop(name) for name in ("plane", "channels", "colouring") if name in said}
-        self.assertEqual(address.parse(path), TileAddress(ImageBase("kat", **named), **said))
+        numbers = {"slice": 10, "row": 1, "col": 2, "level": 3, **expected}
+        base = {name: numbers.pop(name) for name in ("plane", "channels", "colouring") if name in numbers}
+        self.assertEqual(address.parse(path), TileAddress(ImageBase("kat", **base), **numbers))
 
     def test_forms(self) -> None:
         """D1, D2, D3, D6, mcfc, viking."""

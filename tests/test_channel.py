@@ -16,6 +16,7 @@ from cryptography.x509.oid import NameOID
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
 
 from ocpproxy.web.channel import PromptChannel
 from ocpproxy.web.site import HotChannel
@@ -60,7 +61,8 @@ class SocketTests(HotCase):
         """Bytes that the gateway's side of a connection has in its buffers."""
         if not isinstance(getattr(reader, "protocol", None), PromptChannel):
             return 0
-        return len(reader.dataBuffer) - reader.offset + reader._tempDataLen
+        held: int = len(reader.dataBuffer) - reader.offset + reader._tempDataLen
+        return held
 
     async def test_bounded(self) -> None:
         """A client that pipelines 2,000 requests and does not read costs two answers, and gets all of them in the end,
@@ -85,13 +87,18 @@ class SocketTests(HotCase):
         held: list[Any] = []
         while not held:
             await pause(0.02)
-            writers = [r.protocol for r in reactor.getWriters() if isinstance(getattr(r, "protocol", 0), HotChannel)]
-            held = [channel for channel in writers if channel._held is not None]
+            protocols = [getattr(writer, "protocol", None) for writer in reactor.getWriters()]
+            held = [one for one in protocols if isinstance(one, HotChannel) and one._held is not None]
         (channel,) = held
         channel.abortTimeout = 0.2
         lost: Deferred[None] = Deferred()
         original = channel.connectionLost
-        channel.connectionLost = lambda reason: (original(reason), lost.callback(None))
+
+        def connection_lost(reason: Failure) -> None:
+            original(reason)
+            lost.callback(None)
+
+        channel.connectionLost = connection_lost
         await lost.addTimeout(300, reactor)
         client.close()
 

@@ -210,7 +210,7 @@ class CommandTests(SynchronousTestCase):
 
     def write(self, text: str) -> str:
         """A file."""
-        path = self.mktemp()
+        path: str = self.mktemp()
         Path(path).write_text(text)
         return path
 

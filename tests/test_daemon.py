@@ -22,7 +22,7 @@ from tests.volumes import em, expected_tile, level
 class GatewayTests(GatewayMixin):
     """What the gateway does, on either database."""
 
-    async def test_every_tile(self: Any) -> None:
+    async def test_every_tile(self) -> None:
         """Every xy tile of every level of three generations equals the voxels; all cuboids are fetched once."""
         services = [ocpserver.Service(em(), generation, (0, 0, 1)) for generation in (1, 2, 3)]
         daemon = await self.gateway(services[0])
@@ -61,7 +61,7 @@ class GatewayTests(GatewayMixin):
         await daemon.stop()
         await self.assert_account()
 
-    async def herd(self: Any, service: ocpserver.Service, daemons: list[Daemon], bound: float) -> None:
+    async def herd(self, service: ocpserver.Service, daemons: list[Daemon], bound: float) -> None:
         """32 clients, in turn at each daemon, on the 16 slices of a cuboid: one cutout, and p95 within the bound.
 
         There are three cuboids to try: what else the machine does may cost more than waiting for a core.
@@ -92,12 +92,12 @@ class GatewayTests(GatewayMixin):
                 return
         raise AssertionError(f"p95 {figures} s, expected under {bound} s")
 
-    async def test_herd(self: Any) -> None:
+    async def test_herd(self) -> None:
         """32 clients on the 16 slices of a cuboid, 1 s away: one cutout, p95 soon after it; afterwards none."""
         service = ocpserver.Service(em(), 2, delay=1.0)
         await self.herd(service, [await self.gateway(service)], 1.15)
 
-    async def test_herd_on_two_daemons(self: Any) -> None:
+    async def test_herd_on_two_daemons(self) -> None:
         """The same through two daemons that share cache and index: one cutout in all."""
         service = ocpserver.Service(em(), 2, delay=1.0)
         daemons = [await self.gateway(service, index_lease="30"), await self.start(self.config)]
@@ -107,7 +107,7 @@ class GatewayTests(GatewayMixin):
             self.assertEqual(await daemon.stop(), 0)
         await self.assert_account()
 
-    async def break_upstream(self: Any, modes: tuple[str, ...], status: int, timeout: int) -> None:
+    async def break_upstream(self, modes: tuple[str, ...], status: int, timeout: int) -> None:
         """Let an upstream fail: a picture, no-store, nothing stored; exact tiles as soon as it is well."""
         service = ocpserver.Service(em(), 2)
         daemon = await self.gateway(service, upstream_timeout=str(timeout), cache_memory="0")
@@ -140,15 +140,15 @@ class GatewayTests(GatewayMixin):
         await daemon.stop()
         await self.assert_account()
 
-    async def test_faults(self: Any) -> None:
+    async def test_faults(self) -> None:
         """An upstream that answers wrongly: 503, long before its deadline."""
         await self.break_upstream(FAULTS, 503, timeout=60)
 
-    async def test_silent_faults(self: Any) -> None:
+    async def test_silent_faults(self) -> None:
         """An upstream that does not answer: 504 after the deadline."""
         await self.break_upstream(("silence", "mute"), 504, timeout=1)
 
-    async def test_term(self: Any) -> None:
+    async def test_term(self) -> None:
         """TERM while a tile is being fetched: it is answered, nothing stays locked, uses are written, exit 0."""
         service = ocpserver.Service(em(), 2, delay=0.7)
         daemon = await self.gateway(service)
@@ -167,7 +167,7 @@ class GatewayTests(GatewayMixin):
         self.assertEqual(list((self.place / "cache" / "journal").iterdir()), [])
         self.assertNotIn("Traceback", daemon.log)
 
-    async def test_restart_without_upstream(self: Any) -> None:
+    async def test_restart_without_upstream(self) -> None:
         """What was known is known after a restart, though the upstream is down: hits flow."""
         service = ocpserver.Service(em(), 2)
         daemon = await self.gateway(service)

@@ -39,7 +39,7 @@ class FreshnessCase(FormatsCase):
             got = await daemon.get(path)
             if fine(got):
                 return got
-            await deferLater(reactor, 0.02)  # type: ignore[arg-type]
+            await deferLater(reactor, 0.02)
 
     def stored(self) -> list[Path]:
         """The files of tiles."""
@@ -171,12 +171,12 @@ class EpochTests(FreshnessCase):
         _, first, _ = await daemon.get(path)
         bucket.mode = "info_mute"
         asked = bucket.asked["info"]
-        began = reactor.seconds()  # type: ignore[attr-defined]
+        began = reactor.seconds()
         await self.until(daemon, path, lambda _: bucket.asked["info"] > asked)
         for _ in range(20):
             code, body, headers = await daemon.get(path)
             self.assertEqual((code, body, "hit" in headers["cache-status"]), (200, first, True))
-        self.assertLess(reactor.seconds() - began, 60)  # type: ignore[attr-defined]
+        self.assertLess(reactor.seconds() - began, 60)
 
     async def test_restart(self) -> None:
         """An epoch goes on until the upstream has answered, in another process too, and whatever else it says."""
@@ -192,7 +192,11 @@ class EpochTests(FreshnessCase):
             await daemon.rest()
             bucket.mode = f"info_{mode}"
             asked = bucket.asked["info"]
-            await self.until(daemon, path, lambda _, asked=asked: bucket.asked["info"] > asked)
+
+            def asked_again(_: Got, asked: int = asked) -> bool:
+                return bucket.asked["info"] > asked
+
+            await self.until(daemon, path, asked_again)
             self.assertEqual((await daemon.get(path))[1], first)
             await daemon.stop()
             bucket.mode = "info_error500"

@@ -18,7 +18,7 @@ from tests.stores import PICTURES, KeptMixin, tile
 class FsckTests(KeptMixin):
     """Differences between files, rows and totals."""
 
-    async def test_crash_while_storing(self: Any) -> None:
+    async def test_crash_while_storing(self) -> None:
         """TileFiles without rows after a crash are found by the journal alone and accounted for; half files go."""
         dead, kept = await self.kept("dead"), await self.kept("one")
         dead.store.journal.note([tile(n) for n in range(4)])
@@ -36,7 +36,7 @@ class FsckTests(KeptMixin):
         await kept.mender.sweep(read_all=True)
         self.assertEqual(kept.mended, [])
 
-    async def test_crash_while_reclaiming(self: Any) -> None:
+    async def test_crash_while_reclaiming(self) -> None:
         """Rows that went before their files: the files are accounted for again."""
         dead, kept = await self.kept("dead"), await self.kept("one")
         await dead.store.write([(tile(n), PICTURES[0]) for n in range(6)])
@@ -48,7 +48,7 @@ class FsckTests(KeptMixin):
         await kept.store.refresh()
         await kept.agree()
 
-    async def test_living_work_is_left_alone(self: Any) -> None:
+    async def test_living_work_is_left_alone(self) -> None:
         """A sweep does not touch what another process has in hand, nor its temporary files."""
         busy, kept = await self.kept("busy"), await self.kept("one")
         busy.store.journal.note([tile(1), tile(2)])
@@ -63,7 +63,7 @@ class FsckTests(KeptMixin):
         busy.store.pending.add({tile(1): 0})
         await busy.store.pending.reconciled()
 
-    async def test_sweep(self: Any) -> None:
+    async def test_sweep(self) -> None:
         """Every kind of difference is found, told and mended; a second look finds nothing."""
         kept = await self.kept()
         await kept.store.write([(tile(n), PICTURES[n % 4]) for n in range(30)])
@@ -111,7 +111,7 @@ class FsckTests(KeptMixin):
         self.assertEqual(kept.mended, [])
         self.assertTrue(Path("/etc/passwd").exists())
 
-    async def test_index_lost(self: Any) -> None:
+    async def test_index_lost(self) -> None:
         """The whole index can be rebuilt from the disk."""
         kept = await self.kept()
         await kept.store.write([(tile(n, level=n % 3), PICTURES[n % 4]) for n in range(40)])
@@ -120,7 +120,7 @@ class FsckTests(KeptMixin):
         await kept.mender.sweep()
         self.assertEqual(await kept.agree(), before)
 
-    async def test_totals_mended_twice(self: Any) -> None:
+    async def test_totals_mended_twice(self) -> None:
         """Two who find the same wrong totals mend them once."""
         kept = await self.kept()
         await kept.store.write([(tile(1), PICTURES[0])])

@@ -7,17 +7,18 @@ from typing import Any
 
 from tests import ocpserver, oracle
 from tests.channels import PLANES, SMALL, ViewsCase, channels, shown
+from tests.mixins import ViewsMixin
 from tests.volumes import em, level
 
 
-class GenerationTests:
+class GenerationTests(ViewsMixin):
     """Each type of channel: every plane and level; first, middle and last slices; one time in the middle."""
 
     generation = 0
     options: dict[str, str] = {}  # noqa: RUF012
     cube = SMALL
 
-    async def every(self: Any, *names: str) -> None:
+    async def every(self, *names: str) -> None:
         """Compare all pixels of these channels."""
         generation = self.generation
         served = {name: channels()[name] for name in names}

@@ -77,7 +77,8 @@ class DifferentialTests(HotCase):
             if not transport.disconnecting:
                 channel.dataReceived(piece.replace(b"ETAG", etag))
         channel.setTimeout(None)
-        return transport.sent.replace(b"chunked", b"")
+        sent: bytes = transport.sent.replace(b"chunked", b"")
+        return sent
 
     def compare(self, pieces: list[bytes], etag: bytes) -> bytes:
         """The same answers either way; returned."""

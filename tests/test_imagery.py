@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from fractions import Fraction
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
@@ -22,7 +23,7 @@ from tests import oracle
 from tests.volumes import em, expected_tile
 
 
-def pixels(picture: bytes) -> np.ndarray:  # type: ignore[type-arg]
+def pixels(picture: bytes) -> np.ndarray:
     """What Pillow reads."""
     image = Image.open(BytesIO(picture))
     image.load()
@@ -30,7 +31,7 @@ def pixels(picture: bytes) -> np.ndarray:  # type: ignore[type-arg]
     return np.array(image)
 
 
-def random_volume(seed: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:  # type: ignore[type-arg]
+def random_volume(seed: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """Voxels of a type, many of them 0, and for floats not all of them numbers between 0 and 1."""
     rng = np.random.default_rng(seed)
     if dtype == "float32":
@@ -131,7 +132,7 @@ KINDS = (
 )
 
 
-def expected(face: np.ndarray, channel: Channel, look: DisplaySettings) -> np.ndarray:  # type: ignore[type-arg]
+def expected(face: np.ndarray, channel: Channel, look: DisplaySettings) -> np.ndarray:
     """RGBA of a whole face of one channel, by the oracle."""
     if channel.kind == "annotation":
         return oracle.labels(face)
@@ -146,14 +147,14 @@ def expected(face: np.ndarray, channel: Channel, look: DisplaySettings) -> np.nd
     return np.stack([grey, black if red else grey, black if red else grey, np.full_like(grey, 255)], axis=-1)
 
 
-def as_rgba(picture: bytes) -> np.ndarray:  # type: ignore[type-arg]
+def as_rgba(picture: bytes) -> np.ndarray:
     """What a viewer shows."""
     image = Image.open(BytesIO(picture))
     assert (image.size, image.format) == ((512, 512), "PNG")
     return np.array(image.convert("RGBA"))
 
 
-def drawn(stack: Stack, volumes: list[np.ndarray | None], tile: tuple[int, int, int]) -> bytes:  # type: ignore[type-arg]
+def drawn(stack: Stack, volumes: list[np.ndarray | None], tile: tuple[int, int, int]) -> bytes:
     """A tile (slice, row, col) of level 0 of whole volumes (z, y, x)."""
     found = stack.tile(None, 0, *tile)
     assert found is not None
@@ -273,26 +274,27 @@ class DrawTests(SynchronousTestCase):
 class RetouchTests(SynchronousTestCase):
     """Other contrast and colour, and overviews."""
 
-    def stack(self, dtype: str = "uint8", plane: Plane = Plane.XY, **look: object) -> Stack:
+    def stack(self, dtype: str = "uint8", plane: Plane = Plane.XY, **look: Any) -> Stack:
         """A stack of one channel."""
         kind = "annotation" if dtype == "uint32" else "image"
         level = Level((640, 600, 20), (0, 0, 0), (64, 64, 16))
         dataset = Dataset("t", {0: level}, (Channel("c", kind, dtype),), "c")
-        return Stack.build(dataset, ImageBase("t", plane), DisplaySettings(**look))  # type: ignore[arg-type]
+        return Stack.build(dataset, ImageBase("t", plane), DisplaySettings(**look))
 
     def test_tone(self) -> None:
         """Contrast, gamma and colour of each grey value, in the channel's own numbers."""
         ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
         picture = png.grey(ramp)
         values = ramp.astype(np.float64)
-        for tone, dtype, look, low, high in (
+        cases: tuple[tuple[Adjustment, str, dict[str, Any], float, float], ...] = (
             (Adjustment(), "uint8", {}, 0, 255),
             (Adjustment(50, 200), "uint8", {}, 50, 200),
             (Adjustment(low=100), "uint8", {}, 100, 255),
             (Adjustment(12800, 51200), "uint16", {}, 50, 200),
             (Adjustment(1500, 2000), "uint16", {"windows": ((None, (1000, 3000)),)}, 63.75, 127.5),
             (Adjustment(0.25, 0.75), "float32", {}, 64, 192),
-        ):
+        )
+        for tone, dtype, look, low, high in cases:
             for gamma in (1.0, 0.5, 2.2):
                 full = Adjustment(tone.low, tone.high, gamma)
                 want = np.floor(255 * np.clip((values - low) / (high - low), 0, 1) ** gamma)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
@@ -14,22 +11,20 @@ from ocpproxy.config import IndexUrl
 from ocpproxy.index import leases
 from ocpproxy.index.database import Database
 from ocpproxy.index.leases import Leases
-from tests.databases import OnMariaDB, OnSQLite, started
+from tests.databases import OnDatabase, OnMariaDB, OnSQLite, started
 
 
-class LeaseTests:
+class LeaseTests(OnDatabase):
     """Leases on every database."""
 
-    index_url: Callable[[], IndexUrl]
-
-    async def leases(self: Any, owner: str, url: IndexUrl, term: float = 10) -> Leases:
+    async def leases(self, owner: str, url: IndexUrl, term: float = 10) -> Leases:
         """The leases of one process."""
         found = Leases(await started(self, url), owner, term, Clock())
         found.startService()
         self.addCleanup(found.stopService)
         return found
 
-    async def test_one_at_a_time(self: Any) -> None:
+    async def test_one_at_a_time(self) -> None:
         """One has it; the other gets it when it is given back; a give-back of what one does not hold does nothing."""
         url = self.index_url()
         one, two = await self.leases("one", url), await self.leases("two", url)
@@ -39,7 +34,7 @@ class LeaseTests:
         await one.release("a")
         self.assertTrue(await two.acquire("a"))
 
-    async def test_race(self: Any) -> None:
+    async def test_race(self) -> None:
         """Of many who take at once exactly one gets it."""
         url = self.index_url()
         found = [await self.leases(f"p{n}", url) for n in range(4)]
@@ -47,7 +42,7 @@ class LeaseTests:
             taken = await gatherResults([Deferred.fromCoroutine(one.acquire(name)) for one in found])
             self.assertEqual(sum(taken), 1)
 
-    async def test_expiry(self: Any) -> None:
+    async def test_expiry(self) -> None:
         """A dead owner's lease is taken when it has expired, and not before; a living one's is renewed."""
         url = self.index_url()
         one, two = await self.leases("one", url, 3600.0), await self.leases("two", url)
@@ -67,17 +62,17 @@ class LeaseTests:
         """Let a lease expire a moment ago."""
         await database.run(lambda tx: tx.run("UPDATE fetching SET expires = expires - 3600000000 WHERE url = ?", name))
 
-    async def test_real_time(self: Any) -> None:
+    async def test_real_time(self) -> None:
         """A lease lasts as long as it says, by the database's clock."""
         url = self.index_url()
         one, two = await self.leases("one", url, 0.5), await self.leases("two", url)
-        began = reactor.seconds()  # type: ignore[attr-defined]
+        began = reactor.seconds()
         await one.acquire("a")
         while not await two.acquire("a"):
             pass
-        self.assertGreater(reactor.seconds() - began, 0.45)  # type: ignore[attr-defined]
+        self.assertGreater(reactor.seconds() - began, 0.45)
 
-    async def test_stop_gives_back(self: Any) -> None:
+    async def test_stop_gives_back(self) -> None:
         """A process that stops holds nothing; one that died is forgotten; what expired is swept."""
         url = self.index_url()
         one, two = await self.leases("one", url), await self.leases("two", url)
@@ -89,7 +84,7 @@ class LeaseTests:
         await one.database.run(lambda tx: tx.run("INSERT INTO fetching (url) VALUES ('historical')"))
         self.assertEqual(await one.database.run(leases.delete_expired), ["historical"])
 
-    async def test_successor(self: Any) -> None:
+    async def test_successor(self) -> None:
         """What is given back late, for somebody who left, is not the lease of who came next."""
         url = self.index_url()
         one, two = await self.leases("one", url), await self.leases("two", url)
@@ -104,7 +99,7 @@ class LeaseTests:
         await one.release("a")
         self.assertTrue(await two.acquire("a"))
 
-    async def test_given_up(self: Any) -> None:
+    async def test_given_up(self) -> None:
         """A lease that comes when nobody waits any more is given back."""
         url = self.index_url()
         one, two = await self.leases("one", url), await self.leases("two", url)

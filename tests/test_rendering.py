@@ -15,12 +15,13 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from ocpproxy.cache.lookup import EncodedTile, Found, Result
-from ocpproxy.cache.rendering import CuboidRenderer, Pictures, RenderLanes
+from ocpproxy.cache.rendering import CuboidRenderer, RenderLanes
 from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.concurrency.threads import Lane, LanedThreadPool
 from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import Channel, Dataset, Level, Plane
 from ocpproxy.model.stack import Cuboid, Stack, Tile
+from ocpproxy.store.tile_store import Pictures
 
 LEVEL = Level((512, 512, 16), (0, 0, 0), (512, 512, 16))
 STACK = Stack.build(

@@ -13,7 +13,7 @@ from ocpproxy.cache.shared_cutouts import SharedCutouts
 from ocpproxy.concurrency.progress import Progress, current
 from ocpproxy.model.dataset import Box, Channel, Cutout, Dataset, Level
 from ocpproxy.model.voxels import Voxels
-from ocpproxy.upstream.base import UpstreamBroken
+from ocpproxy.upstream.base import UpstreamBroken, VoxelsOnly
 
 LEVEL = Level((100, 100, 100), (0, 0, 0), (16, 16, 16))
 IMAGE, OTHER = Channel("image", "image", "uint8"), Channel("other", "image", "uint8")
@@ -31,7 +31,7 @@ def voxels(box: Box) -> Voxels:
     return VOLUME[box.z0 : box.z1, box.y0 : box.y1, box.x0 : box.x1]
 
 
-class Slow:
+class Slow(VoxelsOnly):
     """An upstream that answers when it is told to."""
 
     origin = "slow"

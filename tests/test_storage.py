@@ -20,7 +20,7 @@ from tests.volumes import em, expected_tile
 class StorageTests(GatewayMixin):
     """The cache and its index after the work of a daemon, on either database."""
 
-    async def test_dead_owner(self: Any) -> None:
+    async def test_dead_owner(self) -> None:
         """A daemon that is killed in the middle of a fetch locks its cuboid no longer than the lease."""
         service = ocpserver.Service(em(), 2, delay=1.0)
         first = await self.gateway(service)
@@ -38,7 +38,7 @@ class StorageTests(GatewayMixin):
         self.assertTrue((pixels(body) == expected_tile(em(), 0, 0, 0, 0)).all())
         self.assertLess(watch.elapsed, 2 + 1 + 1.5)
 
-    async def test_killed_while_filling(self: Any) -> None:
+    async def test_killed_while_filling(self) -> None:
         """Eight kill -9 while filling: never a wrong tile, nothing stays locked, and nothing is left for fsck."""
         service = ocpserver.Service(em(), 2, delay=0.05)
         asked = [(z, row, col) for z in range(20) for row in range(2) for col in range(2)]
@@ -71,12 +71,12 @@ class StorageTests(GatewayMixin):
         self.assertEqual(code, 0, out)
         await self.assert_account()
 
-    def died(self: Any, failure: Any) -> None:
+    def died(self, failure: Any) -> None:
         """A request to a daemon that was killed may fail, but not with a wrong tile."""
         if failure.check(self.failureException):
             failure.raiseException()
 
-    async def test_fsck(self: Any) -> None:
+    async def test_fsck(self) -> None:
         """fsck tells what it mends and exits with 1; then there is nothing left, and it exits with 0."""
         daemon = await self.gateway(ocpserver.Service(em(), 2))
         for z in (1, 17):
@@ -95,7 +95,7 @@ class StorageTests(GatewayMixin):
         self.assertEqual(code, 0, out)
         await self.assert_account()
 
-    async def test_bounded(self: Any) -> None:
+    async def test_bounded(self) -> None:
         """20 MiB of cache, 60 MiB of tiles: bounded in the burst and at rest, and what is in use is not refetched."""
         part = em()[:, :512, :512]
         turned = [np.rot90(one, n, (1, 2)) for one in (part, part[:, ::-1], 255 - part) for n in range(4)]
@@ -147,7 +147,7 @@ class StorageTests(GatewayMixin):
         _, used = await self.assert_account()
         self.assertLess(used, 0.96 * size)
 
-    async def test_one_value(self: Any) -> None:
+    async def test_one_value(self) -> None:
         """Tiles of a volume where nothing is cost rows and links, not files; they are hits like all others."""
         volume = np.zeros((20, 600, 640), np.uint8)
         volume[18] = em()[18]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
@@ -22,7 +21,7 @@ from tests.stores import PICTURES, KeptMixin, noted, tile
 class StoreTests(KeptMixin):
     """What the store promises on every database."""
 
-    async def test_write_and_account(self: Any) -> None:
+    async def test_write_and_account(self) -> None:
         """What is written can be read, and is accounted for once, whoever writes it again."""
         kept = await self.kept()
         some = [(tile(n), PICTURES[n % 4]) for n in range(16)]
@@ -31,11 +30,12 @@ class StoreTests(KeptMixin):
         usage = await kept.agree()
         self.assertEqual(usage.tiles, 16)
         stored = await kept.store.read(tile(3))
+        assert stored is not None
         self.assertEqual(stored.picture, PICTURES[3])
         self.assertIsNone(await kept.store.read(tile(99)))
         self.assertEqual(noted(kept.store.journal), set())
 
-    async def test_two_processes(self: Any) -> None:
+    async def test_two_processes(self) -> None:
         """Two that store the same and other tiles at once agree on every total."""
         one, two = await self.kept("one"), await self.kept("two")
         work = []
@@ -49,7 +49,7 @@ class StoreTests(KeptMixin):
         await one.store.refresh()
         await one.agree()
 
-    async def test_oldest_go_first(self: Any) -> None:
+    async def test_oldest_go_first(self) -> None:
         """Least recently used goes first, to the tile; a use that is only in memory counts."""
         kept = await self.kept()
         for n in range(20):
@@ -67,19 +67,19 @@ class StoreTests(KeptMixin):
         self.assertEqual(await kept.store.evict(Usage(100, 5 * size), 100), Usage())
         await kept.agree()
 
-    async def test_a_use_never_goes_back(self: Any) -> None:
+    async def test_a_use_never_goes_back(self) -> None:
         """An older time that is written later does not make a tile older."""
         kept = await self.kept()
         await kept.store.write([(tile(n), PICTURES[0]) for n in range(3)])
         await kept.store.pending.reconciled()
-        now = reactor.seconds()  # type: ignore[attr-defined]
+        now = reactor.seconds()
         await kept.database.run(rows.record_uses, {tile(1): now + 50, tile(2): now + 60})
         await kept.database.run(rows.record_uses, {tile(1): now - 99, tile(77): now, tile(1, stack="x/xy/y/0"): now})
         found = await kept.database.read(lambda tx: tx.many("SELECT lowkey, reftime FROM contents ORDER BY reftime"))
         self.assertEqual([int(low) >> 40 for low, _ in found], [0, 1, 2])
         self.assertIn(rows.stamp(now + 50)[:25], str(found[1][1]))
 
-    async def test_torn_tile(self: Any) -> None:
+    async def test_torn_tile(self) -> None:
         """A torn file is never served: it is removed, with its row."""
         kept = await self.kept()
         await kept.store.write([(tile(n), PICTURES[0]) for n in range(3)])
@@ -91,7 +91,7 @@ class StoreTests(KeptMixin):
         await kept.store.write([(tile(1), PICTURES[1])])
         self.assertEqual((await kept.agree()).tiles, 3)
 
-    async def test_index_away(self: Any) -> None:
+    async def test_index_away(self) -> None:
         """Tiles are stored and read while the index is away, and are accounted for when it is back."""
         kept = await self.kept()
         await kept.store.write([(tile(1), PICTURES[1])])
@@ -103,7 +103,7 @@ class StoreTests(KeptMixin):
         await kept.database.wait_available()
         self.assertEqual((await kept.agree()).tiles, 8)
 
-    async def test_reclaim_outlives_its_patience(self: Any) -> None:
+    async def test_reclaim_outlives_its_patience(self) -> None:
         """Rows that are forgotten when nobody waits any more: their files go too, or their rows come back."""
         kept = await self.kept()
         await kept.store.write([(tile(n), PICTURES[0]) for n in range(20)])
@@ -120,7 +120,7 @@ class StoreTests(KeptMixin):
             await kept.agree()
             self.assertEqual(noted(kept.store.journal), set())
 
-    async def test_overflow(self: Any) -> None:
+    async def test_overflow(self) -> None:
         """More tiles than are remembered while the index is away: the sweep finds those that were not."""
         self.patch(pending_module, "_LIMIT", 10)
         kept = await self.kept()
@@ -134,12 +134,12 @@ class StoreTests(KeptMixin):
         self.assertEqual(noted(kept.store.journal), set())
         self.assertEqual((await kept.agree()).tiles, 40)
 
-    async def test_probes_side_by_side(self: Any) -> None:
+    async def test_probes_side_by_side(self) -> None:
         """Many who ask at once whether tiles can be written get the same answer."""
         kept = await self.kept()
         await gatherResults([kept.pool.run(kept.store.files.check_writable) for _ in range(200)])
 
-    async def test_left_while_discarding(self: Any) -> None:
+    async def test_left_while_discarding(self) -> None:
         """A torn tile whose reader leaves in the middle is settled all the same."""
         kept = await self.kept()
         await kept.store.write([(tile(1), PICTURES[0])])
@@ -153,7 +153,7 @@ class StoreTests(KeptMixin):
             await deferLater(reactor, 0.01)
         self.assertEqual((await kept.agree()).tiles, 0)
 
-    async def test_disk_refuses(self: Any) -> None:
+    async def test_disk_refuses(self) -> None:
         """A disk that refuses costs the store of a tile, and no exception."""
         kept = await self.kept()
         shutil.rmtree(kept.store.files.directory)

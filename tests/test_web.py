@@ -268,7 +268,7 @@ class DaemonAnswerTests(DaemonCase):
     closing a real connection.
     """
 
-    async def start_gateway(self, **options: str) -> None:
+    async def start_gateway(self, **options: Any) -> None:
         """Start a daemon and its double."""
         self.service = ocpserver.Service(em(), 2)
         self.daemon = await self.start(self.configure(self.serve(self.service), **options))

@@ -7,9 +7,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 from treq.client import HTTPClient
@@ -27,7 +25,8 @@ from ocpproxy.metrics import Metrics
 from ocpproxy.upstream.registry import KINDS
 from tests import ocpserver
 from tests.daemons import Daemon, DaemonCase, _Process, now, pause
-from tests.databases import OnMariaDB, OnSQLite
+from tests.databases import OnDatabase, OnMariaDB, OnSQLite
+from tests.mixins import DaemonMixin
 from tests.pictures import pixels
 from tests.volumes import em, expected_tile
 
@@ -45,12 +44,10 @@ def lives(pid: int) -> bool:
         return False
 
 
-class CrewTests:
+class CrewTests(OnDatabase, DaemonMixin):
     """On either database."""
 
-    index_url: Callable[[], Any]
-
-    async def crew(self: Any, service: ocpserver.Service, workers: str = "2", **options: str) -> Daemon:
+    async def crew(self, service: ocpserver.Service, workers: str = "2", **options: str) -> Daemon:
         """A daemon with workers, all of them ready."""
         self.index = self.index_url()
         self.config = self.configure(self.serve(service), self.index, server_workers=workers, **options)
@@ -58,12 +55,12 @@ class CrewTests:
         await self.ready(daemon, int(workers))
         return daemon
 
-    async def ready(self: Any, daemon: Daemon, workers: int) -> None:
+    async def ready(self, daemon: Daemon, workers: int) -> None:
         """Wait until so many workers have said that they take requests."""
         while len(re.findall(r"worker \d is ready", daemon.log)) < workers:
             await pause(0.02)
 
-    async def asked_of_all(self: Any, daemon: Daemon, path: str, count: int) -> None:
+    async def asked_of_all(self, daemon: Daemon, path: str, count: int) -> None:
         """Ask for a tile on so many new connections at a time, and look at each answer."""
         fresh = HTTPClient(Agent(reactor, pool=HTTPConnectionPool(reactor, persistent=False)))
         anew = Daemon(daemon.url, None, daemon.protocol, fresh.request)
@@ -72,7 +69,7 @@ class CrewTests:
             self.assertEqual(code, 200)
             self.assertTrue((pixels(body) == expected_tile(em(), 0, 2, 0, 0)).all())
 
-    async def test_one_gateway(self: Any) -> None:
+    async def test_one_gateway(self) -> None:
         """The workers share the cache, fetch a cuboid once, and tell of all in one document; a killed one comes back,
         nobody else notices, and what it counted is not lost."""
         service = ocpserver.Service(em(), 2, delay=0.3)
@@ -97,7 +94,7 @@ class CrewTests:
         self.assertFalse(any(map(lives, workers)))
         self.assertNotIn("Traceback", daemon.log)
 
-    async def asked_of_survivors(self: Any, daemon: Daemon, path: str, count: int) -> None:
+    async def asked_of_survivors(self, daemon: Daemon, path: str, count: int) -> None:
         """The same while one is being killed: only a connection that it had taken may fail, and is asked again."""
         for _ in range(count):
             while True:
@@ -108,7 +105,7 @@ class CrewTests:
                 self.assertEqual(code, 200)
                 break
 
-    async def test_term(self: Any) -> None:
+    async def test_term(self) -> None:
         """TERM while a tile is being fetched: it is answered, and no process is left."""
         service = ocpserver.Service(em(), 2, delay=0.7)
         daemon = await self.crew(service)
@@ -125,7 +122,7 @@ class CrewTests:
         self.assertFalse(any(map(lives, workers)))
         self.assertEqual(list((self.place / "cache" / "journal").iterdir()), [])
 
-    async def test_orphans(self: Any) -> None:
+    async def test_orphans(self) -> None:
         """Workers whose parent was killed end by themselves, and leave nothing behind."""
         daemon = await self.crew(ocpserver.Service(em(), 2))
         await daemon.get("kat/3/0_0_0.png")
@@ -181,7 +178,7 @@ class CrewCommandTests(DaemonCase):
         _, err, code = await getProcessOutputAndValue(twistd, arguments, {**os.environ}, str(self.place))
         self.assertEqual(code, 0, err)
         log, pid = self.place / "d.log", int((self.place / "d.pid").read_text())
-        self.addCleanup(lambda: lives(pid) and os.kill(pid, signal.SIGKILL))
+        self.addCleanup(lambda: os.kill(pid, signal.SIGKILL) if lives(pid) else None)
         while "worker 1 is ready" not in log.read_text():
             await pause(0.05)
         daemon = Daemon(f"http://127.0.0.1:{port}", None, _Process(), self.client.request)

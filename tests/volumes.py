@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ocpproxy.model.stack import Cuboid, Stack, Tile
 
+V = TypeVar("V", bound=np.generic)
 Volume = npt.NDArray[np.uint8]
 
 
@@ -67,7 +68,7 @@ def nuclei() -> npt.NDArray[np.uint16]:
     return blobs
 
 
-def level(volume: Volume, n: int) -> Volume:
+def level(volume: npt.NDArray[V], n: int) -> npt.NDArray[V]:
     """Level n of a pyramid that halves x and y: every 2**n-th voxel, sizes rounded up."""
     return volume[..., :: 2**n, :: 2**n]
 
