@@ -25,6 +25,8 @@ from tests.databases import OnDatabase, started
 from tests.volumes import em
 
 STACK = "kat/xy/image/0123abcd"
+SPACIOUS = CacheLimits(10**9, 0, 0.95, 0.9)
+"""More space than a test needs."""
 PICTURES = [png.grey(em()[n % 20, :512, :512]) for n in range(4)]
 
 
@@ -42,11 +44,12 @@ def noted(journal: Journal) -> set[Tile]:
 class Kept:
     """A store on a database, as the daemon has it."""
 
-    def __init__(self, case: TestCase, database: Database, directory: Path, owner: str) -> None:
+    def __init__(
+        self, case: TestCase, database: Database, directory: Path, owner: str, limits: CacheLimits = SPACIOUS
+    ) -> None:
         self.case = case
         self.metrics = Metrics()
         self.pool = LanedThreadPool(reactor, 2, "files")
-        limits = CacheLimits(10**9, 0, 0.95, 0.9)
         cache = CacheDirectory(directory, owner, limits)
         self.store = TileStore(cache, database, reactor, self.pool.run, self.metrics)
         self.database = database
@@ -67,6 +70,11 @@ class Kept:
         assert fd is not None
         os.close(fd)
 
+    @property
+    def unstored(self) -> float | None:
+        """The number of tiles that were not stored, as the metrics give it."""
+        return self.metrics.registry.get_sample_value("ocpproxy_unstored_tiles_total")
+
     async def agree(self) -> Usage:
         """Rows, totals and files are the same."""
         await self.store.pending.reconciled()
@@ -83,9 +91,11 @@ class KeptMixin(OnDatabase):
     """Makes stores on either database."""
 
     timeout = 600
+    url: IndexUrl | None = None
+    directory: Path
 
-    async def kept(self, owner: str = "one", url: IndexUrl | None = None, directory: Path | None = None) -> Kept:
-        """A store; several may share a database and a directory."""
-        self.url = url or getattr(self, "url", None) or self.index_url()
-        self.directory = directory or getattr(self, "directory", None) or Path(self.mktemp()).absolute()
-        return Kept(self, await started(self, self.url), self.directory, owner)
+    async def kept(self, owner: str = "one", limits: CacheLimits = SPACIOUS) -> Kept:
+        """Return a new store. All stores of a test share a database and a directory."""
+        if self.url is None:
+            self.url, self.directory = self.index_url(), Path(self.mktemp()).absolute()
+        return Kept(self, await started(self, self.url), self.directory, owner, limits)

@@ -13,9 +13,21 @@ from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.store import keys, rows
 from ocpproxy.store import pending as pending_module
 from ocpproxy.store import tile_store as store_module
+from ocpproxy.store.capacity import CacheLimits
 from ocpproxy.store.rows import Usage
 from tests.databases import OnMariaDB, OnSQLite
 from tests.stores import PICTURES, KeptMixin, noted, tile
+
+
+class NoEvictor:
+    """An evictor whose index is unavailable."""
+
+    def start_if_full(self) -> None:
+        """Start nothing."""
+
+    async def make_space(self) -> bool:
+        """Return False: no row can be deleted."""
+        return False
 
 
 class StoreTests(KeptMixin):
@@ -153,12 +165,22 @@ class StoreTests(KeptMixin):
             await deferLater(reactor, 0.01)
         self.assertEqual((await kept.agree()).tiles, 0)
 
+    async def test_no_space(self) -> None:
+        """A tile for which there is no space is counted; those that fit are stored."""
+        kept = await self.kept(limits=CacheLimits(6 * len(PICTURES[0]), 0, 0.95, 0.9))
+        kept.store.capacity.evictor = NoEvictor()
+        for first, stored, unstored in ((0, 3, 2), (5, 3, 4), (10, 0, 9)):  # half of the cache, the other half, none
+            some = [(tile(n), PICTURES[0]) for n in range(first, first + 5)]
+            self.assertEqual((await kept.store.store(some), kept.unstored), (stored, unstored))
+        self.assertEqual((await kept.agree()).tiles, 6)
+
     async def test_disk_refuses(self) -> None:
-        """A disk that refuses costs the store of a tile, and no exception."""
+        """A disk that refuses costs the store of a tile, which is counted, and no exception."""
         kept = await self.kept()
         shutil.rmtree(kept.store.files.directory)
         kept.store.files.directory.write_bytes(b"no directory")
         self.assertEqual(await kept.store.write([(tile(1), PICTURES[0])]), 0)
+        self.assertEqual(kept.unstored, 1)
         kept.store.files.directory.unlink()
         self.flushLoggedErrors()
 
