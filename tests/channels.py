@@ -22,7 +22,7 @@ SMALL: dict[str, Any] = {"side": 16, "depth": 2}
 
 @cache
 def channels() -> dict[str, Served]:
-    """A volume of every type on one grid, from the real ones: electrons, ids, and fluorescence laid over them."""
+    """Return a channel of every type on one grid, made of the real volumes: electrons, ids, and fluorescence."""
     electrons, ids = em(), mitochondria()
     wide = np.zeros(electrons.shape, np.uint16)
     cells = nuclei()[: electrons.shape[0]]
@@ -45,7 +45,7 @@ def channels() -> dict[str, Served]:
 
 
 def shown(name: str, served: Served, picture: Array) -> Array:
-    """A whole picture of one channel, as it is shown by itself."""
+    """Return the colours of a whole picture of one channel, as it is shown by itself."""
     if served.kind == "annotation":
         return oracle.labels(picture)
     if served.kind == "rgba":
@@ -54,7 +54,7 @@ def shown(name: str, served: Served, picture: Array) -> Array:
 
 
 def light(served: Served, picture: Array, window: tuple[int, int] | None = None) -> Array:
-    """A channel as light."""
+    """Return the grey of a picture of a channel."""
     if served.kind == "bitmask":
         return np.where(picture == 0, 0, 255).astype(np.uint8)
     return oracle.grey(picture, served.window if served.window[1] else window)
@@ -66,14 +66,17 @@ class ViewsCase(DaemonCase):
     timeout = 900
 
     async def view(self, service: ocpserver.Service, extra: str = "", **options: Any) -> Daemon:
-        """Start both."""
+        """Start a double and a daemon.
+
+        :param extra: more sections of the configuration.
+        """
         path = self.configure(self.serve(service), **options)
         with path.open("a") as file:
             file.write(extra)
         return await self.start(path)
 
     async def pictures(self, daemon: Daemon, paths: list[str]) -> list[Array]:
-        """The tiles, all at once."""
+        """Return the colours of tiles that are requested all at once."""
         answers = await gatherResults([Deferred.fromCoroutine(daemon.get(path)) for path in paths])
         for path, (code, body, headers) in zip(paths, answers, strict=True):
             self.assertEqual((code, headers["content-type"]), (200, "image/png"), (path, body[:200]))
@@ -81,7 +84,7 @@ class ViewsCase(DaemonCase):
         return [rgba(body) for _, body, _ in answers]
 
     async def check(self, daemon: Daemon, base: str, whole: Array, n: int, slice_: int, solid: bool = True) -> None:
-        """Every tile of one slice of an image base equals a whole picture, and around it all is blank."""
+        """Check that every tile of one slice of an image base equals its part of a whole picture."""
         rows, cols = (-(-side // 512) for side in whole.shape[:2])
         places = [(row, col) for row in range(rows) for col in range(cols)]
         found = await self.pictures(daemon, [f"{base}/{slice_}/{row}_{col}_{n}.png" for row, col in places])

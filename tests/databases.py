@@ -37,7 +37,7 @@ START_WITHIN = 300.0
 
 @cache
 def mysql_server() -> dict[str, Any] | None:
-    """How to connect to a server that tests may use; one is started when none is there but the program is."""
+    """Return how to connect to a server that tests may use, started if only its programs are there, or None."""
     named = os.environ.get("OCPPROXY_TEST_MYSQL")
     url = urlsplit(named or "mysql://root@127.0.0.1:3306/test")
     options: dict[str, Any] = {
@@ -65,7 +65,7 @@ def _answers(options: dict[str, Any]) -> bool:
 
 
 class PrivateServer:
-    """A mariadbd of one's own, in a temporary directory, behind a socket: it may be frozen and killed."""
+    """A MariaDB server of one test, in a temporary directory, behind a socket: it may be frozen and killed."""
 
     def __init__(self) -> None:
         program = shutil.which("mariadbd", path=os.environ["PATH"] + ":/usr/sbin")
@@ -84,7 +84,7 @@ class PrivateServer:
         self.start()
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + START_WITHIN
         while not _answers(self.options):
@@ -94,19 +94,19 @@ class PrivateServer:
                 self.process.wait(timeout=0.05)
 
     def stop(self) -> None:
-        """Stop it, as a restart does."""
+        """Stop the server, as a restart does."""
         self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
         self.process.wait()
 
     def end(self) -> None:
-        """Stop it and remove everything."""
+        """Stop the server and remove its directory."""
         self.stop()
         shutil.rmtree(self.home, ignore_errors=True)
 
 
 def mysql_database(case: TestCase, server: dict[str, Any] | None = None) -> IndexUrl:
-    """A new, empty database that goes with the test."""
+    """Make an empty database, and drop it with the test."""
     server = server or mysql_server()
     if server is None:
         raise SkipTest(NO_SERVER)
@@ -131,7 +131,7 @@ def mysql_database(case: TestCase, server: dict[str, Any] | None = None) -> Inde
 
 
 def as_option(url: IndexUrl) -> str:
-    """The address as it stands in an ini file."""
+    """Return the address as it is written in an ini file."""
     if not url.mysql:
         return f"sqlite:///{url.path}"
     socket = f"?unix_socket={url.unix_socket}" if url.unix_socket else ""
@@ -163,7 +163,7 @@ class OnMariaDB(OnDatabase):
 
 
 async def started(case: TestCase, url: IndexUrl, reactor_: Any = reactor) -> Database:
-    """The database, up; it is stopped with the test."""
+    """Start a database, and return it when it is available. It is stopped with the test."""
     database = Database(reactor_, backend(url))
     database.startService()
     case.addCleanup(database.close)

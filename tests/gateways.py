@@ -17,14 +17,14 @@ class GatewayMixin(OnDatabase, DaemonMixin):
     """Starts a daemon, and compares what it has stored with its index."""
 
     async def gateway(self, service: ocpserver.Service, **options: str) -> Daemon:
-        """A daemon in front of a service."""
+        """Start a daemon in front of a service."""
         self.index = self.index_url()
         self.config = self.configure(self.serve(service), self.index, **options)
         daemon: Daemon = await self.start(self.config)
         return daemon
 
-    async def assert_account(self) -> tuple[int, int]:
-        """Rows, numtiles, bytes and files agree; (tiles, bytes)."""
+    async def assert_consistent(self) -> tuple[int, int]:
+        """Check that rows, numtiles, bytes and files agree, and return tiles and bytes."""
         database = await started(self, self.index)
         rows = await database.read(lambda tx: tx.many("SELECT filename, bytes FROM contents"))
         totals = await database.read(lambda tx: tx.one("SELECT numtiles, bytes FROM metadata"))
@@ -35,7 +35,7 @@ class GatewayMixin(OnDatabase, DaemonMixin):
         return len(files), sum(files.values())
 
     async def fsck(self) -> tuple[int, str]:
-        """(exit code, output) of ``ocpproxy fsck``."""
+        """Return the exit code and the output of ``ocpproxy fsck``."""
         out, err, code = await getProcessOutputAndValue(
             sys.executable, ["-m", "ocpproxy.cli", "fsck", "--config", str(self.config)], {**os.environ}, str(ROOT)
         )

@@ -45,9 +45,9 @@ TARGETS = (
 DATE = re.compile(rb"\r\n(?:Date|Cache-Status): [^\r]*")
 
 
-def without_date(said: bytes) -> bytes:
-    """An answer without the two headers that may differ."""
-    return DATE.sub(b"", said)
+def without_date(answer: bytes) -> bytes:
+    """Return an answer without the two headers that may differ."""
+    return DATE.sub(b"", answer)
 
 
 def read_all(client: socket.socket) -> bytes:
@@ -65,7 +65,7 @@ class HotCase(TestCase):
     memory = "64"
 
     async def setUp(self) -> None:  # type: ignore[override]
-        """A gateway whose cache has three tiles."""
+        """Start a gateway, and let it store the tiles."""
         self.place = Path(self.mktemp()).absolute()
         self.place.mkdir()
         url = doubles.serve(self, ocpserver.Service(em(), 2))
@@ -85,21 +85,21 @@ class HotCase(TestCase):
         self.site: Any = self.gateway.site
         self.store = self.gateway.storage.store
         for target in TARGETS:
-            await deferToThread(self.ask, b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target)
+            await deferToThread(self.exchange, b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target)
         while len(self.store.pending) or len(list((self.place / "cache/tiles").rglob("*.png"))) < 48:
             await pause(0.02)
         for tile in (self.place / "cache/tiles").rglob("*.png"):
             tile.read_bytes()  # into the page cache
 
     async def stop(self) -> None:
-        """End it."""
+        """Stop the gateway."""
         await self.gateway.services.stopService()
         self.gateway.storage.database.close()
 
-    def ask(self, said: bytes) -> bytes:
-        """What the gateway answers on one connection, until it closes it. (In a thread.)"""
+    def exchange(self, requests: bytes) -> bytes:
+        """Return what the gateway answers to requests on one connection, until it closes it. (In a thread.)"""
         with socket.create_connection(("127.0.0.1", self.port), timeout=300) as client:
-            client.sendall(said)
+            client.sendall(requests)
             answer = b""
             while part := client.recv(2**18):
                 answer += part
@@ -107,7 +107,7 @@ class HotCase(TestCase):
 
     @contextmanager
     def ordinary(self) -> Iterator[None]:
-        """For the time of a block nothing is answered by the hot path."""
+        """Switch off the hot path for the time of a block."""
         answer, self.site.hot_path.answer = self.site.hot_path.answer, lambda *_: None
         try:
             yield

@@ -39,7 +39,7 @@ STEPS = 100_000
 
 
 class ImmediateThreadPool(threadpool.ThreadPool):
-    """A pool of threads that does all work at once, in the thread that asks for it."""
+    """A pool of threads that does all work at once, in the thread of its caller."""
 
     def callInThreadWithCallback(
         self, onResult: Callable[[bool, Any], object] | None, func: Callable[..., Any], *args: Any, **kw: Any
@@ -105,7 +105,7 @@ class MemoryLoop(MemoryReactorClock):
 
 @dataclass(frozen=True)
 class RunningGateway:
-    """A gateway, and how to ask it."""
+    """A gateway, and the client of its site."""
 
     gateway: Gateway
     agent: RequestTraversalAgent
@@ -167,12 +167,12 @@ class MemoryGatewayCase(SynchronousTestCase):
             gateway.storage.database.close()
             self.running = None
 
-    def wait(self, awaited: Deferred[T]) -> T:
+    def wait(self, deferred: Deferred[T]) -> T:
         """Run the reactor until the Deferred has fired, and return its result."""
         assert self.running is not None
         for _ in range(STEPS):
-            if awaited.called and not awaited.paused:
-                return self.successResultOf(awaited)
+            if deferred.called and not deferred.paused:
+                return self.successResultOf(deferred)
             self.reactor.step(self.running.agent.flush)
         raise AssertionError(f"no result after {STEPS} steps")
 
@@ -202,7 +202,7 @@ class MemoryGatewayCase(SynchronousTestCase):
         return {name.lower(): value for name, _, value in (s.partition(": ") for s in head.decode().split("\r\n")[1:])}
 
     def metric(self, name: str) -> float:
-        """Return the sum of a metric's samples whose line begins so."""
+        """Return the sum of a metric's samples whose lines begin with this text."""
         _, body, _ = self.get("metrics")
         lines = [line for line in body.decode().splitlines() if line.startswith(name)]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)

@@ -12,19 +12,19 @@ Array = np.ndarray[Any, Any]
 
 
 def pixels(body: bytes) -> np.ndarray[Any, Any]:
-    """The pixels of a tile."""
+    """Return the pixels of a grey tile."""
     image = Image.open(BytesIO(body))
     assert (image.mode, image.size) == ("L", (512, 512))
     return np.array(image)
 
 
 def rgba(body: bytes) -> Array:
-    """What a viewer shows of a tile."""
+    """Return the colours that a viewer shows of a tile."""
     image = Image.open(BytesIO(body))
     assert (image.format, image.size) == ("PNG", (512, 512)), image
     return np.array(image.convert("RGBA"))
 
 
 def opaque(grey: Array) -> Array:
-    """Grey pixels as colours."""
+    """Return grey pixels as opaque colours."""
     return np.stack([grey, grey, grey, np.full_like(grey, 255)], axis=-1)

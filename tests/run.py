@@ -36,7 +36,7 @@ def counts(summary: str) -> dict[str, int] | None:
 
 
 def main() -> int:
-    """Run; the exit code is trial's, and never 0 when a count is missing."""
+    """Run trial, and return its exit code, but never 0 when a count is missing."""
     command = [sys.executable, "-m", "twisted.trial", *(sys.argv[1:] or arguments())]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as trial:
         assert trial.stdout is not None

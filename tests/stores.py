@@ -31,17 +31,17 @@ PICTURES = [png.grey(em()[n % 20, :512, :512]) for n in range(4)]
 
 
 def tile(slice_: int, row: int = 0, col: int = 0, level: int = 0, stack: str = STACK) -> Tile:
-    """One tile."""
+    """Return a tile."""
     return Tile(stack, 0, level, slice_, row, col)
 
 
-def noted(journal: Journal) -> set[Tile]:
-    """What a journal says now."""
+def journalled(journal: Journal) -> set[Tile]:
+    """Return the tiles that a journal names now."""
     place = journal._own / "tiles"
     return {one for line in place.read_text().split() if (one := keys.tile_at(line))} if place.exists() else set()
 
 
-class Kept:
+class OpenStore:
     """A store on a database, as the daemon has it."""
 
     def __init__(
@@ -58,14 +58,14 @@ class Kept:
         async def forget(dead: str) -> None:
             await database.run(leases.release_all, dead)
 
-        self.mender = Fsck(self.store, forget, lambda *what: self.mended.append(what))
+        self.fsck = Fsck(self.store, forget, lambda *what: self.mended.append(what))
         self.pool.startService()
         self.store.startService()
         case.addCleanup(self.pool.stopService)
         case.addCleanup(self.store.stopService)
 
     def die(self) -> None:
-        """As a kill -9 would leave it: the lock is free, the journal stays."""
+        """Leave the store as kill -9 would: the lock is free, the journal stays."""
         self.store.journal._fd, fd = None, self.store.journal._fd
         assert fd is not None
         os.close(fd)
@@ -75,8 +75,8 @@ class Kept:
         """The number of tiles that were not stored, as the metrics give it."""
         return self.metrics.registry.get_sample_value("ocpproxy_unstored_tiles_total")
 
-    async def agree(self) -> Usage:
-        """Rows, totals and files are the same."""
+    async def assert_consistent(self) -> Usage:
+        """Check that rows, totals and files are the same, and return the totals."""
         await self.store.pending.reconciled()
         found = await self.database.read(lambda tx: tx.many("SELECT filename, bytes FROM contents"))
         files = list(self.store.files.walk())
@@ -87,15 +87,15 @@ class Kept:
         return usage
 
 
-class KeptMixin(OnDatabase):
+class OpenStoreMixin(OnDatabase):
     """Makes stores on either database."""
 
     timeout = 600
     url: IndexUrl | None = None
     directory: Path
 
-    async def kept(self, owner: str = "one", limits: CacheLimits = SPACIOUS) -> Kept:
+    async def open_store(self, owner: str = "one", limits: CacheLimits = SPACIOUS) -> OpenStore:
         """Return a new store. All stores of a test share a database and a directory."""
         if self.url is None:
             self.url, self.directory = self.index_url(), Path(self.mktemp()).absolute()
-        return Kept(self, await started(self, self.url), self.directory, owner, limits)
+        return OpenStore(self, await started(self, self.url), self.directory, owner, limits)

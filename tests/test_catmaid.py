@@ -19,7 +19,7 @@ from tests.volumes import em, level, shared
 
 
 class CatmaidTests(ViewsCase):
-    """What CATMAID's front end and its Python clients ask."""
+    """What CATMAID's front end and its Python clients request."""
 
     async def test_types(self) -> None:
         """Every tile source type gives the same tile, behind every form of image base."""
@@ -137,8 +137,8 @@ class CatmaidTests(ViewsCase):
         self.assertEqual(set(stacks), {"XY", "XZ", "ZY"})
         for orientation, number in stacks.items():
             _, body, _ = await daemon.get(f"{project['id']}/stack/{number}/info")
-            told = json.loads(body)
-            self.assertEqual(len(told), 18)
+            document = json.loads(body)
+            self.assertEqual(len(document), 18)
             for zoom in (0, 1):
                 volume = level(em(), zoom)
                 scale = Fraction(1, 2**zoom)
@@ -150,7 +150,7 @@ class CatmaidTests(ViewsCase):
                     np.testing.assert_array_equal(got, want, f"{orientation} {zoom} {type_}")
 
     def as_stack(self, finest: Array, volume: Array, orientation: str, scale: Fraction, zoom: int) -> Array:
-        """A part of the volume, axes (slice, row, column) of the stack, over the border of tiles where there is one."""
+        """Return a part of the volume, axes (slice, row, column) of the stack, across tiles if it can."""
         if orientation == "XY":
             return volume[3:6, :, :]
         axis = 1 if orientation == "XZ" else 2
@@ -161,7 +161,7 @@ class CatmaidTests(ViewsCase):
 
     @staticmethod
     def read_by_catpy(url: str, project: int, stack: int, mirror: str, zoom: int, shape: tuple[int, int, int]) -> Array:
-        """What catpy makes of it, axes (slice, row, column)."""
+        """Return the same part as catpy reads it, axes (slice, row, column)."""
         from catpy import CatmaidClient
         from catpy.image import ImageFetcher
 

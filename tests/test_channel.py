@@ -30,7 +30,10 @@ class SocketTests(HotCase):
     """Real sockets: clients that do not read, and ends of connections."""
 
     async def flood(self, target: bytes) -> tuple[int, bytes]:
-        """Pipelines 2,000 requests and reads nothing until the gateway holds; (bytes held in it, all answers)."""
+        """Pipeline 2,000 requests, and read nothing until the gateway holds them.
+
+        :returns: the most bytes that the gateway has buffered, and all answers.
+        """
         request = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target
         client = socket.create_connection(("127.0.0.1", self.port))
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
@@ -58,16 +61,20 @@ class SocketTests(HotCase):
 
     @staticmethod
     def unsent(reader: Any) -> int:
-        """Bytes that the gateway's side of a connection has in its buffers."""
+        """Return the bytes that the gateway's side of a connection has buffered."""
         if not isinstance(getattr(reader, "protocol", None), PromptChannel):
             return 0
         held: int = len(reader.dataBuffer) - reader.offset + reader._tempDataLen
         return held
 
     async def test_bounded(self) -> None:
-        """A client that pipelines 2,000 requests and does not read costs two answers, and gets all of them in the end,
-        whole and in order, on the hot path and on the ordinary way."""
-        body = without_date(await deferToThread(self.ask, b"GET %b HTTP/1.1\r\nConnection: close\r\n\r\n" % TILES[0]))
+        """A client that pipelines 2,000 requests and does not read costs the memory of two answers.
+
+        It gets all of them in the end, whole and in order, on the hot path and on the ordinary way.
+        """
+        body = without_date(
+            await deferToThread(self.exchange, b"GET %b HTTP/1.1\r\nConnection: close\r\n\r\n" % TILES[0])
+        )
         one = body.replace(b"Connection: close\r\n", b"")
         for way in ("hot", "ordinary"):
             with self.ordinary() if way == "ordinary" else _nothing():
@@ -79,7 +86,7 @@ class SocketTests(HotCase):
             self.assertTrue(whole.startswith(one * 2000), way)
 
     async def test_slow_reader_times_out(self) -> None:
-        """One who never reads is cut off, though a request of his is held."""
+        """A client that never reads is disconnected, though one of its requests is held."""
         self.site.timeOut = 0.5
         client = socket.create_connection(("127.0.0.1", self.port))
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
@@ -104,12 +111,12 @@ class SocketTests(HotCase):
 
     async def test_ends(self) -> None:
         """Connection: close and HTTP/1.0 end the connection after a whole answer; keep-alive does not."""
-        for said, connection in (
+        for requests, connection in (
             (b"GET %b HTTP/1.1\r\nConnection: close\r\n\r\n", True),
             (b"GET %b HTTP/1.0\r\n\r\n", False),
             (b"GET %b HTTP/1.1\r\n\r\nHEAD /healthz HTTP/1.0\r\n\r\n", False),
         ):
-            answer = await deferToThread(self.ask, said % TILES[0])
+            answer = await deferToThread(self.exchange, requests % TILES[0])
             self.assertIn(b" 200 OK", answer[:20])
             self.assertEqual(b"Connection: close" in answer, connection)
             self.assertIn(b"IEND\xaeB`\x82", answer)
@@ -153,7 +160,7 @@ class ListeningTests(DaemonCase):
         daemon = await self.start(self.configure(self.serve(ocpserver.Service(em(), 2)), server_listen=listen))
         port = int(daemon.url.rpartition(":")[2])
 
-        def ask() -> tuple[str | None, bytes]:
+        def exchange() -> tuple[str | None, bytes]:
             context = ssl.create_default_context()
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             context.set_alpn_protocols(["h2", "http/1.1"])
@@ -161,8 +168,8 @@ class ListeningTests(DaemonCase):
                 client.sendall(b"GET /kat/3/0_0_0.png HTTP/1.1\r\n\r\n" * 2 + b"GET /healthz HTTP/1.0\r\n\r\n")
                 return client.selected_alpn_protocol(), read_all(client)
 
-        await deferToThread(ask)
-        protocol, answers = await deferToThread(ask)
+        await deferToThread(exchange)
+        protocol, answers = await deferToThread(exchange)
         self.assertEqual(protocol, "http/1.1")
         first, second, health = without_date(answers).split(b"HTTP/1.")[1:]
         self.assertEqual(first, second)
@@ -171,7 +178,7 @@ class ListeningTests(DaemonCase):
 
 
 def certificate() -> bytes:
-    """A key, and a certificate signed by itself."""
+    """Return a key and its self-signed certificate, in PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)

@@ -143,7 +143,7 @@ class ImagesTests(SynchronousTestCase):
             self.assertRaises(UpstreamBroken, images.decode, body, (50, 60), 3000, 1)
 
     def test_ready_made(self) -> None:
-        """A file is kept as a tile only if it is whole, 512 x 512, and of a kind that can be told from others."""
+        """A file is kept as a tile only if it is whole, 512 x 512, and of a kind that is known."""
         tile = em()[0, :512, :512]
         jpeg, foreign = self.picture(tile, "JPEG", quality=50), self.picture(tile, "PNG")
         for picture, type_ in ((jpeg, b"image/jpeg"), (foreign, b"image/png"), (png.grey(tile), b"image/png")):

@@ -51,18 +51,18 @@ class GatewayTests(GatewayMixin):
                     for (z, row, col), (code, body, headers) in zip(asked, answers, strict=True):
                         self.assertEqual((code, headers["content-type"]), (200, "image/png"))
                         outside = not (0 <= z < z_end and 0 <= row < rows and 0 <= col < cols)
-                        said = headers["cache-status"]
-                        self.assertEqual(said == "ocpproxy; detail=out-of-bounds", outside, said)
+                        cache_status = headers["cache-status"]
+                        self.assertEqual(cache_status == "ocpproxy; detail=out-of-bounds", outside, cache_status)
                         expected = 0 if outside else expected_tile(em(), number, z, row, col)
                         self.assertTrue((pixels(body) == expected).all(), (token, number, z, row, col))
             self.assertEqual(len(service.cutouts), len(set(service.cutouts)))
             self.assertEqual(service.asked["info"], 1)
         await daemon.rest()
         await daemon.stop()
-        await self.assert_account()
+        await self.assert_consistent()
 
     async def herd(self, service: ocpserver.Service, daemons: list[Daemon], bound: float) -> None:
-        """32 clients, in turn at each daemon, on the 16 slices of a cuboid: one cutout, and p95 within the bound.
+        """Check 32 clients, in turn at each daemon, on the 16 slices of a cuboid: one cutout, and p95 within the bound.
 
         There are three cuboids to try: what else the machine does may cost more than waiting for a core.
         """
@@ -93,7 +93,7 @@ class GatewayTests(GatewayMixin):
         raise AssertionError(f"p95 {figures} s, expected under {bound} s")
 
     async def test_herd(self) -> None:
-        """32 clients on the 16 slices of a cuboid, 1 s away: one cutout, p95 soon after it; afterwards none."""
+        """32 clients on the 16 slices of a cuboid that takes 1 s: one cutout, p95 soon after it; afterwards none."""
         service = ocpserver.Service(em(), 2, delay=1.0)
         await self.herd(service, [await self.gateway(service)], 1.15)
 
@@ -105,10 +105,10 @@ class GatewayTests(GatewayMixin):
         for daemon in daemons:
             await daemon.rest()
             self.assertEqual(await daemon.stop(), 0)
-        await self.assert_account()
+        await self.assert_consistent()
 
     async def break_upstream(self, modes: tuple[str, ...], status: int, timeout: int) -> None:
-        """Let an upstream fail: a picture, no-store, nothing stored; exact tiles as soon as it is well."""
+        """Check each failure: a picture, no-store, nothing stored; exact tiles as soon as the upstream is well."""
         service = ocpserver.Service(em(), 2)
         daemon = await self.gateway(service, upstream_timeout=str(timeout), cache_memory="0")
         tiles = self.place / "cache" / "tiles"
@@ -138,7 +138,7 @@ class GatewayTests(GatewayMixin):
         peak = next(line for line in Path(f"/proc/{daemon.pid}/status").read_text().splitlines() if "VmHWM" in line)
         self.assertLess(int(peak.split()[1]) / 1024, 300, "MiB at the most")
         await daemon.stop()
-        await self.assert_account()
+        await self.assert_consistent()
 
     async def test_faults(self) -> None:
         """An upstream that answers wrongly: 503, long before its deadline."""
@@ -161,7 +161,7 @@ class GatewayTests(GatewayMixin):
         self.assertEqual(code, 200)
         self.assertTrue((pixels(body) == expected_tile(em(), 0, 0, 0, 0)).all())
         self.assertEqual(await daemon.stop(), 0)
-        self.assertEqual((await self.assert_account())[0], 16)
+        self.assertEqual((await self.assert_consistent())[0], 16)
         database = await started(self, self.index)
         self.assertEqual(await database.read(lambda tx: tx.many("SELECT * FROM fetching")), [])
         self.assertEqual(list((self.place / "cache" / "journal").iterdir()), [])
@@ -192,11 +192,11 @@ FAULTS = (
 
 
 class SQLiteGatewayTests(OnSQLite, GatewayTests, DaemonCase):
-    """With the embedded index."""
+    """The same with SQLite."""
 
 
 class MariaDBGatewayTests(OnMariaDB, GatewayTests, DaemonCase):
-    """With a real server."""
+    """The same with MariaDB."""
 
 
 class CommandTests(DaemonCase):
@@ -225,17 +225,17 @@ class CommandTests(DaemonCase):
         self.assertNotIn("Traceback", log.read_text())
 
     async def test_refuses_a_bad_configuration(self) -> None:
-        """All faults, and an exit code that is not 0."""
+        """A bad configuration ends the daemon with all faults, and an exit code that is not 0."""
         config = self.configure("http://h", cache_size="none", upstream_timeout="-1")
         twistd = str(Path(sys.executable).parent / "twistd")
         out, err, code = await getProcessOutputAndValue(
             twistd, ["-n", "--pidfile=", "ocpproxy", "--config", str(config)], {**os.environ}, str(self.place)
         )
-        said = (out + err).decode()
+        output = (out + err).decode()
         self.assertNotEqual(code, 0)
-        self.assertIn("[cache] size = 'none'", said)
-        self.assertIn("[upstream] timeout = '-1'", said)
-        self.assertNotIn("Traceback", said)
+        self.assertIn("[cache] size = 'none'", output)
+        self.assertIn("[upstream] timeout = '-1'", output)
+        self.assertNotIn("Traceback", output)
 
     async def test_port_in_use(self) -> None:
         """A socket that cannot be opened keeps the daemon from starting."""
@@ -249,7 +249,7 @@ class CommandTests(DaemonCase):
         self.assertIn(b"Address already in use", out + err)
 
     async def test_demo(self) -> None:
-        """Without a configuration: the demo volume, within a second of the address being told."""
+        """The demo volume is served within a second of the address in the log."""
         config = self.place / "demo.ini"
         config.write_text(
             "[server]\nlisten = tcp:0:interface=127.0.0.1\n[cache]\ndirectory = c\n"

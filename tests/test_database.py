@@ -71,7 +71,7 @@ class DatabaseTests(OnDatabase):
         self.assertEqual(found, 40)
 
     async def test_descriptions_wait_for_the_database(self) -> None:
-        """A description that comes while the database is away is saved when it is back; of two, the newer."""
+        """A description that comes while the database is unavailable is saved when it is back; of two, the newer."""
         database = await started(self, self.index_url())
         descriptions = Descriptions(database, reactor)
         grid = Level((64, 64, 4), (0, 0, 1), (64, 64, 4))
@@ -115,7 +115,7 @@ class DatabaseTests(OnDatabase):
         (now,) = await database.read(lambda tx: tx.one(f"SELECT {tx.dialect.now}"))
         self.assertLess(abs(now / 1e6 - reactor.seconds()), 30)
 
-    async def test_nobody_waits_for_what_is_away(self) -> None:
+    async def test_nobody_waits_for_what_is_unavailable(self) -> None:
         """Before it is up, and when it is stopped, run raises at once."""
         database = Database(reactor, backend(self.index_url()))
         with self.assertRaises(DatabaseUnavailable):
@@ -127,7 +127,7 @@ class DatabaseTests(OnDatabase):
         database.startService()
 
     async def test_late_result(self) -> None:
-        """A result that comes when nobody waits any more is told to `late`: after patience, and after a cancel."""
+        """A result that comes when nobody waits any more is given to `late`: after patience, and after a cancel."""
         database = await started(self, self.index_url())
         for leaves in (False, True):
             begun: Deferred[None] = Deferred()
@@ -146,12 +146,12 @@ class DatabaseTests(OnDatabase):
             if leaves:
                 work.cancel()
             self.assertIs(await outcome, CancelledError if leaves else OutcomeUnknown)
-            self.assertTrue(database.available, "a short patience does not mean that it is away")
+            self.assertTrue(database.available, "a short patience does not mean that it is unavailable")
             go_on.set()
             self.assertEqual(await late.addTimeout(300, reactor), "done")
 
     async def test_not_begun(self) -> None:
-        """Work that was given up while it waited for a thread is not begun, and that is told."""
+        """Work that was given up while it waited for a thread is not begun, and that is reported."""
         database = await started(self, self.index_url())
         ran: list[int] = []
         reported: list[Deferred[None]] = []
@@ -175,7 +175,7 @@ class DatabaseTests(OnDatabase):
         self.assertEqual(rows, 1)
 
     async def test_newer_schema_is_left_alone(self) -> None:
-        """A database of a later version is not touched, and the reason is told."""
+        """A database of a later version is not touched, and the reason is given."""
         url = self.index_url()
         database = await started(self, url)
         await database.run(lambda tx: tx.run("UPDATE metadata SET version = 99"))
@@ -189,7 +189,7 @@ class DatabaseTests(OnDatabase):
 
 
 class SQLiteTests(OnSQLite, DatabaseTests, TestCase):
-    """SQLite."""
+    """The same on SQLite."""
 
     async def test_fresh_is_upgraded(self) -> None:
         """A historical database becomes what a fresh one is."""
@@ -216,10 +216,10 @@ class SQLiteTests(OnSQLite, DatabaseTests, TestCase):
 
 
 class MariaDBTests(OnMariaDB, DatabaseTests, TestCase):
-    """MariaDB."""
+    """The same on MariaDB, and what only a server can do."""
 
     def connection(self, url: IndexUrl) -> Any:
-        """One of the test's own."""
+        """Return a connection of the test's own."""
         where: dict[str, Any] = {"unix_socket": url.unix_socket} if url.unix_socket else {"host": url.host}
         found = pymysql.connect(
             user=url.user, password=url.password, port=url.port, database=url.database, autocommit=True, **where
@@ -228,7 +228,7 @@ class MariaDBTests(OnMariaDB, DatabaseTests, TestCase):
         return found
 
     def shape(self, url: IndexUrl) -> list[Any]:
-        """Columns, indices and engines."""
+        """Return columns, indices and engines."""
         cursor = self.connection(url).cursor()
         found = []
         for sql in (
@@ -279,7 +279,7 @@ class MariaDBTests(OnMariaDB, DatabaseTests, TestCase):
         return len(ids)
 
     async def test_killed_connections(self) -> None:
-        """IdleConnections that the server has closed cost nobody anything."""
+        """Connections that the server has closed cost nobody anything."""
         url = self.index_url()
         database = await started(self, url)
 
@@ -293,7 +293,7 @@ class MariaDBTests(OnMariaDB, DatabaseTests, TestCase):
         )
         self.assertEqual(answers, [1] * 16)
         self.assertTrue(database.available)
-        self.flushLoggedErrors()  # adbapi tells of the rollbacks that it could not send
+        self.flushLoggedErrors()  # adbapi logs the rollbacks that it could not send
 
     async def test_deadlock(self) -> None:
         """The victim of a deadlock is run again."""
@@ -311,7 +311,7 @@ class MariaDBTests(OnMariaDB, DatabaseTests, TestCase):
         self.assertEqual(rows, [(2,), (2,)])
 
     async def test_refused(self) -> None:
-        """A server that refuses is away, and is found when it is there."""
+        """A server that refuses is unavailable, and is found when it is there."""
         url = self.index_url()
         self.connection(url).cursor().execute(f"DROP DATABASE {url.database}")
         database = Database(reactor, backend(url))

@@ -19,7 +19,7 @@ class GenerationTests(ViewsMixin):
     cube = SMALL
 
     async def every(self, *names: str) -> None:
-        """Compare all pixels of these channels."""
+        """Compare all pixels of channels with the oracle."""
         generation = self.generation
         served = {name: channels()[name] for name in names}
         offset = (0, 0, 1) if generation == 1 else (64, 32, 5)
@@ -63,12 +63,12 @@ class GenerationTests(ViewsMixin):
 
 
 class FirstGenerationTests(GenerationTests, ViewsCase):
-    """One type for a whole project."""
+    """Generation 1: one type for a whole project."""
 
     generation = 1
 
     async def every(self, *names: str) -> None:
-        """Each channel is a project of its own."""
+        """Compare each channel as a project of its own."""
         for name in names:
             await super().every(name)
 
@@ -77,12 +77,12 @@ class NamedChannelsTests(GenerationTests):
     """Channels with names, among them those with a window of their own."""
 
     async def test_window(self) -> None:
-        """A window that the upstream knows."""
+        """A channel with a window in its description."""
         await self.every("windowed")
 
 
 class SecondGenerationTests(NamedChannelsTests, ViewsCase):
-    """In slabs that are thinner than usual."""
+    """Generation 2, in slabs that are thinner than usual."""
 
     generation = 2
     options = {"upstream_max_cutout": "2"}  # noqa: RUF012
@@ -90,7 +90,7 @@ class SecondGenerationTests(NamedChannelsTests, ViewsCase):
 
 
 class ThirdGenerationTests(NamedChannelsTests, ViewsCase):
-    """With times of their own, in blosc."""
+    """Generation 3: channels with times of their own, in blosc."""
 
     generation = 3
     options = {"upstream_format": "blosc"}  # noqa: RUF012

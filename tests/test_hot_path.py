@@ -21,7 +21,7 @@ from tests.volumes import em
 
 
 def header_blocks() -> st.SearchStrategy[bytes]:
-    """Header lines, mostly well formed."""
+    """Return a strategy for header blocks, mostly well formed."""
     etag = st.sampled_from([b"*", b'"x"', b'W/"y", "z"', b"ETAG", b"W/ETAG", b'"a",ETAG', b"", b'"\xff"'])
     date = st.sampled_from([b"Fri, 01 Jan 2100 00:00:00 GMT", b"Fri, 01 Jan 1999 00:00:00 GMT", b"yesterday", b""])
     line = st.one_of(
@@ -45,15 +45,15 @@ def header_blocks() -> st.SearchStrategy[bytes]:
 
 
 def requests() -> st.SearchStrategy[bytes]:
-    """One request: a viewer's, or one of any sanity."""
+    """Return a strategy for requests: those of viewers, and odd ones."""
     target = st.one_of(st.sampled_from(TILES), st.sampled_from(TARGETS))
-    sane = st.builds(lambda *said: b"GET %b HTTP/1.1\r\n%b\r\n" % said, target, header_blocks())
+    sane = st.builds(lambda *parts: b"GET %b HTTP/1.1\r\n%b\r\n" % parts, target, header_blocks())
     method = st.sampled_from([b"GET", b"GET", b"HEAD", b"OPTIONS", b"POST", b"get", b"", b"G T"])
     version = st.sampled_from([b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"", b"HTTP/1.1 "])
     start = st.sampled_from([b"", b"", b"\r\n", b"\r\n\r\n", b"\n"])
     end = st.sampled_from([b"\r\n", b"\r\n", b"", b"\n", b"\r\nabc"])
     odd = st.builds(
-        lambda *said: b"%b%b %b %b\r\nHost: x\r\n%b%b" % said, start, method, target, version, header_blocks(), end
+        lambda *parts: b"%b%b %b %b\r\nHost: x\r\n%b%b" % parts, start, method, target, version, header_blocks(), end
     )
     return st.one_of(sane, sane, odd)
 
@@ -62,7 +62,7 @@ class DifferentialTests(HotCase):
     """Both ways are driven in memory, on transports that take everything."""
 
     def connect(self) -> tuple[Any, HotChannel]:
-        """A channel of the site, as the hot path sees one on a socket."""
+        """Return a transport and a channel, as the hot path sees them on a socket."""
         channel: HotChannel = self.site.buildProtocol(None)
         transport = _Wire()
         channel.makeConnection(transport)
@@ -71,7 +71,7 @@ class DifferentialTests(HotCase):
         return transport, channel
 
     def drive(self, pieces: list[bytes], etag: bytes) -> bytes:
-        """What a connection answers to these pieces."""
+        """Return what a connection answers to these pieces."""
         transport, channel = self.connect()
         for piece in pieces:
             if not transport.disconnecting:
@@ -81,7 +81,7 @@ class DifferentialTests(HotCase):
         return sent
 
     def compare(self, pieces: list[bytes], etag: bytes) -> bytes:
-        """The same answers either way; returned."""
+        """Check that both ways answer the same, and return the answers."""
         hot = self.drive(pieces, etag)
         with self.ordinary():
             slow = self.drive(pieces, etag)
@@ -96,8 +96,8 @@ class DifferentialTests(HotCase):
 
         @settings(max_examples=3000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(st.lists(requests(), min_size=1, max_size=4), st.lists(st.integers(0, 400), max_size=4))
-        def agree(said: list[bytes], cuts: list[int]) -> None:
-            whole = b"".join(said)
+        def agree(requests: list[bytes], cuts: list[int]) -> None:
+            whole = b"".join(requests)
             marks = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
             self.compare([whole[a:b] for a, b in pairwise(marks)], etag[1])
 
@@ -106,12 +106,12 @@ class DifferentialTests(HotCase):
 
     async def test_split_at_every_byte(self) -> None:
         """Two pipelined requests, cut in two at every byte, and byte by byte."""
-        said = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\nGET %b HTTP/1.1\r\nIf-None-Match: *\r\n\r\n" % TILES[:2]
-        whole = self.compare([said], b"")
+        requests = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\nGET %b HTTP/1.1\r\nIf-None-Match: *\r\n\r\n" % TILES[:2]
+        whole = self.compare([requests], b"")
         self.assertEqual((whole.count(b"200 OK"), whole.count(b"304 Not")), (1, 1))
-        for cut in range(1, len(said)):
-            self.assertEqual(without_date(self.compare([said[:cut], said[cut:]], b"")), without_date(whole))
-        one_by_one = self.compare([said[n : n + 1] for n in range(len(said))], b"")
+        for cut in range(1, len(requests)):
+            self.assertEqual(without_date(self.compare([requests[:cut], requests[cut:]], b"")), without_date(whole))
+        one_by_one = self.compare([requests[n : n + 1] for n in range(len(requests))], b"")
         self.assertEqual(without_date(one_by_one), without_date(whole))
 
     async def test_empty_lines(self) -> None:
@@ -120,15 +120,15 @@ class DifferentialTests(HotCase):
         for pieces in ([b"\r\n", one, b"\r\n", one, one], [one + b"\r\n", one, b"\r\n", one, one]):
             self.assertEqual(self.compare(pieces, b"").count(b"200 OK"), b"".join(pieces).count(b"GET"))
 
-    async def test_all_spellings_are_taught(self) -> None:
-        """Each spelling of a tile is answered at once from its second request on; what is no plain tile never is."""
+    async def test_all_spellings_get_routes(self) -> None:
+        """Each spelling of a tile is answered at once from its second request on; other targets never are."""
         for target, hot in ((TARGETS[3], 1), (TARGETS[4], 1), (TARGETS[5], 1), (TARGETS[6], 1), (TARGETS[7], 0)):
             before = self.hot_answers()
             self.drive([b"GET %b HTTP/1.1\r\n\r\n" % target], b"")
             self.assertEqual(self.hot_answers() - before, hot, target)
 
     def hot_answers(self) -> int:
-        """How many the hot path has given."""
+        """Return the number of answers by the hot path."""
         return self.sent_hot
 
     sent_hot = 0
@@ -145,16 +145,16 @@ class DifferentialTests(HotCase):
 
         self.site.hot_path.answer = counted
 
-    async def test_what_is_known_changes(self) -> None:
-        """What was taught is forgotten when the token is due to be asked for again, and taught anew."""
-        said = [b"GET %b HTTP/1.1\r\n\r\n" % TILES[0]]
+    async def test_routes_expire(self) -> None:
+        """A route is forgotten when the description of its token is due, and remembered again."""
+        requests = [b"GET %b HTTP/1.1\r\n\r\n" % TILES[0]]
         known = self.site.hot_path._routes._routes[TILES[0]].entry
         known.refresh_at = 0
         before = self.hot_answers()
-        self.drive(said, b"")
+        self.drive(requests, b"")
         self.assertEqual(self.hot_answers(), before)
         self.assertGreater(known.refresh_at, 0, "the ordinary way has asked again")
-        self.drive(said, b"")
+        self.drive(requests, b"")
         self.assertEqual(self.hot_answers(), before + 1)
 
 
@@ -176,15 +176,15 @@ class _Wire(StringTransport):
         self.sent = b""
 
     def write(self, data: bytes) -> None:
-        """Through the transport."""
+        """Send through the transport."""
         self.sent += data
 
     def writeSequence(self, data: list[bytes]) -> None:
-        """The same."""
+        """Send pieces through the transport."""
         self.sent += b"".join(data)
 
     def sendmsg(self, parts: Any, ancillary: Any = (), flags: int = 0) -> int:
-        """Past it."""
+        """Send past the transport."""
         if flags:
             return 0  # as if it were full: files are sent by the transport here
         data = b"".join(parts)
@@ -192,7 +192,7 @@ class _Wire(StringTransport):
         return len(data)
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 class HotDaemonTests(DaemonCase):
@@ -216,7 +216,7 @@ class HotDaemonTests(DaemonCase):
         self.assertEqual([name.rpartition("/")[2] for name in used], ["3.png"])
 
     async def test_beyond_the_index(self) -> None:
-        """A tile whose numbers the index cannot hold is refused each time; what is refused is not taught."""
+        """A tile whose numbers the index cannot hold is refused each time; it gets no route."""
         service_ = ocpserver.Service(em(), 2, offset=(0, 0, 9_000_000))
         daemon = await self.start(self.configure(self.serve(service_)))
         for _ in range(3):
@@ -226,7 +226,7 @@ class HotDaemonTests(DaemonCase):
 
 
 class BlockTests(SynchronousTestCase):
-    """What the hot path reads of header blocks."""
+    """Header blocks as the hot path reads them."""
 
     def test_bounds(self) -> None:
         """More than a hundred lines, or folded ones, go the ordinary way."""

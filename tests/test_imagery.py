@@ -24,7 +24,7 @@ from tests.volumes import em, expected_tile
 
 
 def pixels(picture: bytes) -> np.ndarray:
-    """What Pillow reads."""
+    """Return the pixels as Pillow reads them."""
     image = Image.open(BytesIO(picture))
     image.load()
     assert (image.mode, image.size, image.format) == ("L", (512, 512), "PNG"), image
@@ -32,7 +32,7 @@ def pixels(picture: bytes) -> np.ndarray:
 
 
 def random_volume(seed: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Voxels of a type, many of them 0, and for floats not all of them numbers between 0 and 1."""
+    """Return random voxels of a type, many of them 0; floats also beyond 0 and 1, and no numbers."""
     rng = np.random.default_rng(seed)
     if dtype == "float32":
         noise = rng.random(shape, np.float32) * np.float32(1.1) - np.float32(0.05)
@@ -79,7 +79,7 @@ class GreyTests(SynchronousTestCase):
 
 
 class WholeTests(SynchronousTestCase):
-    """A torn file is told from a whole one."""
+    """A torn file is distinguished from a whole one."""
 
     def test_torn(self) -> None:
         """Every shortened tile, and foreign bytes, are not whole."""
@@ -94,7 +94,7 @@ class WholeTests(SynchronousTestCase):
             self.assertFalse(png.is_whole(other))
 
     def test_uniform(self) -> None:
-        """Tiles of one single value are told from all others, whatever they are made of."""
+        """Tiles of one single value are distinguished from all others, whatever they are made of."""
         one = np.full((512, 512), 9, np.uint8)
         colour = np.broadcast_to(np.array([1, 2, 3, 255], np.uint8), (512, 512, 4)).copy()
         labels = png.indexed(one, palette.COLOURS, clear=True)
@@ -110,7 +110,7 @@ class WholeTests(SynchronousTestCase):
         self.assertFalse(png.is_uniform(png.grey(em()[0, :512, :512])))
 
     def test_fingerprint(self) -> None:
-        """It tells pictures apart that differ in one pixel, and is the same for the same pixels."""
+        """The fingerprint differs for pictures that differ in one pixel, and is the same for the same pixels."""
         part = em()[0, :512, :512].copy()
         one = png.fingerprint(png.grey(part))
         self.assertEqual(one, png.fingerprint(png.grey(part)))
@@ -133,7 +133,7 @@ KINDS = (
 
 
 def expected(face: np.ndarray, channel: Channel, look: DisplaySettings) -> np.ndarray:
-    """RGBA of a whole face of one channel, by the oracle."""
+    """Return the colours of a whole plane of one channel, by the oracle."""
     if channel.kind == "annotation":
         return oracle.labels(face)
     if channel.dtype in ("uint32", "uint64"):
@@ -148,14 +148,14 @@ def expected(face: np.ndarray, channel: Channel, look: DisplaySettings) -> np.nd
 
 
 def as_rgba(picture: bytes) -> np.ndarray:
-    """What a viewer shows."""
+    """Return the colours that a viewer shows."""
     image = Image.open(BytesIO(picture))
     assert (image.size, image.format) == ((512, 512), "PNG")
     return np.array(image.convert("RGBA"))
 
 
 def drawn(stack: Stack, volumes: list[np.ndarray | None], tile: tuple[int, int, int]) -> bytes:
-    """A tile (slice, row, col) of level 0 of whole volumes (z, y, x)."""
+    """Return a tile (slice, row, col) of level 0 of whole volumes (z, y, x)."""
     found = stack.tile(None, 0, *tile)
     assert found is not None
     cuboid = stack.cuboid(found)
@@ -171,7 +171,7 @@ class DrawTests(SynchronousTestCase):
     @settings(max_examples=80)
     @given(st.data())
     def test_any(self, data: st.DataObject) -> None:
-        """One channel as it is."""
+        """One channel by itself, of any type."""
         kind, dtype = data.draw(st.sampled_from(KINDS))
         seed = data.draw(st.integers(0, 2**32 - 1))
         size = data.draw(st.tuples(st.integers(1, 700), st.integers(1, 600), st.integers(1, 40)))
@@ -275,7 +275,7 @@ class RetouchTests(SynchronousTestCase):
     """Other contrast and colour, and overviews."""
 
     def stack(self, dtype: str = "uint8", plane: Plane = Plane.XY, **look: Any) -> Stack:
-        """A stack of one channel."""
+        """Return a stack of one channel."""
         kind = "annotation" if dtype == "uint32" else "image"
         level = Level((640, 600, 20), (0, 0, 0), (64, 64, 16))
         dataset = Dataset("t", {0: level}, (Channel("c", kind, dtype),), "c")

@@ -18,14 +18,14 @@ class LeaseTests(OnDatabase):
     """Leases on every database."""
 
     async def leases(self, owner: str, url: IndexUrl, term: float = 10) -> Leases:
-        """The leases of one process."""
+        """Return the leases of one process."""
         found = Leases(await started(self, url), owner, term, Clock())
         found.startService()
         self.addCleanup(found.stopService)
         return found
 
     async def test_one_at_a_time(self) -> None:
-        """One has it; the other gets it when it is given back; a give-back of what one does not hold does nothing."""
+        """One process has a lease; another gets it after the release; releasing another's lease does nothing."""
         url = self.index_url()
         one, two = await self.leases("one", url), await self.leases("two", url)
         self.assertEqual([await one.acquire("a"), await two.acquire("a"), await two.acquire("b")], [True, False, True])
@@ -35,7 +35,7 @@ class LeaseTests(OnDatabase):
         self.assertTrue(await two.acquire("a"))
 
     async def test_race(self) -> None:
-        """Of many who take at once exactly one gets it."""
+        """Of many processes that try to take a lease at once exactly one gets it."""
         url = self.index_url()
         found = [await self.leases(f"p{n}", url) for n in range(4)]
         for name in "abcdef":
@@ -59,11 +59,11 @@ class LeaseTests(OnDatabase):
 
     @staticmethod
     async def expire(database: Database, name: str) -> None:
-        """Let a lease expire a moment ago."""
+        """Set a lease to have expired."""
         await database.run(lambda tx: tx.run("UPDATE fetching SET expires = expires - 3600000000 WHERE url = ?", name))
 
     async def test_real_time(self) -> None:
-        """A lease lasts as long as it says, by the database's clock."""
+        """A lease lasts as long as its term, by the database's clock."""
         url = self.index_url()
         one, two = await self.leases("one", url, 0.5), await self.leases("two", url)
         began = reactor.seconds()
@@ -72,8 +72,8 @@ class LeaseTests(OnDatabase):
             pass
         self.assertGreater(reactor.seconds() - began, 0.45)
 
-    async def test_stop_gives_back(self) -> None:
-        """A process that stops holds nothing; one that died is forgotten; what expired is swept."""
+    async def test_stop_releases(self) -> None:
+        """A process that stops releases its leases; those of a dead one, and expired ones, are deleted."""
         url = self.index_url()
         one, two = await self.leases("one", url), await self.leases("two", url)
         for name in "abc":
@@ -85,7 +85,7 @@ class LeaseTests(OnDatabase):
         self.assertEqual(await one.database.run(leases.delete_expired), ["historical"])
 
     async def test_successor(self) -> None:
-        """What is given back late, for somebody who left, is not the lease of who came next."""
+        """A late release, for a cancelled request, does not release the lease of the next one."""
         url = self.index_url()
         one, two = await self.leases("one", url), await self.leases("two", url)
         left = Deferred.fromCoroutine(one.acquire("a"))
@@ -112,8 +112,8 @@ class LeaseTests(OnDatabase):
 
 
 class SQLiteLeaseTests(OnSQLite, LeaseTests, TestCase):
-    """On SQLite."""
+    """The same on SQLite."""
 
 
 class MariaDBLeaseTests(OnMariaDB, LeaseTests, TestCase):
-    """On MariaDB."""
+    """The same on MariaDB."""

@@ -49,10 +49,10 @@ class StorageTests(GatewayMixin):
             self.assertEqual(code, 200)
             self.assertTrue((pixels(body) == expected_tile(em(), 0, z, row, col)).all())
 
-        for turn in range(8):
+        for attempt in range(8):
             work = [Deferred.fromCoroutine(one(daemon, *tile)) for tile in asked]
             done = gatherResults([d.addErrback(self.died) for d in work])
-            await pause(0.03 + 0.04 * turn)
+            await pause(0.03 + 0.04 * attempt)
             await daemon.stop(signal.SIGKILL)
             await done
             daemon = await self.start(self.config)
@@ -69,15 +69,15 @@ class StorageTests(GatewayMixin):
         self.assertEqual(await daemon.stop(), 0)
         code, out = await self.fsck()
         self.assertEqual(code, 0, out)
-        await self.assert_account()
+        await self.assert_consistent()
 
     def died(self, failure: Any) -> None:
-        """A request to a daemon that was killed may fail, but not with a wrong tile."""
+        """Accept the failure of a request to a daemon that was killed, but not a wrong tile."""
         if failure.check(self.failureException):
             failure.raiseException()
 
     async def test_fsck(self) -> None:
-        """fsck tells what it mends and exits with 1; then there is nothing left, and it exits with 0."""
+        """fsck reports what it mends and exits with 1; then there is nothing left, and it exits with 0."""
         daemon = await self.gateway(ocpserver.Service(em(), 2))
         for z in (1, 17):
             await daemon.get(f"kat/{z}/0_0_0.png")
@@ -89,11 +89,11 @@ class StorageTests(GatewayMixin):
         files[2].with_name("99.png").write_bytes(files[2].read_bytes())
         code, out = await self.fsck()
         self.assertEqual(code, 1, out)
-        for said in ("row without a file", "torn tile", "file without a row"):
-            self.assertIn(said, out)
+        for message in ("row without a file", "torn tile", "file without a row"):
+            self.assertIn(message, out)
         code, out = await self.fsck()
         self.assertEqual(code, 0, out)
-        await self.assert_account()
+        await self.assert_consistent()
 
     async def test_bounded(self) -> None:
         """20 MiB of cache, 60 MiB of tiles: bounded in the burst and at rest, and what is in use is not refetched."""
@@ -144,7 +144,7 @@ class StorageTests(GatewayMixin):
         watching.cancel()
         self.assertLess(most, 1.9 * size)
         await daemon.stop()
-        _, used = await self.assert_account()
+        _, used = await self.assert_consistent()
         self.assertLess(used, 0.96 * size)
 
     async def test_one_value(self) -> None:
@@ -163,14 +163,14 @@ class StorageTests(GatewayMixin):
         files = list((self.place / "cache" / "tiles").rglob("*.png"))
         self.assertEqual((len(files), len({path.stat().st_ino for path in files})), (20, 2))
         await daemon.stop()
-        self.assertEqual((await self.assert_account())[0], 20)
+        self.assertEqual((await self.assert_consistent())[0], 20)
         code, out = await self.fsck()
         self.assertEqual((code, "nothing mended" in out), (0, True), out)
 
 
 class SQLiteStorageTests(OnSQLite, StorageTests, DaemonCase):
-    """With the embedded index."""
+    """The same with SQLite."""
 
 
 class MariaDBStorageTests(OnMariaDB, StorageTests, DaemonCase):
-    """With a real server."""
+    """The same with MariaDB."""

@@ -17,7 +17,7 @@ from ocpproxy.model.stack import Tile
 from ocpproxy.store import keys
 from ocpproxy.store.files import TileFiles, TornTile
 from ocpproxy.store.journal import Journal
-from tests.stores import PICTURES, STACK, noted, tile
+from tests.stores import PICTURES, STACK, journalled, tile
 
 tiles = st.builds(
     Tile,
@@ -35,7 +35,7 @@ class KeysTests(SynchronousTestCase):
 
     @given(tiles, st.integers(1, 2**24 - 1))
     def test_both_ways(self, one: Tile, id_: int) -> None:
-        """Neither loses anything, and both fit their columns."""
+        """Path and key keep the whole tile, and fit their columns."""
         path, key = keys.path(one), keys.pack(one, id_)
         self.assertEqual(keys.tile_at(path), one)
         self.assertEqual(keys.unpack(key, one.stack), one)
@@ -76,14 +76,14 @@ class KeysTests(SynchronousTestCase):
 
 
 class FilesTests(SynchronousTestCase):
-    """Whole or not there."""
+    """Files that are whole or not there."""
 
     def setUp(self) -> None:
-        """An empty directory."""
+        """Make an empty directory."""
         self.files = TileFiles(Path(self.mktemp()), "me")
 
     def all(self) -> list[str]:
-        """Every file there is."""
+        """Return every file there is."""
         return sorted(path for path, _ in self.files.walk())
 
     def test_create_read_remove(self) -> None:
@@ -140,14 +140,14 @@ class FilesTests(SynchronousTestCase):
         self.assertIsNone(self.files.stat(tile(1)))
 
     def test_without_waiting(self) -> None:
-        """What is in the page cache is read at once, what is not has to be waited for, and nothing is waited for."""
+        """A file in the page cache is read at once; for another one, `open_now` raises instead of waiting."""
         self.assertRaises(BlockingIOError, self.files.open_now, tile(1))  # nobody has looked there yet
         self.files.create(tile(1), PICTURES[0])
         self.assertIsNone(self.files.read(tile(2)))
         try:
             self.assertIsNone(self.files.open_now(tile(2)), "it is known not to be there")
         except BlockingIOError:
-            raise SkipTest("this kernel or file system cannot tell what is in memory") from None
+            raise SkipTest("this kernel or file system does not report what is in memory") from None
         self.files.read(tile(1))
         opened = self.files.open_now(tile(1))
         assert opened is not None
@@ -163,7 +163,7 @@ class FilesTests(SynchronousTestCase):
         again.close()
 
     def test_torn_without_waiting(self) -> None:
-        """What is no whole tile is for somebody else to look at; descriptors are closed."""
+        """A file that is no whole tile is left to `read`; its descriptor is closed."""
         place = self.files.directory / keys.path(tile(1))
         place.parent.mkdir(parents=True)
         before = len(os.listdir("/proc/self/fd"))
@@ -206,9 +206,9 @@ class FilesTests(SynchronousTestCase):
         self.assertEqual(stored.picture, grey)
 
     def test_one_value_in_many_threads(self) -> None:
-        """Threads that meet a value for the first time, all at once, are in nobody's way."""
-        for turn in range(20):
-            black, start = png.grey(np.full((512, 512), turn, np.uint8)), Barrier(4)
+        """Threads that meet a value for the first time, all at once, do not disturb each other."""
+        for value in range(20):
+            black, start = png.grey(np.full((512, 512), value, np.uint8)), Barrier(4)
 
             def create(n: int, black: bytes = black, start: Barrier = start) -> bytes | None:
                 start.wait()
@@ -217,7 +217,7 @@ class FilesTests(SynchronousTestCase):
                 return stored.picture if stored else None
 
             with ThreadPoolExecutor(4) as threads:
-                self.assertEqual(list(threads.map(create, range(4 * turn, 4 * turn + 4))), [black] * 4)
+                self.assertEqual(list(threads.map(create, range(4 * value, 4 * value + 4))), [black] * 4)
 
     def test_more_links_than_a_file_can_have(self) -> None:
         """When a shared file has all the links that the file system allows, another one begins."""
@@ -231,7 +231,7 @@ class FilesTests(SynchronousTestCase):
         self.assertEqual(len({os.stat(self.files.directory / path).st_ino for path in self.all()}), 2)
 
     def test_left_over(self) -> None:
-        """A temporary file of a write that was cut short is in nobody's way."""
+        """A temporary file of a write that was cut short does no harm."""
         left = self.files.directory / (keys.path(tile(1)) + ".me.tmp")
         left.parent.mkdir(parents=True)
         left.write_bytes(b"half")
@@ -240,7 +240,7 @@ class FilesTests(SynchronousTestCase):
 
 
 class JournalTests(SynchronousTestCase):
-    """What a crash would leave in doubt."""
+    """The tiles that a crash would leave pending."""
 
     def test_living_and_dead(self) -> None:
         """The journal of a process that lives is read by others; that of a dead one is taken over, once."""
@@ -267,13 +267,13 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual(list(place.iterdir()), [])
 
     def test_clear(self) -> None:
-        """At rest there is no file."""
+        """A journal without pending tiles has no file."""
         journal = Journal(Path(self.mktemp()), "one")
         journal.open()
         journal.note([tile(1)])
         journal.clear()
         journal.clear()
-        self.assertEqual(noted(journal), set())
+        self.assertEqual(journalled(journal), set())
         journal.note([tile(2)])
-        self.assertEqual(noted(journal), {tile(2)})
+        self.assertEqual(journalled(journal), {tile(2)})
         journal.close()

@@ -40,7 +40,7 @@ class EveryView(ViewsCase):
             ),
         )
         for token, gain, back, window in (("kat", 1, False, {}), ("katbright", 4, True, windows)):
-            for said, parts, time in cases:
+            for listed, parts, time in cases:
                 for plane in PLANES:
                     lights = []
                     for name, colour in parts:
@@ -51,7 +51,7 @@ class EveryView(ViewsCase):
                         lights.append((light(served[name], picture, low_high), colour))
                     whole = oracle.false_colour(lights, gain, back)
                     first = 1 if plane == "xy" else 0
-                    base = f"mcfc/{token}/{said}/{plane}" + ("" if time is None else f"/{time}")
+                    base = f"mcfc/{token}/{listed}/{plane}" + ("" if time is None else f"/{time}")
                     if back:
                         got = await self.pictures(daemon, [f"{base}/{first + 3}/0_0_0.png"])
                         want = oracle.cut(whole, 0, 0)
@@ -61,7 +61,7 @@ class EveryView(ViewsCase):
                         await self.check(daemon, base, whole, 0, first + 3, solid=False)
 
     async def test_channel_project(self) -> None:
-        """Generation 1: numbers and names, places kept free, and what is said when nothing is named."""
+        """Generation 1: numbers and names, places kept free, and the error when nothing is named."""
         for dtype in ("uint8", "uint16"):
             one, two = (
                 (v.astype(np.uint16) * 250).astype(dtype) if dtype == "uint16" else v for v in (em(), em()[::-1])
@@ -71,7 +71,7 @@ class EveryView(ViewsCase):
             daemon = await self.view(
                 service, name=f"{dtype}.ini", cache_directory=dtype, index_url=f"sqlite:///{dtype}.sqlite"
             )
-            for said, parts in (
+            for listed, parts in (
                 ("1,2", [("DAPI-1", "C"), ("Synapsin", "M")]),
                 ("Synapsin", [("Synapsin", "C")]),
                 ("0,0,2", [("Synapsin", "Y")]),
@@ -82,9 +82,9 @@ class EveryView(ViewsCase):
                         (oracle.grey(oracle.plane(served[name].voxels, plane, 2, Fraction(10))), colour)
                         for name, colour in parts
                     ]
-                    await self.check(daemon, f"kat/{plane}/{said}", oracle.false_colour(lights), 0, first + 2, False)
+                    await self.check(daemon, f"kat/{plane}/{listed}", oracle.false_colour(lights), 0, first + 2, False)
                     if plane == "xy":
-                        await self.check(daemon, f"kat/{said}", oracle.false_colour(lights), 0, 3, False)
+                        await self.check(daemon, f"kat/{listed}", oracle.false_colour(lights), 0, 3, False)
             await self.check(daemon, "kat/DAPI-1/xy", opaque(oracle.grey(one[4])), 0, 5)
             for path in ("kat/3/0_0_0.png", "kat/xy/3/0_0_0.png", "kat/xz/3/0_0_0.png"):
                 code, body, _ = await daemon.get(path)
@@ -133,7 +133,7 @@ class EveryView(ViewsCase):
             self.assertEqual(len(service.cutouts), cutouts, service.cutouts)
 
     async def test_bounded_cutouts(self) -> None:
-        """No cuboid asks for more voxels than it may; where a single slice would, that is said."""
+        """No cutout has more voxels than it may; where a single slice would, the error states that."""
         service = ocpserver.Service(em(), 2, levels=1, channels=channels(), scale=0.02)
         daemon = await self.view(service, upstream_max_cutout="1")
         for path, share in (
@@ -159,7 +159,7 @@ class EveryView(ViewsCase):
         self.assertIn(b"needs 2 MiB of voxels, and a cutout may have 1", body)
 
     async def test_blank(self) -> None:
-        """Outside, in every plane: black, or nothing where it is an overlay; and nobody is asked."""
+        """Outside, in every plane: black, or nothing where it is an overlay; and no request is made."""
         service = ocpserver.Service(em(), 3, levels=2, channels=channels(), scale=1)
         daemon = await self.view(service)
         for base, clear in (
@@ -197,7 +197,7 @@ class EveryView(ViewsCase):
         service = ocpserver.Service(em(), 2, levels=2, channels=channels(), scale=1, **SMALL)
         daemon = await self.view(service, upstream_max_cutout="2")
         bases = [f"kat/{name}/{plane}" for name in channels() for plane in PLANES]
-        bases += [f"mcfc/kat/{said}/{plane}" for said in ("em:R", "em:G", "em,wide", "wide,em") for plane in PLANES]
+        bases += [f"mcfc/kat/{listed}/{plane}" for listed in ("em:R", "em:G", "em,wide", "wide,em") for plane in PLANES]
         bases += [
             f"kat/{name}/{plane}/{time}" for name in ("moving", "moving16") for plane in PLANES for time in (0, 1)
         ]

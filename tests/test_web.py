@@ -73,14 +73,14 @@ class AnswerTests(MemoryGatewayCase):
             ({"if_modified_since": "Fri, 01 Jan 1999 00:00:00 GMT"}, 200),
             ({"if_modified_since": "yesterday"}, 200),
         ):
-            found, body, said = self.get("kat/3/0_0_0.png", **asked)
+            found, body, headers = self.get("kat/3/0_0_0.png", **asked)
             self.assertEqual((found, bool(body)), (code, code == 200), asked)
-            self.assertEqual(said["etag"], etag)
-            self.assertEqual(said["access-control-allow-origin"], "*")
-            self.assertIn("max-age", said["cache-control"])
+            self.assertEqual(headers["etag"], etag)
+            self.assertEqual(headers["access-control-allow-origin"], "*")
+            self.assertIn("max-age", headers["cache-control"])
 
     def test_head(self) -> None:
-        """HEAD answers from what is here, and never fetches."""
+        """HEAD answers from what is stored, and never fetches."""
         self.start_gateway()
         code, body, headers = self.get("kat/3/0_0_0.png", "HEAD")
         self.assertEqual((code, body, headers["content-type"]), (200, b"", "image/png"))
@@ -121,7 +121,7 @@ class AnswerTests(MemoryGatewayCase):
         self.assertEqual(self.metric('ocpproxy_tiles_total{result="blank"}'), 22)
 
     def test_not_found(self) -> None:
-        """404, one sentence of plain text, CORS; an unknown token is asked for once."""
+        """404, one sentence of plain text, CORS; an unknown token is requested once."""
         self.start_gateway()
         for path in (
             "nope/3/0_0_0.png",
@@ -150,7 +150,7 @@ class AnswerTests(MemoryGatewayCase):
         self.assertEqual(self.metric('ocpproxy_upstream_requests_total{kind="info",outcome="unknown"}'), 2)
 
     def test_methods(self) -> None:
-        """OPTIONS tells what may be done from another origin; others are refused with Allow."""
+        """OPTIONS states what may be done from another origin; others are refused with Allow."""
         self.start_gateway()
         code, body, headers = self.get("kat/3/0_0_0.png", "OPTIONS", origin="http://catmaid")
         self.assertEqual((code, body), (204, b""))
@@ -178,7 +178,7 @@ class AnswerTests(MemoryGatewayCase):
         """The index, a token's document, the export, health, metrics: each with CORS, none with a path or password."""
         self.start_gateway()
         self.get("kat/3/0_0_0.png")
-        for path, kind, said in (
+        for path, kind, content in (
             ("", "text/html", "/kat/"),
             ("kat/", "application/json", '"image_bases"'),
             ("kat", "application/json", '"image_bases"'),
@@ -191,7 +191,7 @@ class AnswerTests(MemoryGatewayCase):
         ):
             code, body, headers = self.get(path)
             self.assertEqual((code, headers["content-type"].partition(";")[0]), (200, kind), path)
-            self.assertIn(said, body.decode())
+            self.assertIn(content, body.decode())
             self.assertNotIn(str(self.place), body.decode())
             self.assertEqual(headers["access-control-allow-origin"], "*")
             self.assertIn("cache-status", headers)
@@ -199,7 +199,7 @@ class AnswerTests(MemoryGatewayCase):
         base, *others = json.loads(body)["image_bases"]
         self.assertEqual([one.split("/")[-2] for one in (base, *others)], ["xy", "xz", "yz", "zy"])
         code, body, _ = self.get(base.removeprefix("http://gateway/") + "3/0_0_0.png")
-        self.assertTrue((pixels(body) == expected_tile(em(), 0, 2, 0, 0)).all(), "the base that is told works")
+        self.assertTrue((pixels(body) == expected_tile(em(), 0, 2, 0, 0)).all(), "the base in the document works")
 
     def test_metrics(self) -> None:
         """The names that dashboards rely on."""
@@ -284,7 +284,7 @@ class DaemonAnswerTests(DaemonCase):
         self.assertEqual(after["etag"], before["etag"])
 
     async def test_access_log(self) -> None:
-        """On by default, with fields; off when it is turned off."""
+        """The access log is on by default, with fields, and can be turned off."""
         await self.start_gateway()
         await self.daemon.get("kat/3/0_0_0.png")
         await self.daemon.get("healthz")
