@@ -1,9 +1,12 @@
-# make demo: see it run.  make test: every test.  make lint: style and types.  make docs-check: the documents.
+# make demo: see it run.  make test: every test.  make coverage: what they run.  make lint: style and types.
+# make docs-check: the documents.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs-check lint clean
+COVERAGE := $(BIN)/coverage
+
+.PHONY: demo test coverage docs-check lint clean
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -15,11 +18,20 @@ $(VENV)/.linters: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[test,lint]' --config-settings editable_mode=compat
 	touch $@
 
+$(VENV)/.coverage: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[test,coverage]' --config-settings editable_mode=compat
+	touch $@
+
 demo: $(VENV)/.installed
 	$(BIN)/twistd --nodaemon --pidfile= ocpproxy
 
 test: $(VENV)/.installed
 	$(BIN)/python tests/run.py
+
+# Every process writes a file of its own. The report is printed even if a test failed.
+coverage: $(VENV)/.coverage
+	$(COVERAGE) erase
+	$(COVERAGE) run tests/run.py; code=$$?; $(COVERAGE) combine --quiet && $(COVERAGE) report && exit $$code
 
 docs-check: $(VENV)/.installed
 	$(BIN)/python tests/run.py tests.test_docs
@@ -30,4 +42,4 @@ lint: $(VENV)/.linters
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info _trial_temp*
+	rm -rf $(VENV) build dist *.egg-info _trial_temp* .coverage .coverage.*

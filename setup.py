@@ -46,6 +46,7 @@ setup(
             "cloud-volume>=12",
             "z5py>=3",
         ],
+        "coverage": ["coverage>=7.10.4"],
         "lint": [
             "ruff>=0.6",
             "mypy>=1.11",

@@ -15,7 +15,7 @@ from typing import Any
 import treq
 from treq.client import HTTPClient
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -27,6 +27,23 @@ from tests import doubles
 from tests.databases import START_WITHIN, as_option
 
 ROOT = Path(__file__).parent.parent
+SLACK = 1.5
+"""How many times longer than it should a thing may take: processes on one machine share more than its cores."""
+
+
+def now() -> float:
+    """Return the time in seconds."""
+    return reactor.seconds()
+
+
+async def pause(seconds: float) -> None:
+    """Let the reactor run for a while, because another process has to do something first."""
+    await deferLater(reactor, seconds)
+
+
+def quantile(values: list[float], share: float) -> float:
+    """Return the value below which that share of the values lies."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 class Stopwatch:
@@ -43,7 +60,7 @@ class Stopwatch:
         self._began = time.monotonic()
 
     def _delays(self) -> dict[Path, int]:
-        """The nanoseconds that each thread of each process has waited in its life."""
+        """Return the nanoseconds that each thread of each process has waited in its life."""
         delays: dict[Path, int] = {}
         for pid in self._pids:
             for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
@@ -63,30 +80,30 @@ class Stopwatch:
 
 
 class _Process(ProcessProtocol):
-    """Collects what the daemon says."""
+    """The process of a daemon, and its output."""
 
     def __init__(self) -> None:
-        self.said = ""
+        self.log = ""
         self.ready: Deferred[str] = Deferred()
         self.ended: Deferred[int] = Deferred()
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
-        """Its log."""
-        self.said += data.decode("utf-8", "replace")
-        found = re.search(r"ocpproxy answers at (\S+?)/?\s", self.said)
+        """Keep a part of the output, and find the address in it."""
+        self.log += data.decode("utf-8", "replace")
+        found = re.search(r"ocpproxy answers at (\S+?)/?\s", self.log)
         if found and not self.ready.called:
             self.ready.callback(found[1])
 
     def processEnded(self, reason: Failure) -> None:
-        """Its end."""
+        """Report the exit code, or the failure to start."""
         if not self.ready.called:
-            self.ready.errback(RuntimeError(f"the daemon did not start:\n{self.said}"))
+            self.ready.errback(RuntimeError(f"the daemon did not start:\n{self.log}"))
         code = getattr(reason.value, "exitCode", None)
         self.ended.callback(-int(getattr(reason.value, "signal", 0) or 0) if code is None else code)
 
 
 class Daemon:
-    """One running daemon."""
+    """A running daemon."""
 
     def __init__(self, url: str, process: Any, protocol: _Process, get: Callable[..., Any]) -> None:
         self.url = url
@@ -96,16 +113,16 @@ class Daemon:
 
     @property
     def log(self) -> str:
-        """What it has said."""
-        return self.protocol.said
+        """The output of the process so far."""
+        return self.protocol.log
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """The number of the process."""
         return int(self.process.pid)
 
     async def get(self, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes, dict[str, str]]:
-        """(status, body, headers) of one request."""
+        """Return status, body and headers of the answer to a request."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         response = await self._get(method, f"{self.url}/{path}", headers=named)
         body = await treq.content(response)
@@ -115,23 +132,54 @@ class Daemon:
         return response.code, body, found
 
     async def metric(self, name: str) -> float:
-        """The sum of a metric's samples whose line begins so."""
+        """Return the sum of a metric's samples whose lines begin with this text."""
         _, body, _ = await self.get("metrics")
         lines = [line for line in body.decode().splitlines() if line.startswith(name)]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
-    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal and wait for the end; the exit code."""
+    async def stop(self, number: signal.Signals = signal.SIGTERM, within: float = START_WITHIN) -> int:
+        """Send a signal and wait for the end.
+
+        :returns: the exit code, or the number of the signal that ended the process, negative.
+        :raises TimeoutError: the process has not ended within so many seconds.
+        """
         if not self.protocol.ended.called:
             os.kill(self.pid, number)
         ended: Deferred[int] = Deferred()
-        self.protocol.ended.addCallback(lambda code: (ended.callback(code), code)[1])
-        return await ended.addTimeout(START_WITHIN, reactor)  # type: ignore[arg-type]
+
+        def note(code: int) -> int:
+            ended.callback(code)
+            return code
+
+        self.protocol.ended.addCallback(note)
+        return await ended.addTimeout(within, reactor)
+
+    async def end(self) -> None:
+        """End the process at once; under ``make coverage``, as soon as it has written what it ran."""
+        if self.protocol.ended.called:
+            return
+        os.kill(self.pid, signal.SIGCONT)
+        if "COVERAGE_PROCESS_CONFIG" in os.environ:
+            await self._end_readers()
+            with contextlib.suppress(TimeoutError):
+                await self.stop(within=20)
+        if not self.protocol.ended.called:
+            await self.stop(signal.SIGKILL)
+
+    async def _end_readers(self) -> None:
+        """Terminate TensorStore's processes, which the daemon would kill."""
+        for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+            command = Path(f"/proc/{child}/cmdline")
+            with contextlib.suppress(OSError):  # it has ended
+                if b"tensorstore.process" in command.read_bytes():
+                    os.kill(int(child), signal.SIGTERM)
+                    while command.read_bytes():
+                        await deferLater(reactor, 0.02)
 
     async def rest(self) -> None:
-        """Wait until nothing is being fetched or settled."""
+        """Wait until nothing is being fetched, and every tile has its row."""
         while await self.metric("ocpproxy_flights") or await self.metric("ocpproxy_unsettled_tiles"):
-            await deferLater(reactor, 0.02)  # type: ignore[arg-type]
+            await deferLater(reactor, 0.02)
 
 
 class DaemonCase(TestCase):
@@ -140,7 +188,7 @@ class DaemonCase(TestCase):
     timeout = 600
 
     def setUp(self) -> None:
-        """A client, and a directory."""
+        """Make a client and a directory."""
         self.place = Path(self.mktemp()).absolute()
         self.place.mkdir()
         self.pool = HTTPConnectionPool(reactor)
@@ -150,13 +198,13 @@ class DaemonCase(TestCase):
         self.addCleanup(self.pool.closeCachedConnections)
 
     def serve(self, service: doubles.Double) -> str:
-        """Start a double; its address."""
+        """Start a double, and return its address."""
         return doubles.serve(self, service)
 
     def configure(self, upstream: str, index: IndexUrl | None = None, name: str = "ocp.ini", **options: str) -> Path:
-        """An ini file: ``section_option = value`` for each that is said."""
+        """Write an ini file with ``section_option = value`` for each option, and return its path."""
         url = as_option(index) if index else "sqlite:///index.sqlite"
-        said = {
+        sections = {
             "server": {"listen": "tcp:0:interface=127.0.0.1"},
             "cache": {"directory": "cache"},
             "index": {"url": url, "lease": "2"},
@@ -164,28 +212,23 @@ class DaemonCase(TestCase):
         }
         for option, value in options.items():
             section, _, key = option.partition("_")
-            said[section][key] = value
+            sections[section][key] = value
         path = self.place / name
-        lines = [f"[{s}]\n" + "".join(f"{k} = {v}\n" for k, v in values.items()) for s, values in said.items()]
+        lines = [f"[{s}]\n" + "".join(f"{k} = {v}\n" for k, v in values.items()) for s, values in sections.items()]
         path.write_text("".join(lines))
         return path
 
     async def start(self, config: Path | None, *arguments: str, **environ: str) -> Daemon:
-        """Start a daemon; returns when it answers."""
+        """Start a daemon, and return it when it answers."""
         protocol = _Process()
         command = [str(Path(sys.executable).parent / "twistd"), "--nodaemon", "--pidfile=", *arguments, "ocpproxy"]
         if config is not None:
             command += ["--config", str(config)]
-        process = reactor.spawnProcess(  # type: ignore[attr-defined]
+        process = reactor.spawnProcess(
             protocol, command[0], command, env={**os.environ, **environ}, path=str(self.place)
         )
         daemon = Daemon("", process, protocol, self.client.request)
 
-        async def end() -> None:
-            if not protocol.ended.called:
-                os.kill(process.pid, signal.SIGCONT)
-                await daemon.stop(signal.SIGKILL)
-
-        self.addCleanup(lambda: Deferred.fromCoroutine(end()))
-        daemon.url = await protocol.ready.addTimeout(START_WITHIN, reactor)  # type: ignore[arg-type]
+        self.addCleanup(lambda: Deferred.fromCoroutine(daemon.end()))
+        daemon.url = await protocol.ready.addTimeout(START_WITHIN, reactor)
         return daemon

@@ -24,6 +24,7 @@ from twisted.trial.unittest import SkipTest, TestCase
 from ocpproxy.config import IndexUrl
 from ocpproxy.index.backends import backend
 from ocpproxy.index.database import Database
+from tests.mixins import CaseMixin
 
 NO_SERVER = (
     "no MariaDB server: apt-get install mariadb-server, "
@@ -36,7 +37,7 @@ START_WITHIN = 300.0
 
 @cache
 def mysql_server() -> dict[str, Any] | None:
-    """How to connect to a server that tests may use; one is started when none is there but the program is."""
+    """Return how to connect to a server that tests may use, started if only its programs are there, or None."""
     named = os.environ.get("OCPPROXY_TEST_MYSQL")
     url = urlsplit(named or "mysql://root@127.0.0.1:3306/test")
     options: dict[str, Any] = {
@@ -64,7 +65,7 @@ def _answers(options: dict[str, Any]) -> bool:
 
 
 class PrivateServer:
-    """A mariadbd of one's own, in a temporary directory, behind a socket: it may be frozen and killed."""
+    """A MariaDB server of one test, in a temporary directory, behind a socket: it may be frozen and killed."""
 
     def __init__(self) -> None:
         program = shutil.which("mariadbd", path=os.environ["PATH"] + ":/usr/sbin")
@@ -79,11 +80,11 @@ class PrivateServer:
         self._command = [
             *(program, *common, f"--socket={self.home}/s", "--skip-networking", f"--pid-file={self.home}/pid")
         ]
-        self.options = {"unix_socket": f"{self.home}/s", "user": "root", "password": ""}
+        self.options: dict[str, Any] = {"unix_socket": f"{self.home}/s", "user": "root", "password": ""}
         self.start()
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + START_WITHIN
         while not _answers(self.options):
@@ -93,19 +94,19 @@ class PrivateServer:
                 self.process.wait(timeout=0.05)
 
     def stop(self) -> None:
-        """Stop it, as a restart does."""
+        """Stop the server, as a restart does."""
         self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
         self.process.wait()
 
     def end(self) -> None:
-        """Stop it and remove everything."""
+        """Stop the server and remove its directory."""
         self.stop()
         shutil.rmtree(self.home, ignore_errors=True)
 
 
 def mysql_database(case: TestCase, server: dict[str, Any] | None = None) -> IndexUrl:
-    """A new, empty database that goes with the test."""
+    """Make an empty database, and drop it with the test."""
     server = server or mysql_server()
     if server is None:
         raise SkipTest(NO_SERVER)
@@ -130,33 +131,39 @@ def mysql_database(case: TestCase, server: dict[str, Any] | None = None) -> Inde
 
 
 def as_option(url: IndexUrl) -> str:
-    """The address as it stands in an ini file."""
+    """Return the address as it is written in an ini file."""
     if not url.mysql:
         return f"sqlite:///{url.path}"
     socket = f"?unix_socket={url.unix_socket}" if url.unix_socket else ""
     return f"mysql://{url.user}:{url.password}@{url.host}:{url.port}/{url.database}{socket}"
 
 
-class OnSQLite:
+class OnDatabase(CaseMixin):
+    """Tests that are run on each kind of database; `OnSQLite` and `OnMariaDB` come before this in the bases."""
+
+    def index_url(self) -> IndexUrl:
+        """Return the address of a new, empty database."""
+        raise NotImplementedError
+
+
+class OnSQLite(OnDatabase):
     """The database of a test is an SQLite file."""
 
     def index_url(self) -> IndexUrl:
-        """A new one."""
-        assert isinstance(self, TestCase)
+        """Return the address of a new file."""
         return IndexUrl(mysql=False, path=str(Path(self.mktemp()).absolute()))
 
 
-class OnMariaDB:
+class OnMariaDB(OnDatabase):
     """The database of a test is in a real server."""
 
     def index_url(self) -> IndexUrl:
-        """A new one."""
-        assert isinstance(self, TestCase)
+        """Return the address of a new database."""
         return mysql_database(self)
 
 
 async def started(case: TestCase, url: IndexUrl, reactor_: Any = reactor) -> Database:
-    """The database, up; it is stopped with the test."""
+    """Start a database, and return it when it is available. It is stopped with the test."""
     database = Database(reactor_, backend(url))
     database.startService()
     case.addCleanup(database.close)

@@ -97,7 +97,7 @@ class Grayscale(Volume):
     type_name = "uint8blk"
 
     def __post_init__(self) -> None:
-        """Absent blocks read as 0."""
+        """Set absent blocks to 0, as DVID reads them."""
         self.voxels = self.voxels.copy()
         for index in self.absent:
             low = [at * self.block - start for at, start in zip(index, self.offset, strict=True)]

@@ -136,13 +136,16 @@ def gradient(dtype: str = "uint8", shape: tuple[int, ...] = SHAPE, shift: int = 
     *_, z, y, x = np.indices(shape)
     values = (29 * z + 5 * y + 3 * x + 7 + shift) % 251
     kind = np.dtype(dtype)
+    made: Array
     if kind.kind == "b":
-        return np.array(values % 3 == 0)
-    if kind.kind == "f":
-        return (values / 251).astype(kind)
-    if kind.kind == "i":
-        return (values.astype(np.int64) - 120).astype(kind)
-    return (values * (257 if kind.itemsize > 1 else 1)).astype(kind)
+        made = np.array(values % 3 == 0)
+    elif kind.kind == "f":
+        made = (values / 251).astype(kind)
+    elif kind.kind == "i":
+        made = (values.astype(np.int64) - 120).astype(kind)
+    else:
+        made = (values * (257 if kind.itemsize > 1 else 1)).astype(kind)
+    return made
 
 
 def halved(voxels: Array) -> Array:

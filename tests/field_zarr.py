@@ -32,13 +32,13 @@ from tests.field import (
 
 def zarr2(directory: Path, voxels: Array, **options: Any) -> None:
     """Write an array of version 2; without compression where nothing else is said."""
-    usual = {"chunks": CHUNK[-voxels.ndim :], "compressors": None, "filters": None, "fill_value": 0}
+    usual: Json = {"chunks": CHUNK[-voxels.ndim :], "compressors": None, "filters": None, "fill_value": 0}
     zarr.create_array(str(directory), data=voxels, zarr_format=2, **usual | options)
 
 
 def zarr3(directory: Path, voxels: Array, **options: Any) -> None:
     """Write an array of version 3."""
-    usual = {"chunks": (1,) * (voxels.ndim - 3) + CHUNK, "fill_value": 0}
+    usual: Json = {"chunks": (1,) * (voxels.ndim - 3) + CHUNK, "fill_value": 0}
     zarr.create_array(str(directory), data=voxels, zarr_format=3, **usual | options)
 
 

@@ -1,7 +1,7 @@
 """A double of the Open Connectome services, in three generations, behind a real socket.
 
-It serves a volume (z, y, x) under the token ``kat`` (any token that begins so), counts what it is asked, and can be
-told to fail in every way that is known of the real ones.
+It serves a volume (z, y, x) under the token ``kat`` (any token that begins so), counts what it is asked, and can
+fail in every way that is known of the real ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OUTAGE = b"(2003, \"Can't connect to MySQL server on 'dsp061.pha.jhu.edu' (111)\
 
 
 def npz(array: np.ndarray[Any, Any]) -> bytes:
-    """An array as these services send it."""
+    """Return an array as these services send it."""
     out = BytesIO()
     np.save(out, array)
     return zlib.compress(out.getvalue())
@@ -55,7 +55,7 @@ class Served:
 
     @property
     def time(self) -> list[int]:
-        """First and last time point."""
+        """Return the first and the last time point."""
         return [0, self.voxels.shape[0] - 1 if self.kind == "timeseries" else 0]
 
 
@@ -75,12 +75,12 @@ class Service(Double):
     scale: float = 10.0
 
     def __post_init__(self) -> None:
-        """One channel, where no others are said."""
+        """Serve one channel unless others are given."""
         if not self.channels:
             self.channels = {self.channel: Served(self.volume, self.kind)}
 
     def info(self) -> dict[str, Any]:
-        """The info document of the generation."""
+        """Return the info document of the generation."""
         first = next(iter(self.channels.values()))
         z, y, x = self.volume.shape
         numbers = [str(n) for n in range(self.levels)]
@@ -105,9 +105,9 @@ class Service(Double):
             "scaling": "zslices",
             "scalinglevels": self.levels - 1,
         }
-        told = {}
+        documents = {}
         for name, served in self.channels.items():
-            told[name] = {
+            documents[name] = {
                 "channel_type": served.kind,
                 "datatype": served.voxels.dtype.name,
                 "resolution": 0,
@@ -118,13 +118,13 @@ class Service(Double):
             } | ({"timerange": served.time} if self.generation == 3 else {})
         if self.generation == 2:
             dataset["timerange"] = max(served.time for served in self.channels.values())
-        return {"channels": told, "dataset": dataset, "project": {"name": "kat"}, "metadata": {}}
+        return {"channels": documents, "dataset": dataset, "project": {"name": "kat"}, "metadata": {}}
 
     def _numbers(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.channels, 1)}
 
     def answer(self, path: str, query: dict[str, list[str]], headers: dict[str, str]) -> Answer:
-        """Info or a cutout."""
+        """Respond with info or a cutout."""
         ca, token, *rest = [*path.split("/"), ""]
         rest = rest[:-1]
         if ca != "ca" or not token.startswith("kat"):
@@ -135,7 +135,7 @@ class Service(Double):
         return "cutout", code, {"content-type": "product/npz"}, body
 
     def fault(self, mode: str, fine: bytes) -> tuple[int, dict[str, str], bytes] | None:
-        """Faults in the words of these services."""
+        """Return a fault as these services express it, if they do."""
         if mode == "outage":
             return 404, {}, OUTAGE
         if mode == "bomb":
@@ -153,7 +153,7 @@ class Service(Double):
         return None
 
     def cutout(self, segments: list[str]) -> tuple[int, bytes]:
-        """The answer to the segments behind ``ca/{token}/``."""
+        """Return status and body for the segments behind ``ca/{token}/``."""
         times: list[int] = [0, 1]
         if self.generation == 1:
             word, *rest = segments

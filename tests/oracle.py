@@ -14,9 +14,14 @@ ADDS = {"C": (0, 1, 1), "M": (1, 0, 1), "Y": (1, 1, 0), "R": (1, 0, 0), "G": (0,
 
 
 def plane(volume: Array, name: str, n: int, scale: Fraction = Fraction(1)) -> Array:
-    """The whole picture, axes (row, column), of the n-th slice of a volume (z, y, x); z steps take `scale` pixels."""
+    """Return the whole picture, axes (row, column), of the n-th slice of a volume (z, y, x).
+
+    :param scale: pixels of a z step.
+    """
+    picture: Array
     if name == "xy":
-        return volume[n]
+        picture = volume[n]
+        return picture
     depth = volume.shape[0]
     rows = []
     for pixel in range(-(-depth * scale.numerator // scale.denominator)):
@@ -27,7 +32,7 @@ def plane(volume: Array, name: str, n: int, scale: Fraction = Fraction(1)) -> Ar
 
 
 def cut(picture: Array, row: int, col: int) -> Array:
-    """One tile of it, the rest 0."""
+    """Return one tile of a whole picture; 0 beyond the picture."""
     part = picture[row * 512 : row * 512 + 512, col * 512 : col * 512 + 512]
     tile = np.zeros((512, 512, *picture.shape[2:]), picture.dtype)
     tile[: part.shape[0], : part.shape[1]] = part
@@ -35,7 +40,7 @@ def cut(picture: Array, row: int, col: int) -> Array:
 
 
 def grey(voxels: Array, window: tuple[int, int] | None = None) -> Array:
-    """8-bit grey of a whole array."""
+    """Return the 8-bit grey of a whole array."""
     if window is not None:
         low, high = window
         clipped = np.minimum(np.maximum(voxels.astype(np.int64), low), high) - low
@@ -44,12 +49,13 @@ def grey(voxels: Array, window: tuple[int, int] | None = None) -> Array:
         return (voxels // 256).astype(np.uint8)
     if voxels.dtype == np.float32:
         wide = np.where(np.isnan(voxels), 0, voxels).astype(np.float64)
-        return np.minimum(255, np.floor(np.maximum(wide, 0) * 256)).astype(np.uint8)
+        light: Array = np.minimum(255, np.floor(np.maximum(wide, 0) * 256)).astype(np.uint8)
+        return light
     return voxels.astype(np.uint8)
 
 
 def labels(ids: Array) -> Array:
-    """Red, green, blue, alpha of annotation ids."""
+    """Return red, green, blue, alpha of annotation ids."""
     table = np.zeros((218, 4), np.uint8)
     for n in range(217):
         hue = (0.32497 + n * 0.618033988749895) % 1.0
@@ -59,7 +65,7 @@ def labels(ids: Array) -> Array:
 
 
 def false_colour(parts: list[tuple[Array, str]], gain: float = 1, opaque: bool = False) -> Array:
-    """Red, green, blue, alpha of grey channels in colours."""
+    """Return red, green, blue, alpha of grey channels in colours."""
     total = sum(part.astype(np.float64)[..., None] * np.array(ADDS[colour]) for part, colour in parts)
     rgb = np.minimum(255, np.floor(total * gain)).astype(np.uint8)
     alpha = np.where(opaque | (rgb.max(axis=-1) > 0), 255, 0).astype(np.uint8)
@@ -67,7 +73,7 @@ def false_colour(parts: list[tuple[Array, str]], gain: float = 1, opaque: bool =
 
 
 def rgba(voxels: Array) -> Array:
-    """Red, green, blue, alpha of voxels that are colours."""
+    """Return red, green, blue, alpha of voxels that are colours."""
     bits = 8 if voxels.dtype == np.uint32 else 16
     parts = [(voxels >> np.array(bits * n + bits - 8, voxels.dtype)) & np.array(255, voxels.dtype) for n in range(4)]
     return np.stack(parts, axis=-1).astype(np.uint8)

@@ -15,13 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LONG = (
     "test_field",
-    "test_views",
-    "test_formats",
-    "test_daemon",
-    "test_freshness",
-    "test_away",
-    "test_hot",
-    "test_upstream",
+    *("test_generations", "test_formats", "test_storage", "test_daemon", "test_views", "test_freshness"),
+    *("test_availability", "test_hot_path", "test_catmaid", "test_channel", "test_upstream_arrays", "test_upstream"),
 )
 """Modules with tests of many seconds."""
 
@@ -42,7 +37,7 @@ def counts(summary: str) -> dict[str, int] | None:
 
 
 def main() -> int:
-    """Run; the exit code is trial's, and never 0 when a count is missing."""
+    """Run trial, and return its exit code, but never 0 when a count is missing."""
     command = [sys.executable, "-m", "twisted.trial", *(sys.argv[1:] or arguments())]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as trial:
         assert trial.stdout is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +30,7 @@ numbers = st.integers(-(10**9) + 1, 10**9 - 1)
 
 @st.composite
 def bases(draw: st.DrawFn) -> ImageBase:
-    """Any image base there is."""
+    """Return a strategy for any image base."""
     colouring = draw(st.sampled_from(Colouring))
     count = draw(st.integers(0 if colouring is Colouring.PLAIN else 1, 1 if colouring is Colouring.PLAIN else 6))
     colour = st.none() | st.sampled_from(address.COLOURS) if colouring is Colouring.NAMED else st.none()
@@ -41,7 +42,7 @@ def bases(draw: st.DrawFn) -> ImageBase:
 
 @st.composite
 def addresses(draw: st.DrawFn) -> TileAddress:
-    """Any address there is."""
+    """Return a strategy for any address."""
     base = draw(bases())
     timed = base.channels and base.colouring is not Colouring.BY_POSITION
     time = draw(st.none() | numbers) if timed else None
@@ -49,11 +50,11 @@ def addresses(draw: st.DrawFn) -> TileAddress:
 
 
 class GrammarTests(SynchronousTestCase):
-    """One grammar reads and writes."""
+    """Addresses are read and written by one grammar."""
 
     @given(addresses())
     def test_every_spelling_reads_back(self, one: TileAddress) -> None:
-        """Whatever form can say an address, parse reads the same address from it, behind any prefix too."""
+        """In whatever form an address is written, parse reads the same address, behind any prefix too."""
         all_paths = address.all_paths(one)
         self.assertEqual(all_paths[0], address.write(one))
         for spelling in all_paths:
@@ -71,9 +72,9 @@ class GrammarTests(SynchronousTestCase):
         except BadAddress as bad:
             self.assertNotIn("\n", str(bad))
         else:
-            write = address.write if isinstance(found, TileAddress) else address.write_base
             if not isinstance(found, OverviewAddress):
-                self.assertEqual(address.parse(write(found)), found)  # type: ignore[operator]
+                written = address.write(found) if isinstance(found, TileAddress) else address.write_base(found)
+                self.assertEqual(address.parse(written), found)
 
     @given(bases(), numbers)
     def test_bases(self, base: ImageBase, slice_: int) -> None:
@@ -86,9 +87,9 @@ class GrammarTests(SynchronousTestCase):
     @given(st.text(max_size=60) | st.from_regex(r"([a-z]{1,6}=[-0-9a-zA-Z.,%]{0,9}&?){0,8}", fullmatch=True))
     def test_any_query(self, query: str) -> None:
         """A query gives a tile or the image base, and a tone or none, or BadAddress; nothing else."""
-        for ask in (lambda: address.parse("kat/xy/", query), lambda: address.adjustment(query)):
+        for read in (lambda: address.parse("kat/xy/", query), lambda: address.adjustment(query)):
             try:
-                ask()
+                read()
             except BadAddress as bad:
                 self.assertNotIn("\n", str(bad))
 
@@ -96,14 +97,14 @@ class GrammarTests(SynchronousTestCase):
 class FormTests(SynchronousTestCase):
     """The forms as the historical clients sent them."""
 
-    def tile(self, path: str, **expected: object) -> None:
-        """The path means this, with xy, slice 10, row 1, column 2, level 3 where nothing else is said."""
-        said = {"slice": 10, "row": 1, "col": 2, "level": 3, **expected}
-        named = {name: said.pop(name) for name in ("plane", "channels", "colouring") if name in said}
-        self.assertEqual(address.parse(path), TileAddress(ImageBase("kat", **named), **said))
+    def tile(self, path: str, **expected: Any) -> None:
+        """Check that a path means this tile: xy, slice 10, row 1, column 2, level 3 unless the arguments differ."""
+        numbers = {"slice": 10, "row": 1, "col": 2, "level": 3, **expected}
+        base = {name: numbers.pop(name) for name in ("plane", "channels", "colouring") if name in numbers}
+        self.assertEqual(address.parse(path), TileAddress(ImageBase("kat", **base), **numbers))
 
     def test_forms(self) -> None:
-        """D1, D2, D3, D6, mcfc, viking."""
+        """The forms D1, D2, D3, D6, mcfc and viking."""
         image, listed = (ChannelName("image"),), Colouring.BY_POSITION
         self.tile("kat/10/1_2_3.png")
         self.tile("kat/xy/10/1_2_3.png")
@@ -121,7 +122,7 @@ class FormTests(SynchronousTestCase):
         self.tile("kat/-1/-5_-6_7.png", slice=-1, row=-5, col=-6, level=7)
 
     def test_bad(self) -> None:
-        """Near misses are refused."""
+        """Paths that are nearly addresses are refused."""
         for path in (
             "",
             "kat/xq/image/",
@@ -154,7 +155,7 @@ class FormTests(SynchronousTestCase):
     def test_catmaid_types(self) -> None:
         """Each tile source type behind each form of image base, as its clients spell it."""
         image = (ChannelName("image"),)
-        for base, said in (
+        for base, expected in (
             ("kat/", {}),
             ("kat/xz/", {"plane": Plane.XZ}),
             ("kat/image/zy/", {"plane": Plane.ZY, "channels": image}),
@@ -163,10 +164,10 @@ class FormTests(SynchronousTestCase):
                 {"plane": Plane.XZ, "channels": (ChannelName("image", "R"),), "colouring": Colouring.NAMED},
             ),
         ):
-            self.tile(f"{base}10/3/1_2.png", **said)
-            self.tile(f"{base}3/10/1/2.png", **said)
-            self.tile(f"{base}largeDataTileSource/512/512/3/10/1/2.png", **said)
-            self.tile(f"h2n5/{base}s3/0_1_2/512_512/1024_512_10.png", **said)
+            self.tile(f"{base}10/3/1_2.png", **expected)
+            self.tile(f"{base}3/10/1/2.png", **expected)
+            self.tile(f"{base}largeDataTileSource/512/512/3/10/1/2.png", **expected)
+            self.tile(f"h2n5/{base}s3/0_1_2/512_512/1024_512_10.png", **expected)
         self.tile("kat/image/xy/7/10/3/1_2.png", channels=image, time=7)
         self.tile("kat/image/xy/3/7/10/1/2.png", channels=image, time=7)
         planed: tuple[tuple[str, dict[str, object]], ...] = (
@@ -174,13 +175,13 @@ class FormTests(SynchronousTestCase):
             ("kat/zy/", {}),
             ("kat/image/xz/", {"channels": image}),
         )
-        for base, said in planed:
-            self.tile(f"{base}xy/3/2_1_10", **said)
-            self.tile(f"{base}xz/3/2_10_1", plane=Plane.XZ, **said)
-            self.tile(f"{base}yz/3/10_2_1", plane=Plane.YZ, **said)
-            self.tile(f"{base}xy/512/3/2/1/10", **said)
-            self.tile(f"{base}xz/512/3/2/10/1", plane=Plane.XZ, **said)
-            self.tile(f"{base}yz/512/3/2/1/10", plane=Plane.ZY, **said)
+        for base, expected in planed:
+            self.tile(f"{base}xy/3/2_1_10", **expected)
+            self.tile(f"{base}xz/3/2_10_1", plane=Plane.XZ, **expected)
+            self.tile(f"{base}yz/3/10_2_1", plane=Plane.YZ, **expected)
+            self.tile(f"{base}xy/512/3/2/1/10", **expected)
+            self.tile(f"{base}xz/512/3/2/10/1", plane=Plane.XZ, **expected)
+            self.tile(f"{base}yz/512/3/2/1/10", plane=Plane.ZY, **expected)
 
     def test_type_2(self) -> None:
         """Both dialects of type 2; anything else behind a bare base is no tile."""
@@ -238,13 +239,13 @@ class FormTests(SynchronousTestCase):
             self.assertEqual(found, TileAddress(ImageBase("kat", plane), one["z"], row, col, one["zoom"]), url)
 
     def test_constructing_is_checked(self) -> None:
-        """An address that no form can say cannot be made."""
+        """An address that no form can express cannot be made."""
         for wrong in (
             {"slice": 10**9},
             {"time": 3},
         ):
-            said = {"slice": 1, "row": 1, "col": 1, "level": 1, **wrong}
-            self.assertRaises(BadAddress, TileAddress, ImageBase("kat"), **said)
+            numbers = {"slice": 1, "row": 1, "col": 1, "level": 1, **wrong}
+            self.assertRaises(BadAddress, TileAddress, ImageBase("kat"), **numbers)
         for base in (
             {"token": "a/b"},
             {"colouring": Colouring.NAMED},

@@ -75,9 +75,9 @@ class BossTests(UpstreamCase):
         self.assertEqual(channels, [("em", "image", False), ("ids", "annotation", True)])
         for number in range(3):
             box = Box(5, 150, 7, 140, 2, 19)
-            for channel, volume in zip(dataset.channels, (em(), ids), strict=True):
+            for channel, served in zip(dataset.channels, stored.values(), strict=True):
                 voxels = await upstream.cutout(Cutout(dataset, channel, 0, number, box))
-                np.testing.assert_array_equal(voxels, level(volume, number)[2:19, 7:140, 5:150])
+                np.testing.assert_array_equal(voxels, level(served.voxels, number)[2:19, 7:140, 5:150])
         self.assertTrue(headers)
         self.assertFalse([sent for sent in headers if "authorization" in sent])
         self.assertTrue(all("ids" in path for path in boss.cutouts))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
@@ -81,9 +83,10 @@ class CatalogueTests(SynchronousTestCase):
     def refusal(self, catalogue: Catalogue, token: str = "kat") -> Undescribed:
         """Why there is none."""
         asking = Deferred.fromCoroutine(catalogue.entry(token))
-        return self.failureResultOf(asking, Undescribed).value  # type: ignore[return-value]
+        refusal: Undescribed = self.failureResultOf(asking, Undescribed).value
+        return refusal
 
-    def lines(self, events: list[LogEvent]) -> list[str]:
+    def lines(self, events: Sequence[LogEvent]) -> list[str]:
         """What is logged, debugging aside."""
         return [formatEvent(event) for event in events if event["log_level"].name != "debug"]
 

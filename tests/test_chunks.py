@@ -66,7 +66,7 @@ class ChunkTests(UpstreamCase):
         self.assertLessEqual(most, 8)
 
     async def test_missing(self) -> None:
-        """A missing chunk is background; a 403 means a missing chunk only where the operator says so."""
+        """A missing chunk is background; a 403 means a missing chunk only where the operator has set that."""
         files = self.place()
         names = {"4.6_4.6_45/0-128_0-128_0-16", "4.6_4.6_45/128-256_0-128_0-16"}
         formats.precomputed(files / "v", em(), missing=names)

@@ -143,7 +143,7 @@ class ImagesTests(SynchronousTestCase):
             self.assertRaises(UpstreamBroken, images.decode, body, (50, 60), 3000, 1)
 
     def test_ready_made(self) -> None:
-        """A file is kept as a tile only if it is whole, 512 x 512, and of a kind that can be told from others."""
+        """A file is kept as a tile only if it is whole, 512 x 512, and of a kind that is known."""
         tile = em()[0, :512, :512]
         jpeg, foreign = self.picture(tile, "JPEG", quality=50), self.picture(tile, "PNG")
         for picture, type_ in ((jpeg, b"image/jpeg"), (foreign, b"image/png"), (png.grey(tile), b"image/png")):
@@ -194,9 +194,10 @@ class GridTests(SynchronousTestCase):
     def test_cover(self, data: st.DataObject) -> None:
         """The chunks of a box are disjoint, aligned to the grid, and cover the part of the box that is within it."""
         whole = st.integers(-20, 20)
-        offset = tuple(data.draw(whole) for _ in range(3))
-        end = tuple(o + data.draw(st.integers(1, 30)) for o in offset)
-        chunk = tuple(data.draw(st.integers(1, 9)) for _ in range(3))
+        side, length = st.integers(1, 30), st.integers(1, 9)
+        offset, size = data.draw(st.tuples(whole, whole, whole)), data.draw(st.tuples(side, side, side))
+        end = (offset[0] + size[0], offset[1] + size[1], offset[2] + size[2])
+        chunk = data.draw(st.tuples(length, length, length))
         grid = Grid(offset, end, chunk)
         from ocpproxy.model.dataset import Box
 

@@ -26,15 +26,15 @@ EXAMPLE = Path(__file__).parent.parent / "etc" / "ocp.ini"
 
 
 def parse(text: str, **environ: str) -> Settings:
-    """Read a text."""
+    """Return the settings of a text."""
     return config.parse(text, HERE, environ, KINDS)
 
 
 class DefaultsTests(SynchronousTestCase):
-    """etc/ocp.ini and what is true."""
+    """``etc/ocp.ini`` and the real defaults."""
 
     def test_example_is_the_default(self) -> None:
-        """The example parses, says every option once, and each value in it is the real default."""
+        """The example parses, has every option once, and each value in it is the real default."""
         self.assertEqual(config.parse(EXAMPLE.read_text(), HERE, {}, KINDS), parse(""))
         import configparser
 
@@ -97,7 +97,7 @@ class ValuesTests(SynchronousTestCase):
         self.assertEqual(parse("[index]\nurl = sqlite:///x.db").index.url.path, str(HERE / "x.db"))
 
     def test_looks(self) -> None:
-        """How a dataset is shown, and what of it makes no sense."""
+        """Options of how a dataset is shown, and values of them that make no sense."""
         settings = parse(
             "[dataset a]\ntoken = b\nslice_coordinate = full\naspect = native\ngain = 4.0\nopaque = yes\n"
             "probability = red\nwindow = 200, 4000\n  DAPI-1: 3-9\n  x: 1 2\nformat = blosc\nmax_cutout = 2\n"
@@ -155,7 +155,7 @@ class ValuesTests(SynchronousTestCase):
         self.assertEqual(settings.datasets["b"].upstream.options["format"], "blosc")
 
     def test_all_faults_at_once(self) -> None:
-        """Every fault is told, with section, key, value and what was expected."""
+        """Every fault is reported, with section, key, value and what was expected."""
         text = (
             "[server]\nlisten = 8080\nworkers = many\nlissen = x\nerror_body = html\naccess_log = perhaps\n"
             "[cache]\nsize = 0\nmemory = lots\nreclaim_above = 95\nreclaim_interval = never\nmax_tiles = -1\n"
@@ -164,10 +164,10 @@ class ValuesTests(SynchronousTestCase):
             "[dataset a b]\nurl = x\n[dataset c]\nurl = http://user:secret@host/\nchannel = a b\n[nonsense]\n"
         )
         bad = self.assertRaises(BadConfiguration, parse, text)
-        told = {(fault.section, fault.key) for fault in bad.faults}
-        self.assertEqual(len(bad.faults), len(told))
+        reported = {(fault.section, fault.key) for fault in bad.faults}
+        self.assertEqual(len(bad.faults), len(reported))
         self.assertEqual(
-            told,
+            reported,
             {
                 *(("server", k) for k in ("listen", "workers", "lissen", "error_body", "access_log")),
                 *(("cache", k) for k in ("size", "memory", "reclaim_above", "reclaim_interval", "max_tiles")),
@@ -184,14 +184,14 @@ class ValuesTests(SynchronousTestCase):
         self.assertNotIn("secret", str(bad))
 
     def test_more_faults(self) -> None:
-        """What only two values together, or the environment, make wrong."""
-        for text, said in (
+        """Faults of two values together, or of the environment."""
+        for text, message in (
             ("[cache]\nreclaim_to = 0.96", "no more than reclaim_above"),
             ("[index]\nurl = mysql://u:${NOT_SET}@h/d", "environment variable NOT_SET"),
             ("size = 3", "sections"),
             ("[cache]\nsize = 1\nsize = 2", "already exists"),
         ):
-            self.assertIn(said, str(self.assertRaises(BadConfiguration, parse, text)))
+            self.assertIn(message, str(self.assertRaises(BadConfiguration, parse, text)))
 
     @given(
         st.text(max_size=100),
@@ -209,13 +209,13 @@ class CommandTests(SynchronousTestCase):
     """check-config, and the daemon's own refusal."""
 
     def write(self, text: str) -> str:
-        """A file."""
-        path = self.mktemp()
+        """Write a file, and return its path."""
+        path: str = self.mktemp()
         Path(path).write_text(text)
         return path
 
     def test_check_config(self) -> None:
-        """0 for a good file, 1 for a bad one, also when only Twisted can tell; the daemon says the same."""
+        """check-config exits with 0 for a good file, and with 1 for a bad one; the daemon reports the same faults."""
         from twisted.python.usage import UsageError
 
         good = self.write("[cache]\nsize = 5 GiB\n")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from threading import Event
 from typing import Any
 
 import pymysql
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
@@ -20,7 +20,7 @@ from ocpproxy.index.descriptions import Description, Descriptions
 from ocpproxy.index.dialect import Transaction
 from ocpproxy.index.schema import upgrade
 from ocpproxy.model.dataset import Channel, Dataset, Level
-from tests.databases import OnMariaDB, OnSQLite, started
+from tests.databases import OnDatabase, OnMariaDB, OnSQLite, started
 
 HISTORICAL = """
 CREATE TABLE contents (highkey BIGINT, lowkey BIGINT, filename VARCHAR(255), reftime TIMESTAMP,
@@ -36,12 +36,10 @@ INSERT INTO fetching (url) VALUES ('http://host/ca/kat/npz/0/0,512/0,512/1,17/')
 """
 
 
-class DatabaseTests:
+class DatabaseTests(OnDatabase):
     """What every database does."""
 
-    index_url: Callable[[], IndexUrl]
-
-    async def test_commit_and_roll_back(self: Any) -> None:
+    async def test_commit_and_roll_back(self) -> None:
         """What an interaction returns is committed; what raises has changed nothing."""
         database = await started(self, self.index_url())
 
@@ -60,7 +58,7 @@ class DatabaseTests:
         self.assertEqual(await database.run(add, 3), 1)
         self.assertEqual(await database.read(count), 3)
 
-    async def test_side_by_side(self: Any) -> None:
+    async def test_side_by_side(self) -> None:
         """Read-modify-write interactions that run at once lose nothing."""
         database = await started(self, self.index_url())
 
@@ -72,8 +70,8 @@ class DatabaseTests:
         (found,) = await database.read(lambda tx: tx.one("SELECT numtiles FROM metadata"))
         self.assertEqual(found, 40)
 
-    async def test_descriptions_wait_for_the_database(self: Any) -> None:
-        """A description that comes while the database is away is saved when it is back; of two, the newer."""
+    async def test_descriptions_wait_for_the_database(self) -> None:
+        """A description that comes while the database is unavailable is saved when it is back; of two, the newer."""
         database = await started(self, self.index_url())
         descriptions = Descriptions(database, reactor)
         grid = Level((64, 64, 4), (0, 0, 1), (64, 64, 4))
@@ -88,7 +86,7 @@ class DatabaseTests:
         self.assertEqual(await descriptions.load("kat", "here"), newest)
         self.assertIsNone(await descriptions.load("kat", "elsewhere"))
 
-    async def test_values_are_bound(self: Any) -> None:
+    async def test_values_are_bound(self) -> None:
         """Quotes, marks and percent signs in values are values."""
         database = await started(self, self.index_url())
         name = "'; DROP TABLE fetching; -- ? %s %"
@@ -99,7 +97,7 @@ class DatabaseTests:
 
         self.assertEqual(await database.run(keep), [(name, "me", 5)])
 
-    async def test_names_keep_their_case(self: Any) -> None:
+    async def test_names_keep_their_case(self) -> None:
         """Tokens that differ in case only are two tokens."""
         database = await started(self, self.index_url())
 
@@ -111,13 +109,13 @@ class DatabaseTests:
 
         self.assertEqual(await database.run(keep), 0)
 
-    async def test_shared_clock(self: Any) -> None:
+    async def test_shared_clock(self) -> None:
         """The database's time is microseconds since 1970."""
         database = await started(self, self.index_url())
         (now,) = await database.read(lambda tx: tx.one(f"SELECT {tx.dialect.now}"))
         self.assertLess(abs(now / 1e6 - reactor.seconds()), 30)
 
-    async def test_nobody_waits_for_what_is_away(self: Any) -> None:
+    async def test_nobody_waits_for_what_is_unavailable(self) -> None:
         """Before it is up, and when it is stopped, run raises at once."""
         database = Database(reactor, backend(self.index_url()))
         with self.assertRaises(DatabaseUnavailable):
@@ -128,8 +126,8 @@ class DatabaseTests:
             await database.run(lambda tx: None)
         database.startService()
 
-    async def test_late_result(self: Any) -> None:
-        """A result that comes when nobody waits any more is told to `late`: after patience, and after a cancel."""
+    async def test_late_result(self) -> None:
+        """A result that comes when nobody waits any more is given to `late`: after patience, and after a cancel."""
         database = await started(self, self.index_url())
         for leaves in (False, True):
             begun: Deferred[None] = Deferred()
@@ -137,7 +135,7 @@ class DatabaseTests:
             go_on = Event()
 
             def slow(tx: Transaction, begun: Deferred[None] = begun, go_on: Event = go_on) -> str:
-                reactor.callFromThread(begun.callback, None)
+                IReactorFromThreads(reactor).callFromThread(begun.callback, None)
                 go_on.wait(20)
                 return "done"
 
@@ -148,32 +146,36 @@ class DatabaseTests:
             if leaves:
                 work.cancel()
             self.assertIs(await outcome, CancelledError if leaves else OutcomeUnknown)
-            self.assertTrue(database.available, "a short patience does not mean that it is away")
+            self.assertTrue(database.available, "a short patience does not mean that it is unavailable")
             go_on.set()
             self.assertEqual(await late.addTimeout(300, reactor), "done")
 
-    async def test_not_begun(self: Any) -> None:
-        """Work that was given up while it waited for a thread is not begun, and that is told."""
+    async def test_not_begun(self) -> None:
+        """Work that was given up while it waited for a thread is not begun, and that is reported."""
         database = await started(self, self.index_url())
         ran: list[int] = []
-        told: list[Deferred[None]] = []
+        reported: list[Deferred[None]] = []
+
+        def note(tx: Transaction, number: int) -> None:
+            ran.append(number)
+
         for n in range(50):
-            told.append(Deferred())
-            work = Deferred.fromCoroutine(database.run_within(20, told[-1].callback, lambda tx, n=n: ran.append(n)))
+            reported.append(Deferred())
+            work = Deferred.fromCoroutine(database.run_within(20, reported[-1].callback, note, n))
             work.addErrback(lambda failure: failure.trap(CancelledError))
             work.cancel()
-        await gatherResults(told)
+        await gatherResults(reported)
         self.assertLess(len(ran), 20)
 
-    async def test_two_come_at_once(self: Any) -> None:
+    async def test_two_come_at_once(self) -> None:
         """Daemons that start together on an empty database make its schema once."""
         url = self.index_url()
         databases = await gatherResults([Deferred.fromCoroutine(started(self, url)) for _ in range(3)])
         (rows,) = await databases[0].read(lambda tx: tx.one("SELECT COUNT(*) FROM metadata"))
         self.assertEqual(rows, 1)
 
-    async def test_newer_schema_is_left_alone(self: Any) -> None:
-        """A database of a later version is not touched, and the reason is told."""
+    async def test_newer_schema_is_left_alone(self) -> None:
+        """A database of a later version is not touched, and the reason is given."""
         url = self.index_url()
         database = await started(self, url)
         await database.run(lambda tx: tx.run("UPDATE metadata SET version = 99"))
@@ -187,7 +189,7 @@ class DatabaseTests:
 
 
 class SQLiteTests(OnSQLite, DatabaseTests, TestCase):
-    """SQLite."""
+    """The same on SQLite."""
 
     async def test_fresh_is_upgraded(self) -> None:
         """A historical database becomes what a fresh one is."""
@@ -214,10 +216,10 @@ class SQLiteTests(OnSQLite, DatabaseTests, TestCase):
 
 
 class MariaDBTests(OnMariaDB, DatabaseTests, TestCase):
-    """MariaDB."""
+    """The same on MariaDB, and what only a server can do."""
 
     def connection(self, url: IndexUrl) -> Any:
-        """One of the test's own."""
+        """Return a connection of the test's own."""
         where: dict[str, Any] = {"unix_socket": url.unix_socket} if url.unix_socket else {"host": url.host}
         found = pymysql.connect(
             user=url.user, password=url.password, port=url.port, database=url.database, autocommit=True, **where
@@ -226,7 +228,7 @@ class MariaDBTests(OnMariaDB, DatabaseTests, TestCase):
         return found
 
     def shape(self, url: IndexUrl) -> list[Any]:
-        """Columns, indices and engines."""
+        """Return columns, indices and engines."""
         cursor = self.connection(url).cursor()
         found = []
         for sql in (
@@ -277,7 +279,7 @@ class MariaDBTests(OnMariaDB, DatabaseTests, TestCase):
         return len(ids)
 
     async def test_killed_connections(self) -> None:
-        """IdleConnections that the server has closed cost nobody anything."""
+        """Connections that the server has closed cost nobody anything."""
         url = self.index_url()
         database = await started(self, url)
 
@@ -291,7 +293,7 @@ class MariaDBTests(OnMariaDB, DatabaseTests, TestCase):
         )
         self.assertEqual(answers, [1] * 16)
         self.assertTrue(database.available)
-        self.flushLoggedErrors()  # adbapi tells of the rollbacks that it could not send
+        self.flushLoggedErrors()  # adbapi logs the rollbacks that it could not send
 
     async def test_deadlock(self) -> None:
         """The victim of a deadlock is run again."""
@@ -309,7 +311,7 @@ class MariaDBTests(OnMariaDB, DatabaseTests, TestCase):
         self.assertEqual(rows, [(2,), (2,)])
 
     async def test_refused(self) -> None:
-        """A server that refuses is away, and is found when it is there."""
+        """A server that refuses is unavailable, and is found when it is there."""
         url = self.index_url()
         self.connection(url).cursor().execute(f"DROP DATABASE {url.database}")
         database = Database(reactor, backend(url))

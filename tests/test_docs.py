@@ -23,7 +23,7 @@ import numpy as np
 import pymysql
 from prometheus_client import CONTENT_TYPE_LATEST
 from twisted.internet.threads import deferToThread
-from twisted.scripts.twistd import ServerOptions
+from twisted.scripts.twistd import ServerOptions  # type: ignore[attr-defined]
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 import ocpproxy

@@ -53,7 +53,7 @@ class InstalledCase(UpstreamCase):
     """The example, installed into this process for the time of a test."""
 
     def setUp(self) -> None:
-        """Install it."""
+        """Install the example, and start the suite."""
         super().setUp()
         self.patch(KINDS, "_kinds", dict(KINDS._kinds))
         self.patch(sys, "path", [*sys.path])
@@ -83,7 +83,7 @@ class SlicesTests(PoliteTests, InstalledCase):
         return doubles.Bucket(directory=directory)
 
     def at(self, url: str, **options: object) -> Upstream:
-        """Return a client of it."""
+        """Return an upstream of the example."""
         return self.configured(f"type = slices\nurl = {url}/volume\n", **GEOMETRY, **options)
 
     async def test_missing(self) -> None:

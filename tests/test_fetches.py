@@ -21,53 +21,53 @@ from ocpproxy.model.stack import Tile
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.store.files import StoredTile
 from ocpproxy.upstream.base import VoxelsOnly
-from tests.test_filling import STACK, Bench, tile
+from tests.test_rendering import STACK, ManualLane, tile
 
 
 class NoStore:
     """A store in which nothing is found, and nothing stays."""
 
     def open_now(self, tile: Tile) -> None:
-        """Nothing."""
+        """Return None: nothing is stored."""
 
     async def read(self, tile: Tile) -> StoredTile | None:
-        """Nothing."""
+        """Return None: nothing is stored."""
         return None
 
     def note_use(self, tile: Tile) -> None:
-        """Nothing is used."""
+        """Record nothing."""
 
     async def store(self, pictures: list[tuple[Tile, bytes]]) -> int:
-        """Keep none."""
+        """Store nothing."""
         return 0
 
     async def keep_validators(self, tile: Tile, validators: Mapping[str, str]) -> None:
-        """Keep none."""
+        """Store nothing."""
 
     async def read_with_validators(self, tile: Tile) -> None:
-        """Nothing."""
+        """Return None: nothing is stored."""
 
 
 class EveryLease:
-    """Leases that are always free."""
+    """Leases that can always be taken."""
 
     async def acquire(self, name: str) -> bool:
-        """Ours."""
+        """Take the lease."""
         return True
 
     async def release(self, name: str) -> None:
-        """Given back."""
+        """Release the lease."""
 
 
 class NoDescriptions:
-    """No description is kept."""
+    """Descriptions that are never saved."""
 
     async def load(self, token: str, origin: str) -> Description | None:
-        """None."""
+        """Return None: nothing is saved."""
         return None
 
     async def save(self, dataset: Dataset, origin: str, description: Description) -> None:
-        """Forget it."""
+        """Do not save it."""
 
 
 class Noise(VoxelsOnly):
@@ -76,25 +76,25 @@ class Noise(VoxelsOnly):
     origin = "noise"
 
     async def describe(self, token: str) -> str:
-        """An empty description."""
+        """Return an empty description."""
         return ""
 
     def dataset(self, token: str, description: str) -> Dataset:
-        """The dataset of the stack."""
+        """Return the dataset of the stack."""
         return STACK.dataset
 
     async def cutout(self, cutout: Cutout) -> Voxels:
-        """The noise."""
+        """Return the noise."""
         return np.random.default_rng(1).integers(0, 256, cutout.box.shape, np.uint8)
 
 
 class FetchTests(SynchronousTestCase):
-    """On benches that wait."""
+    """Flights on lanes that do their work when the test says so."""
 
     def setUp(self) -> None:
-        """One flight, whose voxels are there and none of whose tiles is rendered."""
+        """Start a flight that has its voxels, and has rendered none of its tiles."""
         clock, store = Clock(), NoStore()
-        self.urgent, self.ahead = Bench(), Bench()
+        self.urgent, self.ahead = ManualLane(), ManualLane()
         self.lookup = TileLookup(store, 2**24)
         catalogue = Catalogue({}, DatasetSource(Noise(), 60, 4, 60), NoDescriptions(), clock)
         lanes: Any = RenderLanes(self.urgent, self.ahead)
@@ -102,11 +102,11 @@ class FetchTests(SynchronousTestCase):
         self.fetches = CuboidFetches(self.lookup, store, EveryLease(), context)
 
     def fetch(self, slice_: int) -> Deferred[Found]:
-        """Ask for a tile of the cuboid."""
+        """Request a tile of the cuboid."""
         return Deferred.fromCoroutine(self.fetches.fetch(STACK.cuboid(tile(0)), tile(slice_)))
 
     def test_wanted_tiles_stay_in_memory(self) -> None:
-        """What somebody waited for, and what was rendered ahead and then asked for; what nobody wants does not stay."""
+        """Tiles that had a waiter, before or after they were rendered, stay in memory; others do not."""
         first = self.fetch(9)
         self.urgent.do()
         self.assertEqual(self.successResultOf(first).result, Result.MISS)

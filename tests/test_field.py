@@ -32,10 +32,11 @@ from tests import (
     field_zarr,
     oracle,
 )
+from tests.channels import ViewsCase
 from tests.daemons import Daemon
 from tests.field import TABLE, Array, Channel, Input, Outcome, Refused, Shown
+from tests.pictures import opaque, rgba
 from tests.test_formats import section
-from tests.test_views import ViewsCase, opaque, rgba
 
 WRITERS = (field_addresses, field_collections, field_display, field_n5, field_ome, field_precomputed, field_zarr)
 """The modules that fill the table."""

@@ -12,10 +12,10 @@ import tensorstore as ts
 
 from tests import doubles, formats, oracle
 from tests.bossserver import BossServer, Served
-from tests.daemons import Daemon
+from tests.channels import ViewsCase
+from tests.daemons import Daemon, pause
 from tests.dvidserver import DvidServer, Grayscale, pyramid
-from tests.test_daemon import pause
-from tests.test_views import ViewsCase, opaque
+from tests.pictures import opaque
 from tests.tileserver import TileServer
 from tests.volumes import em, level, mitochondria, nuclei
 

@@ -15,8 +15,8 @@ from twisted.internet.task import deferLater
 
 from tests import doubles, formats, ocpserver, oracle
 from tests.daemons import Daemon
+from tests.pictures import opaque, rgba
 from tests.test_formats import FormatsCase, section
-from tests.test_views import opaque, rgba
 from tests.tileserver import TileServer
 from tests.volumes import em, level, mitochondria
 
@@ -24,25 +24,25 @@ Got = tuple[int, bytes, dict[str, str]]
 
 
 class FreshnessCase(FormatsCase):
-    """Helps."""
+    """Starts daemons for datasets that change."""
 
     def tiles(self, server: TileServer, **options: object) -> str:
-        """A section for a tile server."""
+        """Return a section for a tile server."""
         self.double = doubles.Speaking(speaker=server.answer)
         geometry = {"dimension": "640, 600, 20", "resolution": "4.6, 4.6, 45", "zoom_levels": 3}
-        said = {"tile_source_type": server.type, "file_extension": server.format, **geometry, **options}
-        return section("tiles", type="catmaid", url=self.serve(self.double) + "/x/", **said)
+        volume = {"tile_source_type": server.type, "file_extension": server.format, **geometry, **options}
+        return section("tiles", type="catmaid", url=self.serve(self.double) + "/x/", **volume)
 
     async def until(self, daemon: Daemon, path: str, fine: Callable[[Got], bool]) -> Got:
-        """Ask until the answer is as it should be."""
+        """Repeat a request until its answer passes, and return the answer."""
         while True:
             got = await daemon.get(path)
             if fine(got):
                 return got
-            await deferLater(reactor, 0.02)  # type: ignore[arg-type]
+            await deferLater(reactor, 0.02)
 
     def stored(self) -> list[Path]:
-        """The files of tiles."""
+        """Return the files of tiles."""
         return [path for path in (self.place / "cache" / "tiles").rglob("*") if path.is_file()]
 
 
@@ -96,7 +96,7 @@ class ReadyMadeTests(FreshnessCase):
         self.assertEqual((code, Image.open(BytesIO(body)).size), (200, (192, 180)))
 
     async def test_renumbered(self) -> None:
-        """They pass under other numbers too."""
+        """Ready-made tiles keep their bytes under other numbers too."""
         server = TileServer(em(), 3, format="jpg")
         daemon = await self.gateway(self.tiles(server, z_shift=1, levels="2: 1, 1: 0"))
         for n in (1, 2):
@@ -104,7 +104,7 @@ class ReadyMadeTests(FreshnessCase):
             self.assertEqual(body, server.tile_bytes(7, n - 1, 0, 0))
 
     async def test_missing(self) -> None:
-        """A tile that is not there is black and asked for once; or a failure."""
+        """A tile that is not there is black, and requested once, or a failure, as configured."""
         server = TileServer(em(), 3, format="jpg", missing={(7, 0, 0, 0)})
         daemon = await self.gateway(self.tiles(server))
         for _ in range(2):
@@ -116,7 +116,7 @@ class ReadyMadeTests(FreshnessCase):
         self.assertEqual((await daemon.get("tiles/xy/7/0_0_0.png"))[0], 503)
 
     async def test_hostile(self) -> None:
-        """What is no picture, or one of another size, is a failure, and nothing is kept."""
+        """A body that is no picture, or one of another size, is a failure, and is not stored."""
         server = TileServer(em(), 3, format="jpg")
         daemon = await self.gateway(self.tiles(server))
         large, small = BytesIO(), BytesIO()
@@ -134,10 +134,10 @@ class ReadyMadeTests(FreshnessCase):
 
 
 class EpochTests(FreshnessCase):
-    """max_age."""
+    """Datasets with a `max_age`."""
 
     async def test_revalidated(self) -> None:
-        """In each epoch the server is asked once whether a tile is still what it was; what has changed is seen."""
+        """In each epoch each tile is revalidated once; a changed tile is replaced."""
         server = TileServer(em().copy(), 3, format="jpg")
         daemon = await self.gateway(self.tiles(server, max_age=3))
         path = "tiles/xy/7/0_0_0.png"
@@ -161,7 +161,7 @@ class EpochTests(FreshnessCase):
         await self.until(daemon, path, lambda got: "miss" in got[2]["cache-status"])
 
     async def test_silent(self) -> None:
-        """An upstream that does not say any more what it has holds nobody up: the epoch goes on."""
+        """An upstream that no longer describes its dataset delays nobody: the epoch goes on."""
         files = self.place / "files"
         formats.precomputed(files / "v", em(), chunk=(512, 512, 16))
         bucket = doubles.Bucket(directory=files)
@@ -171,15 +171,15 @@ class EpochTests(FreshnessCase):
         _, first, _ = await daemon.get(path)
         bucket.mode = "info_mute"
         asked = bucket.asked["info"]
-        began = reactor.seconds()  # type: ignore[attr-defined]
+        began = reactor.seconds()
         await self.until(daemon, path, lambda _: bucket.asked["info"] > asked)
         for _ in range(20):
             code, body, headers = await daemon.get(path)
             self.assertEqual((code, body, "hit" in headers["cache-status"]), (200, first, True))
-        self.assertLess(reactor.seconds() - began, 60)  # type: ignore[attr-defined]
+        self.assertLess(reactor.seconds() - began, 60)
 
     async def test_restart(self) -> None:
-        """An epoch goes on until the upstream has answered, in another process too, and whatever else it says."""
+        """An epoch goes on until the upstream has answered, in another process too, and whatever else it answers."""
         files = self.place / "files"
         formats.precomputed(files / "v", em(), chunk=(512, 512, 16))
         bucket = doubles.Bucket(directory=files)
@@ -192,7 +192,11 @@ class EpochTests(FreshnessCase):
             await daemon.rest()
             bucket.mode = f"info_{mode}"
             asked = bucket.asked["info"]
-            await self.until(daemon, path, lambda _, asked=asked: bucket.asked["info"] > asked)
+
+            def asked_again(_: Got, asked: int = asked) -> bool:
+                return bucket.asked["info"] > asked
+
+            await self.until(daemon, path, asked_again)
             self.assertEqual((await daemon.get(path))[1], first)
             await daemon.stop()
             bucket.mode = "info_error500"
@@ -200,7 +204,7 @@ class EpochTests(FreshnessCase):
             code, body, headers = await daemon.get(path)
             self.assertEqual((code, body, headers["cache-status"]), (200, first, "ocpproxy; hit"))
             await daemon.stop()
-            bucket.mode = "well"  # the next start asks at once, and a new epoch begins
+            bucket.mode = "well"  # the next start requests it at once, and a new epoch begins
 
     async def test_configured_anew(self) -> None:
         """A tile server that was configured wrongly leaves no black tiles when it is configured right."""
@@ -227,14 +231,14 @@ class EpochTests(FreshnessCase):
         self.assertEqual((len(self.stored()), bucket.asked["cutout"]), (13, 1))
 
     async def test_writable_annotations(self) -> None:
-        """What the upstream calls writable is good for an hour, pictures for as long as viewers keep them."""
+        """Annotations that the upstream calls writable expire after an hour, other tiles as configured."""
         channels = {
             "em": ocpserver.Served(em()),
             "ids": ocpserver.Served(mitochondria().astype(np.uint32), "annotation"),
         }
         service = ocpserver.Service(em(), 2, channels=channels)
-        told = service.info
-        service.info = lambda: _writable(told())  # type: ignore[method-assign]
+        info = service.info
+        service.info = lambda: _writable(info())  # type: ignore[method-assign]
         config = self.configure(self.serve(service))
         with config.open("a") as file:
             file.write("[dataset katnever]\nmax_age = never\n[dataset katsoon]\nmax_age = 60\n")
@@ -257,10 +261,10 @@ def _writable(info: dict[str, dict[str, dict[str, int]]]) -> dict[str, dict[str,
 
 
 class VersionTests(FreshnessCase):
-    """What is known of a dataset changes."""
+    """Datasets whose descriptions change."""
 
     async def test_moved(self) -> None:
-        """A volume that is written anew under other keys is seen after info_max_age; nothing is deleted for it."""
+        """A volume that is written again under other keys is seen after info_max_age; nothing is deleted for it."""
         files = self.place / "files"
         formats.precomputed(files / "v", em())
         url = self.serve(doubles.Bucket(directory=files))
@@ -277,7 +281,7 @@ class VersionTests(FreshnessCase):
         self.assertLessEqual(before, set(self.stored()))
 
     async def test_the_same(self) -> None:
-        """An info that is read again and says the same changes nothing; and a start with the server away knows it."""
+        """An info that is read again and is the same changes nothing; and a start without the server knows it."""
         files = self.place / "files"
         formats.precomputed(files / "v", em())
         bucket = doubles.Bucket(directory=files)

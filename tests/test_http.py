@@ -44,7 +44,7 @@ class _HangingResolver:
         self.lookups: list[str] = []
 
     def resolveHostName(self, resolutionReceiver: Any, hostName: str, *_: Any, **__: Any) -> _Lookup:
-        """Begin, and never end."""
+        """Begin a look-up that never ends."""
         self.lookups.append(hostName)
         lookup = _Lookup(hostName)
         resolutionReceiver.resolutionBegan(lookup)
@@ -61,7 +61,7 @@ class _Reactor(MemoryReactorClock):
         self.nameResolver: IHostnameResolver = self.resolver
 
     def installNameResolver(self, resolver: Any) -> Any:
-        """Not used here."""
+        """Refuse: no test needs it."""
         raise NotImplementedError
 
 
@@ -75,11 +75,11 @@ class HangingLookupTests(SynchronousTestCase):
         self.host = HostClient(client, "http://upstream.example", timeout=0.5, connections=1, retries=2)
 
     def get(self) -> Deferred[HttpResponse]:
-        """Ask for something."""
+        """Request a document."""
         return Deferred.fromCoroutine(self.host.get("info", 100, status_failure))
 
     def test_cancel(self) -> None:
-        """Whoever cancels gets that, and neither a lost connection nor a retry."""
+        """A cancelled request fails with CancelledError, and is not retried."""
         asked = self.get()
         self.assertEqual(self.reactor.resolver.lookups, ["upstream.example"])
         asked.cancel()
@@ -136,14 +136,16 @@ class _Answers(Resource):
 class InMemoryTests(SynchronousTestCase):
     """Answers of servers in memory."""
 
-    def ask(self, answer: Callable[[Request], bytes], limit: int = 1000, path: str = "info") -> Deferred[HttpResponse]:
-        """Ask a server that answers so."""
+    def request(
+        self, answer: Callable[[Request], bytes], limit: int = 1000, path: str = "info"
+    ) -> Deferred[HttpResponse]:
+        """Send a request to a server with this answer."""
         self.server = _Answers(answer)
         self.agent = RequestTraversalAgent(self.server)
         return self.get(make_treq(self.agent), limit, path)
 
     def get(self, treq: HTTPClient, limit: int = 1000, path: str = "info") -> Deferred[HttpResponse]:
-        """Ask by a client."""
+        """Send a request by a client."""
         self.clock = Clock()
         host = HostClient(HttpClient(treq, self.clock, Random(1)), "http://h", timeout=5, connections=2, retries=0)
         asked = Deferred.fromCoroutine(host.get(path, limit, status_failure))
@@ -151,7 +153,7 @@ class InMemoryTests(SynchronousTestCase):
         return asked
 
     def test_body_as_sent(self) -> None:
-        """A body that is stored encoded comes as it was sent, and no encoding is asked for."""
+        """A body that is stored encoded comes as it was sent, and no encoding is requested."""
         body = gzip.compress(b"voxels" * 100)
 
         def answer(request: Request) -> bytes:
@@ -159,7 +161,7 @@ class InMemoryTests(SynchronousTestCase):
             request.setHeader(b"etag", b'"7"')
             return body
 
-        response = self.successResultOf(self.ask(answer))
+        response = self.successResultOf(self.request(answer))
         self.assertEqual((response.body, response.encoding, response.headers["etag"]), (body, "gzip", '"7"'))
         self.assertIsNone(self.server.requests[0].requestHeaders.getRawHeaders("accept-encoding"))
 
@@ -170,7 +172,7 @@ class InMemoryTests(SynchronousTestCase):
             request.addCookie(b"who", b"you")
             return b""
 
-        self.successResultOf(self.ask(answer))
+        self.successResultOf(self.request(answer))
         self.successResultOf(self.get(make_treq(self.agent)))
         self.assertEqual(
             [request.requestHeaders.getRawHeaders("cookie") for request in self.server.requests], [None, None]
@@ -178,8 +180,8 @@ class InMemoryTests(SynchronousTestCase):
 
     def test_limit(self) -> None:
         """A body of the limit is read; one byte more is an error."""
-        self.assertEqual(len(self.successResultOf(self.ask(lambda _: bytes(1000))).body), 1000)
-        self.failureResultOf(self.ask(lambda _: bytes(1001)), UpstreamBroken)
+        self.assertEqual(len(self.successResultOf(self.request(lambda _: bytes(1000))).body), 1000)
+        self.failureResultOf(self.request(lambda _: bytes(1001)), UpstreamBroken)
 
     def test_redirects(self) -> None:
         """Three redirects to the same host are followed, no more, and none to another one."""
@@ -193,9 +195,9 @@ class InMemoryTests(SynchronousTestCase):
 
             return answer
 
-        self.assertEqual(self.successResultOf(self.ask(to(b"/end"))).body, b"here")
+        self.assertEqual(self.successResultOf(self.request(to(b"/end"))).body, b"here")
         for target in (b"/again", b"http://other/end", b"https://h/end"):
-            failure = self.failureResultOf(self.ask(to(target)), UpstreamBroken)
+            failure = self.failureResultOf(self.request(to(target)), UpstreamBroken)
             self.assertIn("redirects", str(failure.value))
 
     def test_progress(self) -> None:
@@ -208,7 +210,7 @@ class InMemoryTests(SynchronousTestCase):
 
             progress = Progress()
             with progress.as_current():
-                asked = self.ask(answer)
+                asked = self.request(answer)
             if code == 404:
                 self.failureResultOf(asked, UnknownToken)
             else:
@@ -216,7 +218,7 @@ class InMemoryTests(SynchronousTestCase):
             self.assertEqual(progress.receiving, receiving)
 
     def test_stub(self) -> None:
-        """Whatever speaks like treq can stand in for it."""
+        """A stub with treq's interface can replace treq."""
         self.server = _Answers(lambda _: b"stub")
         stub = StubTreq(self.server)
         self.agent = cast(Any, stub)
@@ -239,7 +241,7 @@ class InMemoryTests(SynchronousTestCase):
 
 
 class _Flushed:
-    """Nothing to flush."""
+    """An agent without connections to flush."""
 
     def flush(self) -> None:
         """Do nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from fractions import Fraction
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
@@ -22,16 +23,16 @@ from tests import oracle
 from tests.volumes import em, expected_tile
 
 
-def pixels(picture: bytes) -> np.ndarray:  # type: ignore[type-arg]
-    """What Pillow reads."""
+def pixels(picture: bytes) -> np.ndarray:
+    """Return the pixels as Pillow reads them."""
     image = Image.open(BytesIO(picture))
     image.load()
     assert (image.mode, image.size, image.format) == ("L", (512, 512), "PNG"), image
     return np.array(image)
 
 
-def random_volume(seed: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:  # type: ignore[type-arg]
-    """Voxels of a type, many of them 0, and for floats not all of them numbers between 0 and 1."""
+def random_volume(seed: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Return random voxels of a type, many of them 0; floats also beyond 0 and 1, and no numbers."""
     rng = np.random.default_rng(seed)
     if dtype == "float32":
         noise = rng.random(shape, np.float32) * np.float32(1.1) - np.float32(0.05)
@@ -78,7 +79,7 @@ class GreyTests(SynchronousTestCase):
 
 
 class WholeTests(SynchronousTestCase):
-    """A torn file is told from a whole one."""
+    """A torn file is distinguished from a whole one."""
 
     def test_torn(self) -> None:
         """Every shortened tile, and foreign bytes, are not whole."""
@@ -93,7 +94,7 @@ class WholeTests(SynchronousTestCase):
             self.assertFalse(png.is_whole(other))
 
     def test_uniform(self) -> None:
-        """Tiles of one single value are told from all others, whatever they are made of."""
+        """Tiles of one single value are distinguished from all others, whatever they are made of."""
         one = np.full((512, 512), 9, np.uint8)
         colour = np.broadcast_to(np.array([1, 2, 3, 255], np.uint8), (512, 512, 4)).copy()
         labels = png.indexed(one, palette.COLOURS, clear=True)
@@ -109,7 +110,7 @@ class WholeTests(SynchronousTestCase):
         self.assertFalse(png.is_uniform(png.grey(em()[0, :512, :512])))
 
     def test_fingerprint(self) -> None:
-        """It tells pictures apart that differ in one pixel, and is the same for the same pixels."""
+        """The fingerprint differs for pictures that differ in one pixel, and is the same for the same pixels."""
         part = em()[0, :512, :512].copy()
         one = png.fingerprint(png.grey(part))
         self.assertEqual(one, png.fingerprint(png.grey(part)))
@@ -131,8 +132,8 @@ KINDS = (
 )
 
 
-def expected(face: np.ndarray, channel: Channel, look: DisplaySettings) -> np.ndarray:  # type: ignore[type-arg]
-    """RGBA of a whole face of one channel, by the oracle."""
+def expected(face: np.ndarray, channel: Channel, look: DisplaySettings) -> np.ndarray:
+    """Return the colours of a whole plane of one channel, by the oracle."""
     if channel.kind == "annotation":
         return oracle.labels(face)
     if channel.dtype in ("uint32", "uint64"):
@@ -146,15 +147,15 @@ def expected(face: np.ndarray, channel: Channel, look: DisplaySettings) -> np.nd
     return np.stack([grey, black if red else grey, black if red else grey, np.full_like(grey, 255)], axis=-1)
 
 
-def as_rgba(picture: bytes) -> np.ndarray:  # type: ignore[type-arg]
-    """What a viewer shows."""
+def as_rgba(picture: bytes) -> np.ndarray:
+    """Return the colours that a viewer shows."""
     image = Image.open(BytesIO(picture))
     assert (image.size, image.format) == ((512, 512), "PNG")
     return np.array(image.convert("RGBA"))
 
 
-def drawn(stack: Stack, volumes: list[np.ndarray | None], tile: tuple[int, int, int]) -> bytes:  # type: ignore[type-arg]
-    """A tile (slice, row, col) of level 0 of whole volumes (z, y, x)."""
+def drawn(stack: Stack, volumes: list[np.ndarray | None], tile: tuple[int, int, int]) -> bytes:
+    """Return a tile (slice, row, col) of level 0 of whole volumes (z, y, x)."""
     found = stack.tile(None, 0, *tile)
     assert found is not None
     cuboid = stack.cuboid(found)
@@ -170,7 +171,7 @@ class DrawTests(SynchronousTestCase):
     @settings(max_examples=80)
     @given(st.data())
     def test_any(self, data: st.DataObject) -> None:
-        """One channel as it is."""
+        """One channel by itself, of any type."""
         kind, dtype = data.draw(st.sampled_from(KINDS))
         seed = data.draw(st.integers(0, 2**32 - 1))
         size = data.draw(st.tuples(st.integers(1, 700), st.integers(1, 600), st.integers(1, 40)))
@@ -273,26 +274,27 @@ class DrawTests(SynchronousTestCase):
 class RetouchTests(SynchronousTestCase):
     """Other contrast and colour, and overviews."""
 
-    def stack(self, dtype: str = "uint8", plane: Plane = Plane.XY, **look: object) -> Stack:
-        """A stack of one channel."""
+    def stack(self, dtype: str = "uint8", plane: Plane = Plane.XY, **look: Any) -> Stack:
+        """Return a stack of one channel."""
         kind = "annotation" if dtype == "uint32" else "image"
         level = Level((640, 600, 20), (0, 0, 0), (64, 64, 16))
         dataset = Dataset("t", {0: level}, (Channel("c", kind, dtype),), "c")
-        return Stack.build(dataset, ImageBase("t", plane), DisplaySettings(**look))  # type: ignore[arg-type]
+        return Stack.build(dataset, ImageBase("t", plane), DisplaySettings(**look))
 
     def test_tone(self) -> None:
         """Contrast, gamma and colour of each grey value, in the channel's own numbers."""
         ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
         picture = png.grey(ramp)
         values = ramp.astype(np.float64)
-        for tone, dtype, look, low, high in (
+        cases: tuple[tuple[Adjustment, str, dict[str, Any], float, float], ...] = (
             (Adjustment(), "uint8", {}, 0, 255),
             (Adjustment(50, 200), "uint8", {}, 50, 200),
             (Adjustment(low=100), "uint8", {}, 100, 255),
             (Adjustment(12800, 51200), "uint16", {}, 50, 200),
             (Adjustment(1500, 2000), "uint16", {"windows": ((None, (1000, 3000)),)}, 63.75, 127.5),
             (Adjustment(0.25, 0.75), "float32", {}, 64, 192),
-        ):
+        )
+        for tone, dtype, look, low, high in cases:
             for gamma in (1.0, 0.5, 2.2):
                 full = Adjustment(tone.low, tone.high, gamma)
                 want = np.floor(255 * np.clip((values - low) / (high - low), 0, 1) ** gamma)

@@ -34,23 +34,23 @@ PACKAGE = Path(ocpproxy.__file__).parent
 
 
 def modules() -> list[Path]:
-    """Every module of the package."""
+    """Return every module of the package."""
     return sorted(PACKAGE.rglob("*.py"))
 
 
 def dotted(path: Path) -> str:
-    """The name of a module."""
+    """Return the name of a module."""
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def layer(name: str) -> str:
-    """The package that a module is in; empty for the top level."""
+    """Return the package that a module is in; empty for the top level."""
     return (*name.split("."), "")[1]
 
 
 def imports(path: Path) -> set[str]:
-    """The modules that a module names in its imports, wherever they stand."""
+    """Return the modules that a module names in its imports, wherever they are."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -63,7 +63,7 @@ def imports(path: Path) -> set[str]:
 
 
 def arrows() -> Iterator[tuple[str, str]]:
-    """(importing module, imported module) within ocpproxy."""
+    """Yield (importing module, imported module) within ocpproxy."""
     known = {dotted(path) for path in modules()}
     for path in modules():
         for name in imports(path) & known:
@@ -107,7 +107,7 @@ class LayerTests(SynchronousTestCase):
             visit(name, ())
 
     def test_model_is_pure(self) -> None:
-        """Model and imagery import nothing that does I/O or tells the time."""
+        """Model and imagery import nothing that does I/O or reads a clock."""
         for path in modules():
             if layer(dotted(path)) in ("model", "imagery"):
                 first = {name.split(".")[0] for name in imports(path)}
@@ -139,7 +139,7 @@ class NameTests(SynchronousTestCase):
     """One class name, one meaning."""
 
     def test_class_names(self) -> None:
-        """No class name stands twice in the tree."""
+        """No class name occurs twice in the tree."""
         names = Counter(
             node.name
             for path in modules()
@@ -153,6 +153,6 @@ class PluginTests(SynchronousTestCase):
     """twistd finds the daemon."""
 
     def test_found(self) -> None:
-        """Some IServiceMaker plugin has the tapname ocpproxy, and its module is not imported to tell so."""
+        """Some IServiceMaker plugin has the tapname ocpproxy, and its module is not imported for that."""
         found = [plugin for plugin in getPlugins(IServiceMaker) if plugin.tapname == "ocpproxy"]
-        self.assertEqual([plugin.module for plugin in found], ["ocpproxy.daemon.tap"])
+        self.assertEqual([getattr(plugin, "module", None) for plugin in found], ["ocpproxy.daemon.tap"])

@@ -10,14 +10,14 @@ from ocpproxy.cache.memory import S3FifoMemory
 
 
 class MemoryTests(SynchronousTestCase):
-    """Promises."""
+    """The bounds and the choice of what stays."""
 
     @given(
         st.integers(0, 60),
         st.lists(st.tuples(st.booleans(), st.integers(0, 20), st.integers(1, 25)), max_size=200),
     )
     def test_bounded_and_true(self, size: int, deeds: list[tuple[bool, int, int]]) -> None:
-        """Never more bytes than allowed, never another value than was put in, and the account is exact."""
+        """Never more bytes than allowed, never another value than was put in, and its size is exact."""
         memory: S3FifoMemory[int, tuple[int, int]] = S3FifoMemory(size)
         sizes = {key: nbytes for _, key, nbytes in reversed(deeds)}
         for adding, key, _ in deeds:
@@ -33,14 +33,14 @@ class MemoryTests(SynchronousTestCase):
             self.assertEqual(len(memory), len(here))
 
     def look(self, memory: S3FifoMemory[int, int], key: int) -> bool:
-        """A request: whether it was a hit; what was not there comes in."""
+        """Request a tile, which is added if it is not there, and return whether it was a hit."""
         if memory.get(key) is not None:
             return True
         memory.add(key, key, 1)
         return False
 
     def test_scan(self) -> None:
-        """A flight through 10,000 tiles does not evict the 150 (of room for 300) that are used every minute."""
+        """A flight through 10,000 tiles does not evict the 150 (there is space for 300) that are used every minute."""
         memory: S3FifoMemory[int, int] = S3FifoMemory(300)
         for _ in range(3):
             for key in range(150):
@@ -50,7 +50,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(sum(self.look(memory, key) for key in range(150)), 150)
 
     def test_scan_between_the_first_uses(self) -> None:
-        """They are recognised even when a flight lies between their first use and their second."""
+        """Tiles in use are recognised even when a flight comes between their first use and their second."""
         memory: S3FifoMemory[int, int] = S3FifoMemory(300)
         for key in range(150):
             self.look(memory, key)
@@ -61,7 +61,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(hits, 150)
 
     def test_change_of_interest(self) -> None:
-        """What was used much but is not any more makes way for what is."""
+        """Tiles that are no longer used are replaced by tiles that are."""
         memory: S3FifoMemory[int, int] = S3FifoMemory(300)
         for first in (0, 1000):
             for _ in range(20):

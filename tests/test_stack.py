@@ -18,7 +18,7 @@ IMAGE = Channel("image", "image", "uint8")
 
 
 def kasthuri11() -> Dataset:
-    """21504 x 26624, z 1 to 1850, zscale 10, eight levels."""
+    """Return the dataset kasthuri11: 21504 x 26624, z 1 to 1850, zscale 10, eight levels."""
     levels = {}
     for n in range(8):
         size = ((21504 - 1) // 2**n + 1, (26624 - 1) // 2**n + 1, 1850)
@@ -28,15 +28,15 @@ def kasthuri11() -> Dataset:
 
 
 class WorkedNumbers(SynchronousTestCase):
-    """kasthuri11, section 3.1."""
+    """The numbers of kasthuri11 in section 3.1."""
 
     def setUp(self) -> None:
-        """The xy stack."""
+        """Make the xy stack."""
         self.dataset = kasthuri11()
         self.stack = Stack.build(self.dataset, ImageBase("kasthuri11"))
 
     def box(self, level: int, z: int, row: int, col: int, plane: Plane = Plane.XY) -> Box | None:
-        """The box of the cuboid of a tile."""
+        """Return the box of the cuboid of a tile."""
         stack = Stack.build(self.dataset, ImageBase("kasthuri11", plane))
         tile = stack.tile(None, level, z, row, col)
         return None if tile is None else stack.cuboid(tile).box
@@ -136,7 +136,7 @@ class WorkedNumbers(SynchronousTestCase):
         self.assertEqual(stack.cuboid(tile).slices_by_pixel(), list(range(314)))
 
     def test_too_much(self) -> None:
-        """Where a single slice would need more than a cutout may have, that is said."""
+        """Where a single slice would need more than a cutout may have, the error states that."""
         levels = {0: Level((900, 900, 2**24), (0, 0, 0), (64, 64, 64), (Fraction(1000), Fraction(1000), Fraction(1)))}
         stack = Stack.build(Dataset("t", levels, (IMAGE,), "image"), ImageBase("t", Plane.XZ))
         tile = stack.tile(None, 0, 0, 0, 0)
@@ -181,7 +181,7 @@ class WorkedNumbers(SynchronousTestCase):
 
 @st.composite
 def stacks(draw: st.DrawFn) -> Stack:
-    """Any stack of one level."""
+    """Return a strategy for any stack of one level."""
     size = draw(st.tuples(*[st.integers(1, 1100)] * 2, st.integers(1, 90)))
     offset = draw(st.tuples(*[st.integers(0, 5000)] * 3))
     cube = draw(st.sampled_from([(128, 128, 16), (64, 64, 64), (512, 512, 10), (1, 1, 1), (64, 64, 4096)]))
@@ -280,7 +280,7 @@ class NamesTests(SynchronousTestCase):
         self.assertEqual(len(names), 9)
 
     def test_colours_have_one_name(self) -> None:
-        """The same colours of the same channels are one stack, however they are said; any other is another."""
+        """The same colours of the same channels are one stack, however they are written; any other is another."""
         channels = tuple(Channel(name, "image", "uint8") for name in "abc")
         dataset = Dataset("t", kasthuri11().levels, channels)
 
@@ -313,7 +313,7 @@ class NamesTests(SynchronousTestCase):
         )
         dataset = Dataset("t", kasthuri11().levels, channels, None)
         named, placed = Colouring.NAMED, Colouring.BY_POSITION
-        for items, colouring, said in (
+        for items, colouring, message in (
             ([], Colouring.PLAIN, "naming its channels; they are: one, ids"),
             (["nope"], Colouring.PLAIN, "no channel nope"),
             (["p"], Colouring.PLAIN, "annotation float32"),
@@ -323,7 +323,7 @@ class NamesTests(SynchronousTestCase):
             (["0", "0"], placed, "kept free"),
         ):
             base = ImageBase("t", Plane.XY, tuple(map(ChannelName, items)), colouring)
-            self.assertIn(said, str(self.assertRaises(CannotDisplay, Stack.build, dataset, base)))
+            self.assertIn(message, str(self.assertRaises(CannotDisplay, Stack.build, dataset, base)))
         for items, colouring, manner in (
             (["7"], Colouring.PLAIN, DrawMode.GREY),
             (["7"], placed, DrawMode.FALSE_COLOUR),

@@ -60,7 +60,7 @@ class ProcessTests(SynchronousTestCase):
     """Requests to a process, without the process."""
 
     def setUp(self) -> None:
-        """Connect one."""
+        """Connect a process."""
         self.process = ReaderProcess(lambda _: None, LIMIT)
         self.transport = StringTransport()
         self.process.connection.makeConnection(self.transport)
@@ -75,7 +75,7 @@ class ProcessTests(SynchronousTestCase):
         self.assertTrue(self.process.idle)
 
     def test_cancelled(self) -> None:
-        """The process is asked to cancel the work; a response that comes anyway is ignored."""
+        """The work is cancelled in the process; a response that comes anyway is ignored."""
         response = self.process.request({"do": "read"})
         self.transport.clear()
         response.addErrback(lambda _: None)

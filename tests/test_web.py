@@ -1,17 +1,15 @@
-"""Answers: the whole resource tree in front of a cache with a demo or scripted upstream, in memory and on fake time."""
+"""Answers of a whole gateway: the resource tree and the hot path in front of a cache and a double of an upstream."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, ClassVar
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThread
 
 from ocpproxy import config
 from ocpproxy.daemon import gateway as gateway_module
@@ -20,26 +18,27 @@ from ocpproxy.metrics import Metrics
 from ocpproxy.store import rows
 from ocpproxy.upstream.registry import KINDS
 from tests import ocpserver
-from tests.daemons import DaemonCase
-from tests.test_daemon import pause, pixels
+from tests.daemons import DaemonCase, pause
+from tests.memory import MemoryGatewayCase
+from tests.pictures import pixels
 from tests.volumes import em, expected_tile, shared
 
 
-class AnswerTests(DaemonCase):
-    """contract.md, line by line, through the daemon."""
+class AnswerTests(MemoryGatewayCase):
+    """contract.md, line by line, in memory; `DaemonAnswerTests` has what needs a process or a connection."""
 
-    async def setUp_daemon(self, **options: str) -> None:
-        """A daemon and its double."""
+    def start_gateway(self, **options: str) -> None:
+        """Start a gateway and its double."""
         self.service = ocpserver.Service(em(), 2)
-        self.daemon = await self.start(self.configure(self.serve(self.service), **options))
+        self.start(self.serve(self.service), **options)
 
-    async def test_tile(self) -> None:
+    def test_tile(self) -> None:
         """200, image/png, strong ETag, public max-age, length, Last-Modified, CORS, Cache-Status; also as a hit."""
-        await self.setUp_daemon()
+        self.start_gateway()
         statuses = ["fwd=miss; stored", "hit; detail=memory", "hit; detail=memory"]
         etags = set()
         for status in statuses:
-            code, body, headers = await self.daemon.get("kat/3/0_0_0.png?nocache=123&x=<script>")
+            code, body, headers = self.get("kat/3/0_0_0.png?nocache=123&x=<script>")
             self.assertEqual(code, 200)
             self.assertEqual(headers["content-type"], "image/png")
             self.assertEqual(headers["cache-control"], "public, max-age=86400")
@@ -49,21 +48,17 @@ class AnswerTests(DaemonCase):
             self.assertRegex(headers["etag"], r'^"[0-9a-f-]+"$')
             self.assertRegex(headers["last-modified"], r"^\w{3}, \d\d \w{3} \d{4} .* GMT$")
             etags.add(headers["etag"])
-        await self.daemon.rest()
-        _, body, headers = await self.daemon.get("ocpcatmaid/tilecache/kat/image/xy/4/0_0_0.png")
+        self.rest()
+        _, body, headers = self.get("ocpcatmaid/tilecache/kat/image/xy/4/0_0_0.png")
         self.assertEqual(headers["cache-status"], "ocpproxy; hit")
         etags.add(headers["etag"])
         self.assertEqual(len(etags), 2, "the same tile has one, another has another")
-        await self.daemon.stop()
-        self.daemon = await self.start(self.place / "ocp.ini")
-        _, _, headers = await self.daemon.get("kat/3/0_0_0.png")
-        self.assertIn(headers["etag"], etags, "a restart does not change it")
 
-    async def test_conditional(self) -> None:
+    def test_conditional(self) -> None:
         """304 for lists, * and weak forms, and for If-Modified-Since; If-None-Match goes first."""
-        await self.setUp_daemon()
-        _, _, headers = await self.daemon.get("kat/3/0_0_0.png")
-        await self.daemon.rest()
+        self.start_gateway()
+        _, _, headers = self.get("kat/3/0_0_0.png")
+        self.rest()
         etag, modified = headers["etag"], headers["last-modified"]
         future = "Fri, 01 Jan 2100 00:00:00 GMT"
         for asked, code in (
@@ -78,29 +73,29 @@ class AnswerTests(DaemonCase):
             ({"if_modified_since": "Fri, 01 Jan 1999 00:00:00 GMT"}, 200),
             ({"if_modified_since": "yesterday"}, 200),
         ):
-            found, body, said = await self.daemon.get("kat/3/0_0_0.png", **asked)
+            found, body, headers = self.get("kat/3/0_0_0.png", **asked)
             self.assertEqual((found, bool(body)), (code, code == 200), asked)
-            self.assertEqual(said["etag"], etag)
-            self.assertEqual(said["access-control-allow-origin"], "*")
-            self.assertIn("max-age", said["cache-control"])
+            self.assertEqual(headers["etag"], etag)
+            self.assertEqual(headers["access-control-allow-origin"], "*")
+            self.assertIn("max-age", headers["cache-control"])
 
-    async def test_head(self) -> None:
-        """HEAD answers from what is here, and never fetches."""
-        await self.setUp_daemon()
-        code, body, headers = await self.daemon.get("kat/3/0_0_0.png", "HEAD")
+    def test_head(self) -> None:
+        """HEAD answers from what is stored, and never fetches."""
+        self.start_gateway()
+        code, body, headers = self.get("kat/3/0_0_0.png", "HEAD")
         self.assertEqual((code, body, headers["content-type"]), (200, b"", "image/png"))
         self.assertEqual(self.service.asked["cutout"], 0)
-        _, body, got = await self.daemon.get("kat/3/0_0_0.png")
-        length, etag = await deferToThread(_head, self.daemon.url, "/kat/3/0_0_0.png")
-        self.assertEqual((length, etag), (str(len(body)), got["etag"]))
+        _, body, got = self.get("kat/3/0_0_0.png")
+        headers = self.head("kat/3/0_0_0.png")
+        self.assertEqual((headers["content-length"], headers["etag"]), (str(len(body)), got["etag"]))
         for path in ("projects/export", "", "kat/", "healthz", "kat/-1/0_0_0.png"):
-            code, body, headers = await self.daemon.get(path, "HEAD")
+            code, body, headers = self.get(path, "HEAD")
             self.assertEqual((code, body), (200, b""), path)
 
-    async def test_blank(self) -> None:
+    def test_blank(self) -> None:
         """Row, column, slice, level or time outside: a black tile with the same headers and no upstream call."""
-        await self.setUp_daemon()
-        await self.daemon.get("kat/")
+        self.start_gateway()
+        self.get("kat/")
         for path in (
             "kat/0/0_0_0",
             "kat/21/0_0_0",
@@ -114,20 +109,20 @@ class AnswerTests(DaemonCase):
             "kat/image/xy/7/3/0_0_0",
             "kat/999999999/0_0_99",
         ):
-            code, body, headers = await self.daemon.get(path + ".png")
+            code, body, headers = self.get(path + ".png")
             self.assertEqual((code, headers["cache-status"]), (200, "ocpproxy; detail=out-of-bounds"), path)
             self.assertTrue((pixels(body) == 0).all())
             for name in ("etag", "last-modified", "content-length"):
                 self.assertIn(name, headers)
             self.assertIn("max-age", headers["cache-control"])
-            code, _, _ = await self.daemon.get(path + ".png", if_none_match=headers["etag"])
+            code, _, _ = self.get(path + ".png", if_none_match=headers["etag"])
             self.assertEqual(code, 304)
         self.assertEqual((self.service.asked["cutout"], self.service.asked["info"]), (0, 1))
-        self.assertEqual(await self.daemon.metric('ocpproxy_tiles_total{result="blank"}'), 22)
+        self.assertEqual(self.metric('ocpproxy_tiles_total{result="blank"}'), 22)
 
-    async def test_not_found(self) -> None:
-        """404, one sentence of plain text, CORS; an unknown token is asked for once."""
-        await self.setUp_daemon()
+    def test_not_found(self) -> None:
+        """404, one sentence of plain text, CORS; an unknown token is requested once."""
+        self.start_gateway()
         for path in (
             "nope/3/0_0_0.png",
             "kat/3/0_0_0.jpg",
@@ -146,44 +141,44 @@ class AnswerTests(DaemonCase):
             "nope/",
         ):
             for _ in range(2):
-                code, body, headers = await self.daemon.get(path)
+                code, body, headers = self.get(path)
                 self.assertEqual((code, headers["content-type"]), (404, "text/plain; charset=utf-8"), (path, body))
                 self.assertEqual((body.count(b"\n"), headers["cache-control"]), (1, "no-store"))
                 self.assertEqual(headers["access-control-allow-origin"], "*")
                 self.assertIn("cache-status", headers)
         self.assertEqual(self.service.asked["cutout"], 0)
-        self.assertEqual(await self.daemon.metric('ocpproxy_upstream_requests_total{kind="info",outcome="unknown"}'), 2)
+        self.assertEqual(self.metric('ocpproxy_upstream_requests_total{kind="info",outcome="unknown"}'), 2)
 
-    async def test_methods(self) -> None:
-        """OPTIONS tells what may be done from another origin; others are refused with Allow."""
-        await self.setUp_daemon()
-        code, body, headers = await self.daemon.get("kat/3/0_0_0.png", "OPTIONS", origin="http://catmaid")
+    def test_methods(self) -> None:
+        """OPTIONS states what may be done from another origin; others are refused with Allow."""
+        self.start_gateway()
+        code, body, headers = self.get("kat/3/0_0_0.png", "OPTIONS", origin="http://catmaid")
         self.assertEqual((code, body), (204, b""))
         self.assertIn("Authorization", headers["access-control-allow-headers"])
         for method in ("POST", "PUT", "DELETE", "PATCH", "NONSENSE"):
             for path in ("kat/3/0_0_0.png", "", "healthz"):
-                code, _, headers = await self.daemon.get(path, method)
+                code, _, headers = self.get(path, method)
                 self.assertEqual((code, headers["allow"]), (405, "GET, HEAD, OPTIONS"), (method, path))
                 self.assertEqual(headers["access-control-allow-origin"], "*")
 
-    async def test_error_text(self) -> None:
+    def test_error_text(self) -> None:
         """error_body = text: the same status, in words."""
-        await self.setUp_daemon(server_error_body="text")
-        await self.daemon.get("kat/")
+        self.start_gateway(server_error_body="text")
+        self.get("kat/")
         self.service.mode = "error500"
-        code, body, headers = await self.daemon.get("kat/3/0_0_0.png")
+        code, body, headers = self.get("kat/3/0_0_0.png")
         self.assertEqual((code, headers["content-type"]), (503, "text/plain; charset=utf-8"))
         self.assertEqual((headers["cache-control"], headers["retry-after"]), ("no-store", "1"))
         self.assertNotIn(b"Traceback", body)
         self.service.mode = "refused"
-        code, body, _ = await self.daemon.get("kat/3/0_1_0.png")
+        code, body, _ = self.get("kat/3/0_1_0.png")
         self.assertEqual(code, 403)
 
-    async def test_pages(self) -> None:
+    def test_pages(self) -> None:
         """The index, a token's document, the export, health, metrics: each with CORS, none with a path or password."""
-        await self.setUp_daemon()
-        await self.daemon.get("kat/3/0_0_0.png")
-        for path, kind, said in (
+        self.start_gateway()
+        self.get("kat/3/0_0_0.png")
+        for path, kind, content in (
             ("", "text/html", "/kat/"),
             ("kat/", "application/json", '"image_bases"'),
             ("kat", "application/json", '"image_bases"'),
@@ -194,24 +189,24 @@ class AnswerTests(DaemonCase):
             ("metrics", "text/plain", "ocpproxy_event_loop_lag_seconds"),
             ("projects/export", "application/json", "ocpcatmaid/kat/image/xy/"),
         ):
-            code, body, headers = await self.daemon.get(path)
+            code, body, headers = self.get(path)
             self.assertEqual((code, headers["content-type"].partition(";")[0]), (200, kind), path)
-            self.assertIn(said, body.decode())
+            self.assertIn(content, body.decode())
             self.assertNotIn(str(self.place), body.decode())
             self.assertEqual(headers["access-control-allow-origin"], "*")
             self.assertIn("cache-status", headers)
-        _, body, _ = await self.daemon.get("kat/")
+        _, body, _ = self.get("kat/")
         base, *others = json.loads(body)["image_bases"]
         self.assertEqual([one.split("/")[-2] for one in (base, *others)], ["xy", "xz", "yz", "zy"])
-        code, body, _ = await self.daemon.get(base.removeprefix(self.daemon.url + "/") + "3/0_0_0.png")
-        self.assertTrue((pixels(body) == expected_tile(em(), 0, 2, 0, 0)).all(), "the base that is told works")
+        code, body, _ = self.get(base.removeprefix("http://gateway/") + "3/0_0_0.png")
+        self.assertTrue((pixels(body) == expected_tile(em(), 0, 2, 0, 0)).all(), "the base in the document works")
 
-    async def test_metrics(self) -> None:
+    def test_metrics(self) -> None:
         """The names that dashboards rely on."""
-        await self.setUp_daemon()
-        await self.daemon.get("kat/3/0_0_0.png")
-        await self.daemon.rest()
-        _, body, _ = await self.daemon.get("metrics")
+        self.start_gateway()
+        self.get("kat/3/0_0_0.png")
+        self.rest()
+        _, body, _ = self.get("metrics")
         for name in (
             *(f'ocpproxy_tiles_total{{result="{r}"}}' for r in ("hit_memory", "hit_disk", "miss", "blank", "error")),
             'ocpproxy_upstream_requests_total{kind="cutout",outcome="ok"} 1.0',
@@ -224,11 +219,11 @@ class AnswerTests(DaemonCase):
         ):
             self.assertIn("\n" + name, body.decode())
 
-    async def test_export_is_what_catmaid_reads(self) -> None:
+    def test_export_is_what_catmaid_reads(self) -> None:
         """The keys and types of CATMAID's importer, as in a document that its own classes have read."""
-        await self.setUp_daemon()
-        await self.daemon.get("kat/")
-        _, body, headers = await self.daemon.get("projects/export", host="gw.example:8080")
+        self.start_gateway()
+        self.get("kat/")
+        _, body, headers = self.get("projects/export", host="gw.example:8080")
         self.assertIn("json", headers["content-type"])
         (project,) = json.loads(body)
         stack, *others = project["project"]["stacks"]
@@ -249,37 +244,60 @@ class AnswerTests(DaemonCase):
             for key, value in theirs.items():
                 self.assertIs(type(stack[key]), type(value), key)
 
-    async def test_readiness(self) -> None:
+    def test_readiness(self) -> None:
         """A cache directory that cannot be written makes it not ready; tiles are still fetched and answered."""
-        await self.setUp_daemon(cache_memory="0")
-        self.assertEqual((await self.daemon.get("readyz"))[0], 200)
+        self.start_gateway(cache_memory="0")
+        self.assertEqual((self.get("readyz"))[0], 200)
         tiles = self.place / "cache" / "tiles"
         tiles.rmdir()
         tiles.write_bytes(b"in the way")
-        code, body, _ = await self.daemon.get("readyz")
+        code, body, _ = self.get("readyz")
         self.assertEqual(code, 503)
         self.assertNotIn(str(self.place).encode(), body)
-        code, body, _ = await self.daemon.get("kat/3/0_0_0.png")
+        code, body, _ = self.get("kat/3/0_0_0.png")
         self.assertEqual(code, 200)
         tiles.unlink()
-        code, _, _ = await self.daemon.get("readyz")
+        code, _, _ = self.get("readyz")
         self.assertEqual(code, 200)
 
+
+class DaemonAnswerTests(DaemonCase):
+    """The rest of contract.md, through the daemon.
+
+    An ETag has to be the same in another process, the access log is what the process writes, and a viewer leaves by
+    closing a real connection.
+    """
+
+    async def start_gateway(self, **options: Any) -> None:
+        """Start a daemon and its double."""
+        self.service = ocpserver.Service(em(), 2)
+        self.daemon = await self.start(self.configure(self.serve(self.service), **options))
+
+    async def test_etag_after_restart(self) -> None:
+        """A restart does not change the ETag of a tile."""
+        await self.start_gateway()
+        _, _, before = await self.daemon.get("kat/3/0_0_0.png")
+        await self.daemon.rest()
+        await self.daemon.stop()
+        self.daemon = await self.start(self.place / "ocp.ini")
+        _, _, after = await self.daemon.get("kat/3/0_0_0.png")
+        self.assertEqual(after["etag"], before["etag"])
+
     async def test_access_log(self) -> None:
-        """On by default, with fields; off when it is turned off."""
-        await self.setUp_daemon()
+        """The access log is on by default, with fields, and can be turned off."""
+        await self.start_gateway()
         await self.daemon.get("kat/3/0_0_0.png")
         await self.daemon.get("healthz")
         self.assertIn("GET /kat/3/0_0_0.png 200", self.daemon.log)
         await self.daemon.stop()
-        await self.setUp_daemon(server_access_log="off")
+        await self.start_gateway(server_access_log="off")
         await self.daemon.get("kat/3/0_0_0.png")
         await self.daemon.stop()
         self.assertNotIn("GET /kat", self.daemon.log)
 
     async def test_client_leaves(self) -> None:
         """A viewer that leaves disturbs nobody: the other one gets the tile, and the fetch is one."""
-        await self.setUp_daemon()
+        await self.start_gateway()
         self.service.delay = 1.0
         await self.daemon.get("kat/")
         leaving = self.client.get(f"{self.daemon.url}/kat/3/0_0_0.png")
@@ -299,16 +317,6 @@ class AnswerTests(DaemonCase):
         while self.service.open_now or await self.daemon.metric("ocpproxy_flights"):
             await pause(0.01)
         self.assertNotIn("Traceback", self.daemon.log)
-
-
-def _head(url: str, path: str) -> tuple[str | None, str | None]:
-    """(Content-Length, ETag) of a HEAD; Twisted's client keeps the former to itself."""
-    connection = HTTPConnection(url.removeprefix("http://"), timeout=300)
-    connection.request("HEAD", path)
-    response = connection.getresponse()
-    assert response.read() == b""
-    connection.close()
-    return response.getheader("content-length"), response.getheader("etag")
 
 
 class HitTests(DaemonCase):

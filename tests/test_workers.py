@@ -7,9 +7,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 from treq.client import HTTPClient
@@ -26,58 +24,59 @@ from ocpproxy.daemon.scraping import add_dead, merge_metrics
 from ocpproxy.metrics import Metrics
 from ocpproxy.upstream.registry import KINDS
 from tests import ocpserver
-from tests.daemons import Daemon, DaemonCase, _Process
-from tests.databases import OnMariaDB, OnSQLite
-from tests.test_daemon import now, pause, pixels
+from tests.daemons import Daemon, DaemonCase, _Process, now, pause
+from tests.databases import OnDatabase, OnMariaDB, OnSQLite
+from tests.mixins import DaemonMixin
+from tests.pictures import pixels
 from tests.volumes import em, expected_tile
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has spawned."""
+    """Return the processes that a process has started."""
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def lives(pid: int) -> bool:
-    """Whether there is such a process, and it is not only waiting to be buried."""
+    """Return whether a process exists and is no zombie."""
     try:
         return "(zombie)" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
 
 
-class CrewTests:
-    """On either database."""
+class WorkerTests(OnDatabase, DaemonMixin):
+    """What several workers do, on either database."""
 
-    index_url: Callable[[], Any]
-
-    async def crew(self: Any, service: ocpserver.Service, workers: str = "2", **options: str) -> Daemon:
-        """A daemon with workers, all of them ready."""
+    async def start_workers(self, service: ocpserver.Service, workers: str = "2", **options: str) -> Daemon:
+        """Start a daemon with workers, and return it when all of them are ready."""
         self.index = self.index_url()
         self.config = self.configure(self.serve(service), self.index, server_workers=workers, **options)
         daemon: Daemon = await self.start(self.config)
         await self.ready(daemon, int(workers))
         return daemon
 
-    async def ready(self: Any, daemon: Daemon, workers: int) -> None:
-        """Wait until so many workers have said that they take requests."""
+    async def ready(self, daemon: Daemon, workers: int) -> None:
+        """Wait until so many workers have reported that they take requests."""
         while len(re.findall(r"worker \d is ready", daemon.log)) < workers:
             await pause(0.02)
 
-    async def asked_of_all(self: Any, daemon: Daemon, path: str, count: int) -> None:
-        """Ask for a tile on so many new connections at a time, and look at each answer."""
+    async def request_from_all(self, daemon: Daemon, path: str, count: int) -> None:
+        """Request a tile on so many new connections at once, and check each answer."""
         fresh = HTTPClient(Agent(reactor, pool=HTTPConnectionPool(reactor, persistent=False)))
-        anew = Daemon(daemon.url, None, daemon.protocol, fresh.request)
-        answers = await gatherResults([Deferred.fromCoroutine(anew.get(path)) for _ in range(count)])
+        separate = Daemon(daemon.url, None, daemon.protocol, fresh.request)
+        answers = await gatherResults([Deferred.fromCoroutine(separate.get(path)) for _ in range(count)])
         for code, body, _ in answers:
             self.assertEqual(code, 200)
             self.assertTrue((pixels(body) == expected_tile(em(), 0, 2, 0, 0)).all())
 
-    async def test_one_gateway(self: Any) -> None:
-        """The workers share the cache, fetch a cuboid once, and tell of all in one document; a killed one comes back,
-        nobody else notices, and what it counted is not lost."""
+    async def test_one_gateway(self) -> None:
+        """The workers share the cache, fetch a cuboid once, and report what all count in one document.
+
+        A killed one comes back, nobody else notices, and what it counted is not lost.
+        """
         service = ocpserver.Service(em(), 2, delay=0.3)
-        daemon = await self.crew(service)
-        await self.asked_of_all(daemon, "kat/3/0_0_0.png", 24)
+        daemon = await self.start_workers(service)
+        await self.request_from_all(daemon, "kat/3/0_0_0.png", 24)
         self.assertEqual((service.asked["cutout"], service.asked["info"] <= 2), (1, True))
         await daemon.rest()
         self.assertEqual(await daemon.metric("ocpproxy_tiles_total"), 24)
@@ -85,20 +84,20 @@ class CrewTests:
         workers = children(daemon.pid)
         self.assertEqual(len(workers), 2)
         os.kill(workers[0], signal.SIGKILL)
-        await self.asked_of_survivors(daemon, "kat/3/0_0_0.png", 24)
+        await self.request_from_survivors(daemon, "kat/3/0_0_0.png", 24)
         await self.ready(daemon, 3)
         self.assertEqual((len(children(daemon.pid)), workers[1] in children(daemon.pid)), (2, True))
         counted = await daemon.metric("ocpproxy_tiles_total")
         self.assertGreaterEqual(counted, 24 + 12)
-        await self.asked_of_all(daemon, "kat/3/0_0_0.png", 24)
+        await self.request_from_all(daemon, "kat/3/0_0_0.png", 24)
         self.assertEqual(await daemon.metric("ocpproxy_tiles_total"), counted + 24)
         self.assertEqual(service.asked["cutout"], 1)
         self.assertEqual(await daemon.stop(), 0)
         self.assertFalse(any(map(lives, workers)))
         self.assertNotIn("Traceback", daemon.log)
 
-    async def asked_of_survivors(self: Any, daemon: Daemon, path: str, count: int) -> None:
-        """The same while one is being killed: only a connection that it had taken may fail, and is asked again."""
+    async def request_from_survivors(self, daemon: Daemon, path: str, count: int) -> None:
+        """Request a tile again and again while a worker is killed; only a connection to that one may fail."""
         for _ in range(count):
             while True:
                 try:
@@ -108,10 +107,10 @@ class CrewTests:
                 self.assertEqual(code, 200)
                 break
 
-    async def test_term(self: Any) -> None:
+    async def test_term(self) -> None:
         """TERM while a tile is being fetched: it is answered, and no process is left."""
         service = ocpserver.Service(em(), 2, delay=0.7)
-        daemon = await self.crew(service)
+        daemon = await self.start_workers(service)
         await daemon.get("kat/")
         workers = children(daemon.pid)
         answer = Deferred.fromCoroutine(daemon.get("kat/3/0_0_0.png"))
@@ -125,9 +124,9 @@ class CrewTests:
         self.assertFalse(any(map(lives, workers)))
         self.assertEqual(list((self.place / "cache" / "journal").iterdir()), [])
 
-    async def test_orphans(self: Any) -> None:
+    async def test_orphans(self) -> None:
         """Workers whose parent was killed end by themselves, and leave nothing behind."""
-        daemon = await self.crew(ocpserver.Service(em(), 2))
+        daemon = await self.start_workers(ocpserver.Service(em(), 2))
         await daemon.get("kat/3/0_0_0.png")
         workers = children(daemon.pid)
         await daemon.stop(signal.SIGKILL)
@@ -138,22 +137,22 @@ class CrewTests:
         self.assertEqual(list((self.place / "cache" / "journal").iterdir()), [])
 
 
-class SQLiteCrewTests(OnSQLite, CrewTests, DaemonCase):
-    """With the embedded index."""
+class SQLiteWorkerTests(OnSQLite, WorkerTests, DaemonCase):
+    """The same with SQLite."""
 
 
-class MariaDBCrewTests(OnMariaDB, CrewTests, DaemonCase):
-    """With a real server."""
+class MariaDBWorkerTests(OnMariaDB, WorkerTests, DaemonCase):
+    """The same with MariaDB."""
 
 
-class CrewCommandTests(DaemonCase):
-    """How a crew is started."""
+class WorkerCommandTests(DaemonCase):
+    """How workers are started."""
 
     async def test_back_off(self) -> None:
-        """Workers that die at once are started again with growing pauses, not in a circle."""
+        """Workers that die at once are started again with growing pauses, and not in a loop."""
         config_ = self.configure(self.serve(ocpserver.Service(em(), 2)), server_workers="2")
         daemon = await self.start(config_)
-        (self.place / "cache" / "journal").rename(self.place / "cache" / "away")
+        (self.place / "cache" / "journal").rename(self.place / "cache" / "elsewhere")
         (self.place / "cache" / "journal").write_text("no directory")
         for pid in children(daemon.pid):
             os.kill(pid, signal.SIGKILL)
@@ -166,7 +165,7 @@ class CrewCommandTests(DaemonCase):
         self.assertEqual(await daemon.stop(), 0)
 
     async def test_daemonised(self) -> None:
-        """In the background the workers' log is in the daemon's."""
+        """A daemon in the background has its workers' messages in its log."""
         taken = socket.socket()
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -181,7 +180,7 @@ class CrewCommandTests(DaemonCase):
         _, err, code = await getProcessOutputAndValue(twistd, arguments, {**os.environ}, str(self.place))
         self.assertEqual(code, 0, err)
         log, pid = self.place / "d.log", int((self.place / "d.pid").read_text())
-        self.addCleanup(lambda: lives(pid) and os.kill(pid, signal.SIGKILL))
+        self.addCleanup(lambda: os.kill(pid, signal.SIGKILL) if lives(pid) else None)
         while "worker 1 is ready" not in log.read_text():
             await pause(0.05)
         daemon = Daemon(f"http://127.0.0.1:{port}", None, _Process(), self.client.request)
@@ -221,7 +220,7 @@ class CrewCommandTests(DaemonCase):
         )
         daemon = Daemon(url, process, protocol, self.client.request)
         code, body, _ = await early
-        self.assertEqual(code, 200, protocol.said)
+        self.assertEqual(code, 200, protocol.log)
         self.assertTrue((pixels(body) == expected_tile(em(), 0, 2, 0, 0)).all())
         await protocol.ready
         self.assertEqual(await daemon.stop(), 0)

@@ -6,25 +6,26 @@ import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ocpproxy.model.stack import Cuboid, Stack, Tile
 
+V = TypeVar("V", bound=np.generic)
 Volume = npt.NDArray[np.uint8]
 
 
 def shared(*names: str) -> Path | None:
-    """A file of the real data or fixtures that are kept beside a checkout, when it is there."""
+    """Return a file of the real data or fixtures that are kept beside a checkout, if it is there."""
     root = Path(os.environ.get("OCPPROXY_TEST_SHARED", Path(__file__).parents[2] / "shared"))
     path = root.joinpath(*names)
     return path if path.exists() else None
 
 
 def _real(file: str, name: str) -> npt.NDArray[Any] | None:
-    """An array of the real data, when it is there."""
+    """Return an array of the real data, if it is there."""
     path = shared("data", file)
     if path is None:
         return None
@@ -35,7 +36,7 @@ def _real(file: str, name: str) -> npt.NDArray[Any] | None:
 
 @cache
 def em() -> Volume:
-    """20 x 600 x 640 voxels (z, y, x): a real electron micrograph, or smoothed noise of the same awkward shape."""
+    """Return 20 x 600 x 640 voxels (z, y, x): a real electron micrograph, or smoothed noise of this shape."""
     real = _real("em_vnc_u8_zyx20x600x640.npz", "em")
     if real is not None:
         return real
@@ -46,7 +47,7 @@ def em() -> Volume:
 
 @cache
 def mitochondria() -> Volume:
-    """Ids on the same grid, 0 elsewhere: real ones, or boxes."""
+    """Return ids on the same grid, 0 elsewhere: real ones, or boxes."""
     real = _real("em_vnc_annotations_zyx20x600x640.npz", "mitochondria")
     if real is not None:
         return real
@@ -57,7 +58,7 @@ def mitochondria() -> Volume:
 
 @cache
 def nuclei() -> npt.NDArray[np.uint16]:
-    """24 x 256 x 256 voxels of 16 bits: real fluorescence, or blobs."""
+    """Return 24 x 256 x 256 voxels of 16 bits: real fluorescence, or blobs."""
     real = _real("nuclei_u16_zyx24x256x256.npz", "nuclei")
     if real is not None:
         return real
@@ -67,13 +68,13 @@ def nuclei() -> npt.NDArray[np.uint16]:
     return blobs
 
 
-def level(volume: Volume, n: int) -> Volume:
-    """Level n of a pyramid that halves x and y: every 2**n-th voxel, sizes rounded up."""
+def level(volume: npt.NDArray[V], n: int) -> npt.NDArray[V]:
+    """Return level n of a pyramid that halves x and y: every 2**n-th voxel, sizes rounded up."""
     return volume[..., :: 2**n, :: 2**n]
 
 
 def expected_tile(volume: Volume, n: int, z: int, row: int, col: int) -> Volume:
-    """The 512 x 512 pixels of a tile, by slicing and padding alone; `z` counts from the volume's first slice."""
+    """Return the 512 x 512 pixels of a tile by slicing and padding alone; `z` counts from the first slice."""
     part = level(volume, n)[z, row * 512 : row * 512 + 512, col * 512 : col * 512 + 512]
     tile = np.zeros((512, 512), np.uint8)
     tile[: part.shape[0], : part.shape[1]] = part
@@ -81,7 +82,7 @@ def expected_tile(volume: Volume, n: int, z: int, row: int, col: int) -> Volume:
 
 
 def cuboids(stack: Stack, number: int) -> Iterator[Cuboid]:
-    """Every cuboid of a level, slab by slab, row by row."""
+    """Yield every cuboid of a level, slab by slab, row by row."""
     level = stack.dataset.levels[number]
     through = stack.plane.axes[2]
     cols, rows = stack.tiles(level)

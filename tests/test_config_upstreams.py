@@ -15,8 +15,8 @@ from ocpproxy.upstream.registry import KINDS
 from tests import doubles, formats, oracle
 from tests.bossserver import BossServer, Served
 from tests.daemons import DaemonCase
+from tests.pictures import opaque
 from tests.test_formats import FormatsCase, section
-from tests.test_views import opaque
 from tests.volumes import em, level, nuclei
 
 FAULTS = (

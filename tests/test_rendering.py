@@ -1,4 +1,4 @@
-"""From voxels to tiles: what is awaited goes first, and nothing of it stays in memory."""
+"""From voxels to tiles: what somebody waits for goes first, and nothing of it stays in memory."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from ocpproxy.cache.lookup import EncodedTile, Found, Result
-from ocpproxy.cache.rendering import CuboidRenderer, Pictures, RenderLanes
+from ocpproxy.cache.rendering import CuboidRenderer, RenderLanes
 from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.concurrency.threads import Lane, LanedThreadPool
 from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import Channel, Dataset, Level, Plane
 from ocpproxy.model.stack import Cuboid, Stack, Tile
+from ocpproxy.store.tile_store import Pictures
 
 LEVEL = Level((512, 512, 16), (0, 0, 0), (512, 512, 16))
 STACK = Stack.build(
@@ -29,24 +30,24 @@ STACK = Stack.build(
 
 
 def tile(slice_: int) -> Tile:
-    """A tile of the one cuboid."""
+    """Return a tile of the cuboid."""
     return Tile(STACK.name, 0, 0, slice_, 0, 0)
 
 
-class Bench:
-    """A lane whose work is done when it is told so."""
+class ManualLane:
+    """A lane whose work is done when the test says so."""
 
     def __init__(self) -> None:
         self.queued: list[tuple[Callable[[], Any], Deferred[Any]]] = []
 
     def __call__(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
-        """Queue."""
+        """Queue the work."""
         done: Deferred[Any] = Deferred()
         self.queued.append((lambda: work(*args), done))
         return done
 
     def do(self) -> None:
-        """Do the next piece."""
+        """Do the next work."""
         work, done = self.queued.pop(0)
         try:
             result = work()
@@ -56,40 +57,40 @@ class Bench:
             done.callback(result)
 
 
-class FillingTests(SynchronousTestCase):
-    """On benches that wait."""
+class RenderingTests(SynchronousTestCase):
+    """On lanes that do their work when the test says so."""
 
     def setUp(self) -> None:
-        """One flight in the air, whose voxels are there."""
-        self.soon, self.ahead = Bench(), Bench()
+        """Prepare flights whose voxels are there."""
+        self.urgent, self.ahead = ManualLane(), ManualLane()
         self.voxels: Any = np.random.default_rng(1).integers(0, 256, (16, 512, 512), np.uint8)
         self.kept: list[Pictures] = []
         self.fetches: SingleFlight[Cuboid, Tile, Found] = SingleFlight(self.fly, Clock())
 
     async def fly(self, flight: Flight[Cuboid, Tile, Found]) -> None:
-        """Fill."""
+        """Render the tiles of a flight."""
 
         def deliver(tile: Tile, picture: bytes) -> None:
             flight.deliver(tile, Found(EncodedTile.of(tile, picture, 0.0), Result.MISS))
 
-        renderer = CuboidRenderer(flight, [self.voxels], RenderLanes(self.soon, self.ahead), deliver)
+        renderer = CuboidRenderer(flight, [self.voxels], RenderLanes(self.urgent, self.ahead), deliver)
         self.voxels = None
         async with renderer:
             async for made in renderer.pictures():
                 self.kept.append(made)
 
     def join(self, slice_: int) -> Deferred[Found]:
-        """Wait for a slice."""
+        """Join the flight for a slice."""
         return self.fetches.join(STACK.cuboid(tile(0)), tile(slice_))
 
-    def test_awaited_first(self) -> None:
-        """The awaited are rendered first, each by itself; the others only when those have been answered."""
+    def test_waiters_first(self) -> None:
+        """Tiles with waiters are rendered first, each by itself; the others only when those have been answered."""
         first, second = self.join(9), self.join(3)
-        self.assertEqual((len(self.soon.queued), len(self.ahead.queued)), (2, 0))
-        self.soon.do()
+        self.assertEqual((len(self.urgent.queued), len(self.ahead.queued)), (2, 0))
+        self.urgent.do()
         self.assertTrue(first.called)
         self.assertEqual((second.called, len(self.ahead.queued)), (False, 0))
-        self.soon.do()
+        self.urgent.do()
         self.assertTrue(second.called)
         self.assertEqual(len(self.ahead.queued), 1)
         while self.ahead.queued:
@@ -101,28 +102,28 @@ class FillingTests(SynchronousTestCase):
         self.assertEqual(len(self.fetches), 0)
 
     def test_asked_for_meanwhile(self) -> None:
-        """Who comes while the others wait for a thread does not wait with them; nothing is made twice."""
+        """A tile that is requested while the rest waits for a thread overtakes it; nothing is rendered twice."""
         self.join(0)
-        self.soon.do()
+        self.urgent.do()
         (work,) = self.ahead.queued
         late = self.join(2)
-        self.assertEqual(len(self.soon.queued), 1)
-        self.soon.do()
+        self.assertEqual(len(self.urgent.queued), 1)
+        self.urgent.do()
         self.assertTrue(late.called)
         self.assertIs(self.ahead.queued[0], work)
         self.assertEqual(len(self.ahead.queued), 1)
         early = self.join(0)
         self.assertTrue(early.called, "delivered already")
-        self.assertEqual(self.soon.queued, [])
+        self.assertEqual(self.urgent.queued, [])
         while self.ahead.queued:
             self.ahead.do()
         made = [one for some in self.kept for one, _ in some]
         self.assertEqual((len(made), len(set(made))), (16, 16))
 
     def test_prompt_threads(self) -> None:
-        """Threads that are done before anybody looks: all is kept all the same."""
+        """Threads that finish at once: all tiles are stored all the same."""
         at_once = lambda work, *args: succeed(work(*args))  # noqa: E731 - a lane
-        self.soon = self.ahead = at_once  # type: ignore[assignment]
+        self.urgent = self.ahead = at_once  # type: ignore[assignment]
         waiting = self.join(9)
         self.assertTrue(waiting.called)
         made = [one for some in self.kept for one, _ in some]
@@ -133,7 +134,7 @@ class FillingTests(SynchronousTestCase):
         """A render that fails reaches everyone who waits, and the flight ends."""
         self.voxels = np.zeros((1, 1, 1), np.uint8)
         waiting = self.join(9)
-        self.soon.do()
+        self.urgent.do()
         self.failureResultOf(waiting, IndexError)
         self.assertEqual(len(self.fetches), 0)
 
@@ -144,9 +145,9 @@ class FillingTests(SynchronousTestCase):
         self.addCleanup(gc.enable)
         voxels = weakref.ref(self.voxels)
         self.join(0).addCallback(lambda _: None)
-        self.soon.do()
+        self.urgent.do()
         self.join(5).addCallback(lambda _: None)
-        self.soon.do()
+        self.urgent.do()
         while self.ahead.queued:
             self.ahead.do()
         self.assertEqual(len(self.fetches), 0)
@@ -157,12 +158,12 @@ class PoolTests(TestCase):
     """Threads with lanes."""
 
     async def test_lanes(self) -> None:
-        """What is awaited overtakes what is not; what is in hand is bounded; cancelled work is not begun."""
+        """Work with waiters overtakes other work; the work in hand is bounded; cancelled work is not begun."""
         pool = LanedThreadPool(reactor, 1, "test")
         done: list[str] = []
         doing = [pool.lane(Lane.AHEAD)(done.append, f"ahead {n}") for n in range(3)]  # two of them are in hand
         doing.append(pool.run(done.append, "arrived"))
-        doing.append(pool.lane(Lane.URGENT)(done.append, "awaited"))
+        doing.append(pool.lane(Lane.URGENT)(done.append, "urgent"))
         left = pool.lane(Lane.URGENT)(done.append, "cancelled")
         left.addErrback(lambda _: None)
         self.assertEqual(pool.queued(), 5)
@@ -171,7 +172,7 @@ class PoolTests(TestCase):
         pool.startService()
         for one in doing:
             await one
-        self.assertEqual(done, ["ahead 0", "ahead 1", "awaited", "arrived", "ahead 2"])
+        self.assertEqual(done, ["ahead 0", "ahead 1", "urgent", "arrived", "ahead 2"])
         failing = pool.run(lambda: 1 // 0)
         await self.assertFailure(failing, ZeroDivisionError)
         self.assertEqual(pool.queued(), 0)

@@ -1,4 +1,4 @@
-"""The gateway while its index is frozen, refused or gone: a MariaDB of the test's own is stopped under it."""
+"""The gateway while its index is frozen, refused or gone: the test stops or freezes a MariaDB server of its own."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
 from tests import ocpserver
-from tests.daemons import Daemon, DaemonCase, Stopwatch
+from tests.daemons import SLACK, Daemon, DaemonCase, Stopwatch, now, pause
 from tests.databases import PrivateServer, mysql_database
-from tests.test_daemon import SLACK, now, pause, pixels
+from tests.pictures import pixels
 from tests.volumes import em, expected_tile
 
 
-class AwayTests(DaemonCase):
-    """TileLookup go on; misses are fetched, answered and stored; the account catches up."""
+class UnavailableIndexTests(DaemonCase):
+    """Hits go on; misses are fetched, answered and stored; the rows follow."""
 
     async def start_both(self) -> None:
-        """A server, a double, and a daemon with 16 tiles in its cache."""
+        """Start a server, a double, and a daemon with 16 tiles in its cache."""
         self.server: PrivateServer = await deferToThread(PrivateServer)
         self.addCleanup(deferToThread, self.server.end)
         self.index = mysql_database(self, self.server.options)
@@ -30,7 +30,7 @@ class AwayTests(DaemonCase):
         await self.daemon.rest()
 
     async def tile(self, z: int, row: int, col: int, result: str) -> float:
-        """Ask for a tile, exactly; how long it took."""
+        """Request a tile, check its pixels, and return how long it took."""
         watch = Stopwatch(self.daemon.pid)
         code, body, headers = await self.daemon.get(f"kat/{z}/{row}_{col}_0.png")
         self.assertEqual((code, headers["cache-status"]), (200, f"ocpproxy; {result}"))
@@ -38,7 +38,7 @@ class AwayTests(DaemonCase):
         self.assertTrue((pixels(body) == expected_tile(em(), 0, z - 1, row, col)).all())
         return took
 
-    async def accounted(self, tiles: int) -> None:
+    async def assert_rows(self, tiles: int) -> None:
         """Wait until so many tiles have rows; then rows, numtiles, bytes and files are the same."""
         rows = (0, 0, 0, 0)
         deadline = now() + 30
@@ -59,12 +59,12 @@ class AwayTests(DaemonCase):
         self.assertEqual(rows, (tiles, size, tiles, size))
 
     async def test_frozen(self) -> None:
-        """SIGSTOP: 20 hits in a row answer at once, misses in the upstream's time; thawed, the account catches up."""
+        """SIGSTOP: 20 hits in a row answer at once, misses in the upstream's time; thawed, the rows follow."""
         await self.start_both()
         self.server.process.send_signal(signal.SIGSTOP)
         for n in range(20):
             self.assertLess(await self.tile(1 + n % 16, 0, 0, "hit"), 0.1 * SLACK)
-        # The first miss asks for a lease and gives that up soon; later ones do not even ask.
+        # The first miss requests a lease and gives that up soon; later ones do not even try.
         self.assertLess(await self.tile(1, 0, 1, "fwd=miss; stored"), (0.3 + 0.6) * SLACK)
         self.assertLess(await self.tile(1, 1, 0, "fwd=miss; stored"), (0.3 + 0.6) * SLACK)
         for z in (5, 9):
@@ -75,11 +75,11 @@ class AwayTests(DaemonCase):
         code, body, _ = await self.daemon.get("readyz")
         self.assertEqual((code, b"index database is unavailable" in body), (200, True))
         self.server.process.send_signal(signal.SIGCONT)
-        await self.accounted(16 * 3 + 4)
+        await self.assert_rows(16 * 3 + 4)
         self.assertEqual(await self.daemon.stop(), 0)
 
     async def test_frozen_at_the_end(self) -> None:
-        """TERM while the index is frozen: the daemon ends in bounded time, and the next one accounts for its tiles."""
+        """TERM while the index is frozen: the daemon ends in bounded time, and the next one inserts its rows."""
         await self.start_both()
         self.server.process.send_signal(signal.SIGSTOP)
         await self.tile(1, 0, 1, "fwd=miss; stored")
@@ -88,7 +88,7 @@ class AwayTests(DaemonCase):
         self.assertLess(now() - began, 30)
         self.server.process.send_signal(signal.SIGCONT)
         self.daemon = await self.start(self.place / "ocp.ini")
-        await self.accounted(32)
+        await self.assert_rows(32)
 
     async def test_restarted(self) -> None:
         """A server that is restarted, or kills every connection: no request fails or is slow because of it."""
@@ -109,7 +109,7 @@ class AwayTests(DaemonCase):
         for took in await gatherResults([Deferred.fromCoroutine(one) for one in work]):
             self.assertLess(took, (0.3 + 0.6) * SLACK)
         await deferToThread(self.server.start)
-        await self.accounted(16 * 3 + 4)
+        await self.assert_rows(16 * 3 + 4)
 
     async def test_not_there_at_the_start(self) -> None:
         """A daemon that starts without its index serves all the same, and makes its schema when the server comes."""
@@ -120,4 +120,4 @@ class AwayTests(DaemonCase):
         await self.tile(1, 0, 0, "hit")
         await self.tile(17, 0, 0, "fwd=miss; stored")
         await deferToThread(self.server.start)
-        await self.accounted(20)
+        await self.assert_rows(20)

@@ -8,7 +8,7 @@ import pickle
 import struct
 import tracemalloc
 import zlib
-from typing import Any
+from typing import Any, Literal
 
 import blosc
 import numpy as np
@@ -71,6 +71,9 @@ def array(parsed: pickled.PickledArray) -> np.ndarray[Any, Any]:
     """Return the array as numpy has it."""
     order: Any = "F" if parsed.fortran else "C"
     return np.frombuffer(parsed.data, parsed.dtype).reshape(parsed.shape, order=order)
+
+
+ORDERS: tuple[Literal["<", ">"], ...] = ("<", ">")
 
 
 class PickleTests(SynchronousTestCase):
@@ -270,7 +273,7 @@ class ContainerTests(SynchronousTestCase):
     def test_types(self) -> None:
         """Every type of voxel, in both byte orders; no body is larger than its bound."""
         for dtype in ("uint8", "uint16", "uint32", "uint64", "float32"):
-            for order in "<>":
+            for order in ORDERS:
                 one = np.random.default_rng(3).integers(0, 256, (1, 3, 40, 50 * np.dtype(dtype).itemsize), np.uint8)
                 voxels = one.view(np.dtype(dtype).newbyteorder(order))
                 body = bytes(blosc.pack_array(voxels))

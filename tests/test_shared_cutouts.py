@@ -13,7 +13,7 @@ from ocpproxy.cache.shared_cutouts import SharedCutouts
 from ocpproxy.concurrency.progress import Progress, current
 from ocpproxy.model.dataset import Box, Channel, Cutout, Dataset, Level
 from ocpproxy.model.voxels import Voxels
-from ocpproxy.upstream.base import UpstreamBroken
+from ocpproxy.upstream.base import UpstreamBroken, VoxelsOnly
 
 LEVEL = Level((100, 100, 100), (0, 0, 0), (16, 16, 16))
 IMAGE, OTHER = Channel("image", "image", "uint8"), Channel("other", "image", "uint8")
@@ -22,17 +22,17 @@ Many = Deferred[list[Voxels | None]]
 
 
 def cutout(*box: int, channel: Channel = IMAGE, time: int = 0, token: str = "t", alias_of: str = "") -> Cutout:
-    """A box x0, x1, y0, y1, z0, z1 of the volume."""
+    """Return the cutout of a box x0, x1, y0, y1, z0, z1 of the volume."""
     return Cutout(Dataset(token, {0: LEVEL}, (IMAGE, OTHER), alias_of=alias_of), channel, time, 0, Box(*box))
 
 
 def voxels(box: Box) -> Voxels:
-    """Its voxels."""
+    """Return the voxels of a box."""
     return VOLUME[box.z0 : box.z1, box.y0 : box.y1, box.x0 : box.x1]
 
 
-class Slow:
-    """An upstream that answers when it is told to."""
+class Slow(VoxelsOnly):
+    """An upstream that answers when the test says so."""
 
     origin = "slow"
 
@@ -41,15 +41,15 @@ class Slow:
         self.cancelled = 0
 
     async def describe(self, token: str) -> str:
-        """Nothing to say."""
+        """Return an empty description."""
         return ""
 
     def dataset(self, token: str, description: str) -> Dataset:
-        """Never asked here."""
+        """Fail: no test needs it."""
         raise UpstreamBroken("nothing")
 
     async def cutout(self, cutout: Cutout) -> Voxels:
-        """Wait."""
+        """Return the voxels when the test says so."""
 
         def cancel(_: Deferred[Voxels]) -> None:
             self.cancelled += 1
@@ -59,30 +59,30 @@ class Slow:
         return await answer
 
     def answer(self, n: int) -> None:
-        """Answer the n-th question."""
+        """Answer the n-th request."""
         asked, _, answer = self.asked[n]
         answer.callback(voxels(asked.box))
 
 
 class CutoutsTests(SynchronousTestCase):
-    """On fake time."""
+    """Cutouts that several cuboids share, on fake time."""
 
     def setUp(self) -> None:
-        """Room for one large cutout and a little more."""
+        """Make a pool with space for one large cutout and a little more."""
         self.clock = Clock()
         self.upstream = Slow()
         self.cutouts = SharedCutouts(self.clock, 120_000)
         self.reported: list[str] = []
 
     def fetch(self, *wanted: Cutout | None, name: str = "") -> Many:
-        """Ask for cutouts."""
+        """Fetch cutouts."""
         progress = Progress()
         progress.on_first_byte(lambda: self.reported.append(name))
         with progress.as_current():
             return Deferred.fromCoroutine(self.cutouts.fetch(self.upstream, wanted))
 
     def got(self, fetched: Many, *wanted: Cutout | None) -> None:
-        """It has just the voxels of these."""
+        """Check that a fetch has returned just the voxels of these cutouts."""
         found = self.successResultOf(fetched)
         self.assertEqual(len(found), len(wanted))
         for one, expected in zip(found, wanted, strict=True):
@@ -92,7 +92,7 @@ class CutoutsTests(SynchronousTestCase):
                 np.testing.assert_array_equal(one, voxels(expected.box))
 
     def test_within(self) -> None:
-        """Equal boxes, and boxes within another, in the air or a moment old, cost no request; others do."""
+        """Equal boxes, and boxes within another, in flight or a moment old, cost no request; others do."""
         whole, part = cutout(0, 64, 0, 64, 0, 16), cutout(10, 20, 30, 64, 3, 9)
         first, same, inner = self.fetch(whole), self.fetch(whole), self.fetch(part)
         self.assertEqual(len(self.upstream.asked), 1)
@@ -118,7 +118,7 @@ class CutoutsTests(SynchronousTestCase):
             self.got(fetched, other)
 
     def test_forgotten(self) -> None:
-        """After a minute, or for others' sake, they are fetched again; what is too large is not kept at all."""
+        """After a minute, or when others need the space, cutouts are dropped; a very large one is never kept."""
         small, large = cutout(0, 40, 0, 40, 0, 40), cutout(0, 100, 0, 100, 0, 100)
         self.fetch(small)
         self.upstream.answer(0)
@@ -137,7 +137,7 @@ class CutoutsTests(SynchronousTestCase):
             self.got(fetched, large)
 
     def test_leaving(self) -> None:
-        """Who leaves disturbs nobody; when the last one has left, the upstream is told."""
+        """Who leaves disturbs nobody; when the last one has left, the upstream's work is cancelled."""
         whole, part = cutout(0, 64, 0, 64, 0, 16), cutout(1, 2, 1, 2, 1, 2)
         first, second = self.fetch(whole), self.fetch(part)
         first.cancel()

@@ -1,4 +1,4 @@
-"""One fetch among those who wait."""
+"""Single flight: one fetch for all that wait for a key."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Broken(Exception):
     """A fetch that failed."""
 
 
-class OneFetchTests(SynchronousTestCase):
-    """A fetch whose upstream is a Deferred in the test's hand."""
+class SingleFlightTests(SynchronousTestCase):
+    """Flights whose upstream answers when the test says so."""
 
     def setUp(self) -> None:
-        """Nothing in the air."""
+        """Make flights on fake time."""
         self.clock = Clock()
         self.upstreams: list[Deferred[dict[str, str]]] = []
         self.cancelled = 0
@@ -115,7 +115,7 @@ class OneFetchTests(SynchronousTestCase):
         self.upstreams[1].callback({"a": "A"})
         self.assertEqual(self.successResultOf(other), "A")
 
-    def test_who_is_told_may_ask_again(self) -> None:
+    def test_waiters_may_join_again(self) -> None:
         """A waiter that joins again from its own callback gets a flight that has not ended."""
         first = self.fetches.join("k", "a")
         again: list[Deferred[str]] = []
@@ -135,14 +135,14 @@ class OneFetchTests(SynchronousTestCase):
 
     def test_stop(self) -> None:
         """Stopping calls off what only waits, finishes what arrives, and takes no more."""
-        self.on_the_way = lambda flight: flight.key == "arriving" and flight.progress.report()
-        waiting, arriving = self.fetches.join("waiting", "a"), self.fetches.join("arriving", "a")
+        self.on_the_way = lambda flight: flight.key == "receiving" and flight.progress.report()
+        waiting, receiving = self.fetches.join("waiting", "a"), self.fetches.join("receiving", "a")
         stopped = Deferred.fromCoroutine(self.fetches.stop())
         self.failureResultOf(waiting, CancelledError)
         self.assertNoResult(stopped)
         self.failureResultOf(self.fetches.join("new", "a"), CancelledError)
         self.upstreams[1].callback({"a": "A"})
-        self.assertEqual(self.successResultOf(arriving), "A")
+        self.assertEqual(self.successResultOf(receiving), "A")
         self.successResultOf(stopped)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 

@@ -1,4 +1,4 @@
-"""Reclaiming: the policy, and a reclaimer on fake time."""
+"""Eviction: the limits, and an evictor on fake time."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MIB = 2**20
 
 
 class LimitsTests(SynchronousTestCase):
-    """The policy."""
+    """The limits of a cache."""
 
     def test_thresholds(self) -> None:
-        """Over 95 % is full, 95 % is not; a turn ends at 90 %, or lower when more is about to come."""
+        """Over 95 % is full, 95 % is not; a pass ends at 90 %, or lower when more is about to come."""
         limits = CacheLimits(1000, 0, 0.95, 0.90)
         self.assertEqual([limits.is_full(Usage(9**9, n)) for n in (950, 951)], [False, True])
         self.assertEqual(limits.target(Usage()).bytes, 900)
@@ -31,8 +31,8 @@ class LimitsTests(SynchronousTestCase):
         self.assertEqual(counted.target(Usage(20, 0)), Usage(80, 900))
 
     @given(st.integers(1, 10**6), st.integers(0, 10**6), st.floats(0.01, 1), st.floats(0, 1), st.integers(0, 10**7))
-    def test_a_turn_is_enough(self, size: int, most: int, above: float, to: float, incoming: int) -> None:
-        """What is kept, and what comes, is held; and is not full again when `to` is not over `above`."""
+    def test_a_pass_is_enough(self, size: int, most: int, above: float, to: float, incoming: int) -> None:
+        """The cache has space for what is kept and what comes, and is not full again if `to` is not over `above`."""
         limits = CacheLimits(size, most, max(above, to), to)
         keep = limits.target(Usage(0, min(incoming, size // 2)))
         self.assertTrue(limits.allows(Usage(keep.tiles, keep.bytes + min(incoming, size // 2))))
@@ -46,31 +46,31 @@ class Cache:
     def __init__(self, clock: Clock, limits: CacheLimits) -> None:
         self.usage = Usage()
         self.capacity = Capacity(limits, lambda: self.usage, clock)
-        self.away = False
+        self.unavailable = False
         self.leased = False
-        self.turns = 0
+        self.passes = 0
         self.broken = False
-        self.unsettled = 0
+        self.pending = 0
 
     def store(self, nbytes: int) -> None:
         """Store one tile."""
         self.usage = Usage(self.usage.tiles + 1, self.usage.bytes + nbytes)
 
     async def refresh(self) -> Usage:
-        """As in the store."""
-        if self.away:
+        """See `TileStore.refresh`."""
+        if self.unavailable:
             raise DatabaseUnavailable("for the test")
         return self.usage
 
     async def evict(self, keep: Usage, at_most: int) -> Usage:
-        """As in the store: at most `at_most` tiles of equal size."""
+        """Evict at most `at_most` tiles, of equal size; see `TileStore.evict`."""
         await self.refresh()
         if self.broken:
             raise ValueError("for the test")
         size = self.usage.bytes // self.usage.tiles if self.usage.tiles else 1
-        if self.unsettled:  # they have no rows yet; the next time they have
-            keep = Usage(keep.tiles + self.unsettled, keep.bytes + self.unsettled * size)
-            self.unsettled = 0
+        if self.pending:  # they have no rows yet; the next time they have
+            keep = Usage(keep.tiles + self.pending, keep.bytes + self.pending * size)
+            self.pending = 0
         tiles = 0
         while tiles < at_most and (
             self.usage.bytes - tiles * size > keep.bytes or self.usage.tiles - tiles > keep.tiles
@@ -82,18 +82,18 @@ class Cache:
     async def acquire(self, name: str) -> bool:
         """As in leases."""
         await self.refresh()
-        self.turns += 1
+        self.passes += 1
         return not self.leased
 
     async def release(self, name: str) -> None:
         """As in leases."""
 
 
-class ReclaimerTests(SynchronousTestCase):
-    """The loop and the room."""
+class EvictorTests(SynchronousTestCase):
+    """The loop, and space for what is stored."""
 
     def setUp(self) -> None:
-        """1000 bytes, looked at every 30 s."""
+        """Make an evictor of 1000 bytes that looks every 30 s."""
         self.clock = Clock()
         self.cache = Cache(self.clock, CacheLimits(1000, 0, 0.95, 0.90))
         self.evictor = Evictor(self.cache, self.cache, 30, self.clock, Metrics())
@@ -101,14 +101,14 @@ class ReclaimerTests(SynchronousTestCase):
         self.addCleanup(self.evictor.stopService)
 
     async def keep(self, nbytes: int) -> int:
-        """Store one tile as the cache does; how much was granted."""
+        """Store one tile as the cache does, and return how much was granted."""
         async with self.cache.capacity.reserve(Usage(1, nbytes)) as granted:
             if granted:
                 self.cache.store(nbytes)
             return granted
 
     def test_tick(self) -> None:
-        """The tick reclaims when it is full, and only then."""
+        """The tick evicts when it is full, and only then."""
         for _ in range(94):
             self.cache.store(10)
         self.clock.advance(30)
@@ -125,8 +125,8 @@ class ReclaimerTests(SynchronousTestCase):
             self.assertLessEqual(self.cache.usage.bytes, 1000)
         self.assertLessEqual(self.cache.usage.bytes, 950)
 
-    def test_landing_while_a_turn_ends(self) -> None:
-        """What is stored while a turn gives its lease back is not forgotten until the next tick."""
+    def test_stored_while_a_pass_ends(self) -> None:
+        """What is stored while a pass gives its lease back is not forgotten until the next tick."""
         ending: Deferred[None] = Deferred()
 
         async def release(name: str) -> None:
@@ -143,11 +143,11 @@ class ReclaimerTests(SynchronousTestCase):
         ending.callback(None)
         self.assertLessEqual(self.cache.usage.bytes, 900)
 
-    def test_unsettled(self) -> None:
+    def test_pending(self) -> None:
         """What has no row yet cannot be chosen, but is not forgotten when it has."""
         for _ in range(100):
             self.cache.store(10)
-        self.cache.unsettled = 10
+        self.cache.pending = 10
         self.clock.advance(30)
         self.assertLessEqual(self.cache.usage.bytes, 900)
 
@@ -156,18 +156,18 @@ class ReclaimerTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.keep(400))), 400)
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.keep(700))), 500)
 
-    def test_index_away(self) -> None:
-        """While the index is away there is room up to the size, and then none: nobody waits for ever."""
-        self.cache.away = True
+    def test_index_unavailable(self) -> None:
+        """While the index is unavailable there is space up to the size, and then none: nobody waits for ever."""
+        self.cache.unavailable = True
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.keep(400))), 400)
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.keep(500))), 500)
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.keep(200))), 0)
         self.assertEqual(self.cache.usage.bytes, 900)
-        self.cache.away = False
+        self.cache.unavailable = False
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.keep(200))), 200)
 
-    def test_another_process_reclaims(self) -> None:
-        """With the lease in other hands it waits for the other's work to show."""
+    def test_another_process_evicts(self) -> None:
+        """While another process has the lease, the evictor waits for the effect of its work."""
         self.cache.leased = True
         self.successResultOf(Deferred.fromCoroutine(self.keep(500)))
         self.successResultOf(Deferred.fromCoroutine(self.keep(450)))
@@ -182,8 +182,8 @@ class ReclaimerTests(SynchronousTestCase):
         self.clock.pump([0.05] * 120)
         self.assertEqual(self.successResultOf(waiting), 0, "nobody waits for ever")
 
-    def test_many_want_room_at_once(self) -> None:
-        """Those who wait for room do not take it from each other: all store, and the cache is not emptied for them."""
+    def test_many_want_space_at_once(self) -> None:
+        """Those who wait for space do not take it from each other: all store, and the cache is not emptied for them."""
         for _ in range(94):
             self.cache.store(10)
         self.successResultOf(gatherResults([Deferred.fromCoroutine(self.keep(110)) for _ in range(16)]))
@@ -191,15 +191,15 @@ class ReclaimerTests(SynchronousTestCase):
         self.assertGreater(self.cache.usage.bytes, 700)
 
     def test_cannot_die(self) -> None:
-        """A turn that fails is logged, and the next tick reclaims."""
+        """A pass that fails is logged, and the next tick evicts."""
         for _ in range(99):
             self.cache.store(10)
         self.cache.broken = True
         self.clock.advance(30)
         self.clock.advance(30)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
-        self.cache.broken, self.cache.away = False, True
+        self.cache.broken, self.cache.unavailable = False, True
         self.clock.advance(30)
-        self.cache.away = False
+        self.cache.unavailable = False
         self.clock.advance(30)
         self.assertEqual(self.cache.usage.bytes, 900)
