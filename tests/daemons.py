@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from ocpproxy.config import IndexUrl
 from tests import doubles
 from tests.databases import START_WITHIN, as_option
+from tests.forked import ForkedDaemon
 
 ROOT = Path(__file__).parent.parent
 SLACK = 1.5
@@ -79,47 +79,50 @@ class Stopwatch:
         return time.monotonic() - self._began - self.waited
 
 
-class _Process(ProcessProtocol):
-    """The process of a daemon, and its output."""
+class DaemonLife(ProcessProtocol):
+    """What is known of a daemon: its output, its address, its end."""
 
     def __init__(self) -> None:
         self.log = ""
         self.ready: Deferred[str] = Deferred()
         self.ended: Deferred[int] = Deferred()
 
-    def childDataReceived(self, childFD: int, data: bytes) -> None:
+    def output_received(self, data: bytes) -> None:
         """Keep a part of the output, and find the address in it."""
         self.log += data.decode("utf-8", "replace")
         found = re.search(r"ocpproxy answers at (\S+?)/?\s", self.log)
         if found and not self.ready.called:
             self.ready.callback(found[1])
 
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        """Keep a part of the output, of a daemon that the reactor has started."""
+        self.output_received(data)
+
     def processEnded(self, reason: Failure) -> None:
+        """Report the end of a daemon that the reactor has started."""
+        code = getattr(reason.value, "exitCode", None)
+        self.process_ended(-int(getattr(reason.value, "signal", 0) or 0) if code is None else code)
+
+    def process_ended(self, code: int) -> None:
         """Report the exit code, or the failure to start."""
         if not self.ready.called:
             self.ready.errback(RuntimeError(f"the daemon did not start:\n{self.log}"))
-        code = getattr(reason.value, "exitCode", None)
-        self.ended.callback(-int(getattr(reason.value, "signal", 0) or 0) if code is None else code)
+        self.ended.callback(code)
 
 
 class Daemon:
     """A running daemon."""
 
-    def __init__(self, url: str, process: Any, protocol: _Process, get: Callable[..., Any]) -> None:
+    def __init__(self, pid: int, life: DaemonLife, get: Callable[..., Any], url: str = "") -> None:
         self.url = url
-        self.process = process
-        self.protocol = protocol
+        self.pid = pid
+        self._life = life
         self._get = get
 
     @property
     def log(self) -> str:
         """The output of the process so far."""
-        return self.protocol.log
-
-    @property
-    def pid(self) -> int:
-        """The number of the process."""
-        return int(self.process.pid)
+        return self._life.log
 
     async def get(self, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes, dict[str, str]]:
         """Return status, body and headers of the answer to a request."""
@@ -143,7 +146,7 @@ class Daemon:
         :returns: the exit code, or the number of the signal that ended the process, negative.
         :raises TimeoutError: the process has not ended within so many seconds.
         """
-        if not self.protocol.ended.called:
+        if not self._life.ended.called:
             os.kill(self.pid, number)
         ended: Deferred[int] = Deferred()
 
@@ -151,19 +154,19 @@ class Daemon:
             ended.callback(code)
             return code
 
-        self.protocol.ended.addCallback(note)
+        self._life.ended.addCallback(note)
         return await ended.addTimeout(within, reactor)
 
     async def end(self) -> None:
         """End the process at once; under ``make coverage``, as soon as it has written what it ran."""
-        if self.protocol.ended.called:
+        if self._life.ended.called:
             return
         os.kill(self.pid, signal.SIGCONT)
         if "COVERAGE_PROCESS_CONFIG" in os.environ:
             await self._end_readers()
             with contextlib.suppress(TimeoutError):
                 await self.stop(within=20)
-        if not self.protocol.ended.called:
+        if not self._life.ended.called:
             await self.stop(signal.SIGKILL)
 
     async def _end_readers(self) -> None:
@@ -220,15 +223,12 @@ class DaemonCase(TestCase):
 
     async def start(self, config: Path | None, *arguments: str, **environ: str) -> Daemon:
         """Start a daemon, and return it when it answers."""
-        protocol = _Process()
-        command = [str(Path(sys.executable).parent / "twistd"), "--nodaemon", "--pidfile=", *arguments, "ocpproxy"]
+        life = DaemonLife()
+        words = ["--nodaemon", "--pidfile=", *arguments, "ocpproxy"]
         if config is not None:
-            command += ["--config", str(config)]
-        process = reactor.spawnProcess(
-            protocol, command[0], command, env={**os.environ, **environ}, path=str(self.place)
-        )
-        daemon = Daemon("", process, protocol, self.client.request)
-
+            words += ["--config", str(config)]
+        forked = ForkedDaemon(words, {**os.environ, **environ}, self.place, life.output_received, life.process_ended)
+        daemon = Daemon(forked.pid, life, self.client.request)
         self.addCleanup(lambda: Deferred.fromCoroutine(daemon.end()))
-        daemon.url = await protocol.ready.addTimeout(START_WITHIN, reactor)
+        daemon.url = await life.ready.addTimeout(START_WITHIN, reactor)
         return daemon

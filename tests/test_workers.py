@@ -24,7 +24,7 @@ from ocpproxy.daemon.scraping import add_dead, merge_metrics
 from ocpproxy.metrics import Metrics
 from ocpproxy.upstream.registry import KINDS
 from tests import ocpserver
-from tests.daemons import Daemon, DaemonCase, _Process, now, pause
+from tests.daemons import Daemon, DaemonCase, DaemonLife, now, pause
 from tests.databases import OnDatabase, OnMariaDB, OnSQLite
 from tests.mixins import DaemonMixin
 from tests.pictures import pixels
@@ -63,7 +63,7 @@ class WorkerTests(OnDatabase, DaemonMixin):
     async def request_from_all(self, daemon: Daemon, path: str, count: int) -> None:
         """Request a tile on so many new connections at once, and check each answer."""
         fresh = HTTPClient(Agent(reactor, pool=HTTPConnectionPool(reactor, persistent=False)))
-        separate = Daemon(daemon.url, None, daemon.protocol, fresh.request)
+        separate = Daemon(daemon.pid, DaemonLife(), fresh.request, daemon.url)
         answers = await gatherResults([Deferred.fromCoroutine(separate.get(path)) for _ in range(count)])
         for code, body, _ in answers:
             self.assertEqual(code, 200)
@@ -183,7 +183,7 @@ class WorkerCommandTests(DaemonCase):
         self.addCleanup(lambda: os.kill(pid, signal.SIGKILL) if lives(pid) else None)
         while "worker 1 is ready" not in log.read_text():
             await pause(0.05)
-        daemon = Daemon(f"http://127.0.0.1:{port}", None, _Process(), self.client.request)
+        daemon = Daemon(pid, DaemonLife(), self.client.request, f"http://127.0.0.1:{port}")
         code, _, _ = await daemon.get("kat/3/0_0_0.png")
         self.assertEqual(code, 200)
         while "GET /kat/3/0_0_0.png 200" not in log.read_text():
@@ -205,24 +205,24 @@ class WorkerCommandTests(DaemonCase):
         config_ = self.configure(
             self.serve(service), server_listen="systemd:domain=INET:name=ocpproxy", server_workers="2"
         )
-        protocol = _Process()
-        early = Deferred.fromCoroutine(Daemon(url, None, protocol, self.client.request).get("kat/3/0_0_0.png"))
+        life = DaemonLife()
+        early = Deferred.fromCoroutine(Daemon(0, life, self.client.request, url).get("kat/3/0_0_0.png"))
         shell = 'LISTEN_PID=$$ exec "$0" "$@"'
         twistd = str(Path(sys.executable).parent / "twistd")
         command = ["sh", "-c", shell, twistd, "-n", "--pidfile=", "ocpproxy", "--config", str(config_)]
         process = reactor.spawnProcess(
-            protocol,
+            life,
             "/bin/sh",
             command,
             env={**os.environ, "LISTEN_FDS": "1", "LISTEN_FDNAMES": "ocpproxy"},
             path=str(self.place),
             childFDs={0: "w", 1: "r", 2: "r", 3: listening.fileno()},
         )
-        daemon = Daemon(url, process, protocol, self.client.request)
+        daemon = Daemon(int(process.pid or 0), life, self.client.request, url)
         code, body, _ = await early
-        self.assertEqual(code, 200, protocol.log)
+        self.assertEqual(code, 200, life.log)
         self.assertTrue((pixels(body) == expected_tile(em(), 0, 2, 0, 0)).all())
-        await protocol.ready
+        await life.ready
         self.assertEqual(await daemon.stop(), 0)
 
     async def test_cannot_store(self) -> None:

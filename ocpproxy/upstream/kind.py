@@ -18,7 +18,7 @@ from ocpproxy.upstream.chunks import MissingChunks
 from ocpproxy.upstream.files import FileClient
 from ocpproxy.upstream.http import HostClient, HttpClient
 from ocpproxy.upstream.locations import Location, ObjectClient, channel_addresses, public_url
-from ocpproxy.upstream.tensorstore.reader import ReadLimits, TensorStoreReader, TensorStoreReaders
+from ocpproxy.upstream.tensorstore.reader import TensorStoreReader, TensorStoreReaders
 
 # Options that several kinds have.
 CHANNELS = Option(values.channels, "")
@@ -73,8 +73,7 @@ class UpstreamContext:
 
     def tensorstore(self, settings: UpstreamSettings) -> TensorStoreReader:
         """Return a TensorStore reader for one upstream."""
-        limits = ReadLimits(settings.timeout, settings.connections, settings.max_cutout)
-        return self.readers.reader(limits, missing_chunks(settings))
+        return self.readers.reader(missing_chunks(settings), settings.timeout, settings.max_cutout)
 
 
 @dataclass(frozen=True, kw_only=True)

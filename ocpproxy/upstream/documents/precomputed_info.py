@@ -58,7 +58,7 @@ class PrecomputedScale:
     block: Triple
     """The size of the blocks of compressed segmentation, (x, y, z)."""
     resolution: Sequence[float]
-    """Edges of a voxel along x, y, z, in nanometers."""
+    """Edges of a voxel along x, y, z, in nanometres."""
     sharding: Mapping[str, Any] | None
     """How its shards are made, as the document has it; None where each chunk is an object."""
 

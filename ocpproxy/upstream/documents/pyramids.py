@@ -67,13 +67,13 @@ class Volume(Generic[S]):
     dtype: str
     channels: Sequence[VolumeChannel]
     scales: Sequence[tuple[VoxelSize, S]]
-    """In any order; in nanometers where the document has units."""
+    """In any order; in nanometres where the document has units."""
     version: str
     """Changes when the voxels may have changed."""
     times: int = 1
     writable: bool = False
     unit: Fraction | None = None
-    """The unit of the document in nanometers, or None where it has none."""
+    """The unit of the document in nanometres, or None where it has none."""
     notes: tuple[str, ...] = ()
     """What was left out or ignored, and why, for people."""
 
@@ -198,9 +198,9 @@ def _shown(found: Mapping[str | None, Volume[S] | Absent]) -> tuple[dict[str | N
 
 
 def _with_unit(volume: Volume[S], unit: Fraction) -> Volume[S]:
-    """Return a volume with its scales in nanometers.
+    """Return a volume with its scales in nanometres.
 
-    :param unit: that of a document without one, in nanometers.
+    :param unit: that of a document without one, in nanometres.
     """
     if volume.unit is not None:
         return volume

@@ -43,7 +43,7 @@ _NANOMETERS = {
     "mile": Fraction(1_609_344_000_000),
     "parsec": Fraction(30_856_775_814_913_673) * 10**9,
 }
-"""Nanometers of each unit, by its name in OME-Zarr."""
+"""Nanometres of each unit, by its name in OME-Zarr."""
 _OTHER_NAMES = {
     "m": "meter",
     "cm": "centimeter",
@@ -65,7 +65,7 @@ _OTHER_NAMES = {
 
 
 def nanometers(unit: object) -> Fraction | None:
-    """Return how many nanometers a unit of length is, or None for what is no unit of length, such as a pixel."""
+    """Return how many nanometres a unit of length is, or None for what is no unit of length, such as a pixel."""
     if not isinstance(unit, str) or len(unit) > 40:
         return None
     name = unit.strip().lower().removesuffix("s").replace("metre", "meter")
@@ -73,9 +73,9 @@ def nanometers(unit: object) -> Fraction | None:
 
 
 def voxel_size(numbers: Sequence[object], units: Sequence[object]) -> tuple[VoxelSize, Fraction | None]:
-    """Return the edges of a voxel, and the unit that the volumes beside this one may have meant, in nanometers.
+    """Return the edges of a voxel, and the unit that the volumes beside this one may have meant, in nanometres.
 
-    The edges are in nanometers. An axis without a unit has that of another axis. Where no axis has a unit, the edges
+    The edges are in nanometres. An axis without a unit has that of another axis. Where no axis has a unit, the edges
     are the numbers as they are, and the unit is None.
 
     :param numbers: the edges along x, y, z.

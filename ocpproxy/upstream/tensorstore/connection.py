@@ -154,11 +154,11 @@ class ReaderProcess(ProcessProtocol):
 
     def _response_too_large(self, size: int) -> None:
         limit = self._max_response
-        self.end(UpstreamBroken(f"expected at most {limit} bytes from TensorStore's process, not {size}"))
+        self.fail(ProcessEnded(f"expected at most {limit} bytes from TensorStore's process, not {size}"))
+        self.kill()
 
-    def end(self, failure: UpstreamFailure | None = None) -> None:
-        """Kill the process. Pending requests fail with `failure`, or without one because the gateway is stopping."""
-        self._fail(failure or UpstreamDown("the gateway is stopping"))
+    def kill(self) -> None:
+        """Kill the process. Pending requests fail with `ProcessEnded` when it has ended."""
         if self.transport is not None and self.transport.pid:
             self.transport.signalProcess("KILL")
 
@@ -166,10 +166,11 @@ class ReaderProcess(ProcessProtocol):
         """Fail pending requests."""
         how = "" if reason.check(ProcessDone) else f": {reason.getErrorMessage()}"
         self._on_ended(self)  # first, because a waiter may send its request again at once
-        self._fail(ProcessEnded(f"TensorStore's process has ended; a hostile response can be the cause{how}"))
+        self.fail(ProcessEnded(f"TensorStore's process has ended; a hostile response can be the cause{how}"))
         self.ended.callback(None)
 
-    def _fail(self, failure: UpstreamFailure) -> None:
+    def fail(self, failure: UpstreamFailure) -> None:
+        """Fail all pending requests."""
         pending, self._pending = self._pending, {}
         for response in pending.values():
             response.errback(failure)

@@ -41,6 +41,8 @@ class RelayedArray:
         """Objects that could not be read."""
         self.failure: UpstreamFailure | None = None
         """Why the last one of them could not."""
+        self.open = 0
+        """Objects that are being read."""
         self.present = 0
         """Objects that were there."""
         self.absent = 0
@@ -61,12 +63,15 @@ class RelayedArray:
         span = _RANGE.fullmatch(byte_range)
         limit = max(0, int(span[2]) - int(span[1]) + 1) if span else self._limit
         headers = {"Range": byte_range} if byte_range else {}
+        self.open += 1
         try:
             path = self._location.path(self._token, f"{self._path}/{name}")
             response = await self._location.client.get(path, limit, self._check, headers)
         except UpstreamFailure as failure:
             self.failed, self.failure = self.failed + 1, failure
             raise
+        finally:
+            self.open -= 1
         there = response.status in (200, 206)
         self.present += there
         self.absent += not there

@@ -40,8 +40,9 @@ from ocpproxy.upstream.kind import (
 )
 from ocpproxy.upstream.locations import Location, describe_channels, list_addresses
 from ocpproxy.upstream.precomputed import Precomputed
-from ocpproxy.upstream.tensorstore.reader import INSTALL, ArrayPart, TensorStoreReader, installed, numcodecs_installed
+from ocpproxy.upstream.tensorstore.reader import ArrayPart, TensorStoreReader, numcodecs_installed
 from ocpproxy.upstream.tensorstore.sharded import ShardedScales, box_ranges
+from ocpproxy.upstream.tensorstore.shared_process import INSTALL, installed
 
 
 class TensorStoreUpstream(VoxelsOnly):
