@@ -87,7 +87,7 @@ async def cuboids(reactor: Any, url: str) -> dict[str, list[float]]:
     for name, client in (("ours", make_treq(agent)), ("Agent", AgentOnly(agent))):
         http = HttpClient(cast(Any, client), reactor, Random(1))
         upstreams[name] = build_upstream(
-            settings, UpstreamContext(http, threads.run, reactor, TensorStoreReaders(reactor))
+            settings, UpstreamContext(http, threads.run, threads.run, reactor, TensorStoreReaders(reactor))
         )
     dataset = upstreams["ours"].dataset("v", await upstreams["ours"].describe("v"))
     store = ts.open(

@@ -161,7 +161,8 @@ class Daemon:
         """End the process at once; under ``make coverage``, as soon as it has written what it ran."""
         if self._life.ended.called:
             return
-        os.kill(self.pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(self.pid, signal.SIGCONT)
         if "COVERAGE_PROCESS_CONFIG" in os.environ:
             await self._end_readers()
             with contextlib.suppress(TimeoutError):

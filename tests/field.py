@@ -22,8 +22,9 @@ Array = npt.NDArray[Any]
 Json = dict[str, Any]
 SHAPE = (8, 32, 40)
 CHUNK = (4, 16, 16)
-Server = Literal["bucket", "pages", "closed"]
-"""A bucket; one that answers a page of HTML and 200 for what is not there; one that answers 403 for that."""
+Server = Literal["bucket", "pages", "closed", "latin", "words"]
+"""A bucket; and four that answer something else than 404 for what is not there: a page of HTML and 200, 403, a page in
+another encoding than UTF-8 and 200, a few words and 200."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,19 +44,25 @@ def _plate(version: Version, wells: Mapping[str, Sequence[str]]) -> Writer:
     """A plate: wells by their paths, each with its fields."""
 
     def write(directory: Path) -> Outcome:
-        kind = FormatV04() if version == "0.4" else FormatV05()
-        rows, columns = (sorted({path.split("/")[n] for path in wells}) for n in (0, 1))
-        writer.write_plate_metadata(group(directory, version), rows, columns, list(wells), fmt=kind)
-        every: list[str] = []
-        for path, fields in wells.items():
-            group(directory / path.split("/")[0], version)
-            writer.write_well_metadata(group(directory / path, version), list(fields), fmt=kind)
-            for name in fields:
-                ome(directory / path / name, gradient(shift=len(every)), version=version)
-                every.append(f"{path}/{name}")
+        every = ome_plate(directory, version, wells)
         return image(gradient(), aspect=ASPECT) if len(every) == 1 else refused("plate", next(iter(wells)))
 
     return write
+
+
+def ome_plate(directory: Path, version: Version, wells: Mapping[str, Sequence[str]]) -> list[str]:
+    """Write a plate, and return the paths of its images."""
+    kind = FormatV04() if version == "0.4" else FormatV05()
+    rows, columns = (sorted({path.split("/")[n] for path in wells}) for n in (0, 1))
+    writer.write_plate_metadata(group(directory, version), rows, columns, list(wells), fmt=kind)
+    every: list[str] = []
+    for path, fields in wells.items():
+        group(directory / path.split("/")[0], version)
+        writer.write_well_metadata(group(directory / path, version), list(fields), fmt=kind)
+        for name in fields:
+            ome(directory / path / name, gradient(shift=len(every)), version=version)
+            every.append(f"{path}/{name}")
+    return every
 
 
 put(3, "plate_of_one", _plate("0.4", {"A/1": ["0"]}))

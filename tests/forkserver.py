@@ -42,7 +42,8 @@ def _become(request: Mapping[str, Any], output: int) -> None:
     os.environ.clear()
     os.environ.update(request["environ"])
     sys.argv = [str(Path(sys.executable).parent / "twistd"), *request["arguments"]]
-    sys.path[0] = str(Path(sys.executable).parent)
+    paths = request["environ"].get("PYTHONPATH", "")
+    sys.path[:1] = [str(Path(sys.executable).parent), *filter(None, paths.split(os.pathsep))]
     sys.exit(twistd.run())
 
 

@@ -24,6 +24,7 @@ from tests import (
     doubles,
     field,
     field_addresses,
+    field_attacks,
     field_collections,
     field_display,
     field_n5,
@@ -38,7 +39,10 @@ from tests.field import TABLE, Array, Channel, Input, Outcome, Refused, Shown
 from tests.pictures import opaque, rgba
 from tests.test_formats import section
 
-WRITERS = (field_addresses, field_collections, field_display, field_n5, field_ome, field_precomputed, field_zarr)
+WRITERS = (
+    *(field_addresses, field_attacks, field_collections, field_display),
+    *(field_n5, field_ome, field_precomputed, field_zarr),
+)
 """The modules that fill the table."""
 PAGE = b"<!DOCTYPE html><html><body>Welcome</body></html>"
 
@@ -51,14 +55,17 @@ class Static(doubles.Bucket):
         return super().answer(unquote(path), query, headers)
 
 
+@dataclass(kw_only=True)
 class Pages(Static):
-    """A bucket behind a web application, which answers a page for everything that is not there."""
+    """A bucket behind a web application, which answers something for everything that is not there."""
+
+    page: bytes = PAGE
 
     def answer(self, path: str, query: dict[str, list[str]], headers: dict[str, str]) -> doubles.Answer:
         """A file, or the page."""
         kind, code, told, body = super().answer(path, query, headers)
         if code == 404:
-            return kind, 200, {"content-type": "text/html; charset=utf-8"}, PAGE
+            return kind, 200, {"content-type": "text/html"}, self.page
         return kind, code, told, body
 
 
@@ -101,12 +108,14 @@ class FieldTests(ViewsCase):
             "bucket": self.serve(Static(directory=files)),
             "pages": self.serve(Pages(directory=files)),
             "closed": self.serve(Static(directory=files, absent=403)),
+            "latin": self.serve(Pages(directory=files, page="<p>Página no encontrada</p>".encode("latin-1"))),
+            "words": self.serve(Pages(directory=files, page=b'{"error": "not found"}')),
         }
         served, sections = [], {}
         for given in inputs:
             outcome = given.write(files / given.name)
             there = {given.name: servers[given.server]}
-            if given.server == "bucket" and given.kind != "precomputed":  # that kind has no file://
+            if given.server == "bucket":
                 there[f"{given.name}-file"] = f"file://{files}"
             for token, root in there.items():
                 at = f"{root}/{given.name}"

@@ -74,7 +74,7 @@ class BuildTests(SynchronousTestCase):
         """Make a context in memory."""
         reactor = MemoryReactorClock()
         http = HttpClient(make_treq(Agent(reactor)), reactor, Random(1))
-        self.context = UpstreamContext(http, lambda *_: None, reactor, TensorStoreReaders(reactor))
+        self.context = UpstreamContext(http, lambda *_: None, lambda *_: None, reactor, TensorStoreReaders(reactor))
         self.metrics = Metrics()
 
     def build(self, text: str) -> bool:

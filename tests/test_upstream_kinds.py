@@ -117,7 +117,8 @@ class TensorStoreTests(UpstreamCase):
         )
         while not bucket.open_now:
             await deferLater(reactor, 0.01)
-        (child,) = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+        (child,) = (one for one in children if b"tensorstore.process" in Path(f"/proc/{one}/cmdline").read_bytes())
         os.kill(int(child), signal.SIGKILL)
         np.testing.assert_array_equal(await work, em()[:8, :128:2, :128:2])
 

@@ -265,8 +265,9 @@ class Catalogue(Service):
         except CancelledError:
             raise
         except UpstreamFailure as error:
-            self._note_failure(token, source, error, earlier)
-            if earlier is None or isinstance(error, (UnknownToken, UpstreamRefused)):
+            gone = isinstance(error, (UnknownToken, UpstreamRefused))
+            self._note_failure(token, source, error, None if gone else earlier)
+            if earlier is None or gone:
                 if error.lasting:
                     self._lasting[token] = error
                 raise
@@ -283,13 +284,17 @@ class Catalogue(Service):
 
         Anybody can ask for tokens without a section, so all of them have one state.
         """
-        key = token if token in self._sources else None
+        key, now = token if token in self._sources else None, self._clock.seconds()
         if key is None and isinstance(failure, UnknownToken):
             return
         known = self._troubles.get(key)
-        if known is not None and (type(known.failure), str(known.failure)) == (type(failure), str(failure)):
+        # A server's words may differ each time, and those for a token without a section name the token.
+        same = known is not None and type(known.failure) is type(failure)
+        if same and known is not None and (key is None or known.failure.public == failure.public):
             return
-        self._troubles[key] = Trouble(failure, self._clock.seconds())
+        if known is not None and key is None and now - known.since < _ASK_AGAIN_AFTER:
+            return
+        self._troubles[key] = Trouble(failure, now)
         self._log.warn(
             "{token} is not described{meanwhile}: {fault}: {reason} ({address})",
             token=token,

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(as_json(report), indent=1))
     else:
-        print("\n".join(lines(report)))
+        print("\n".join(map(_printable, lines(report))))
     return 0 if report.entry is not None else 1
 
 
@@ -80,6 +80,11 @@ def lines(report: DatasetReport) -> Iterator[str]:
     yield from (f"  {note}" for note in dataset.notes)
     yield "image bases:"
     yield from (f"  {base}" for base in description(report.entry, "")["image_bases"])
+
+
+def _printable(line: str) -> str:
+    """Return a line without what would steer a terminal, or cannot be encoded."""
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def _readable(text: str) -> str:

@@ -25,7 +25,7 @@ FORMATS = {
 }
 """What Neuroglancer calls the formats that are read, and the type of upstream of each."""
 _PREFIX = re.compile(r"(precomputed|n5|zarr[23]?)://(?=[a-z0-9]+:)", re.IGNORECASE)
-_DOCUMENT = re.compile(r"/(\.zattrs|\.zgroup|\.zarray|\.zmetadata|zarr\.json|attributes\.json|info)\Z")
+_DOCUMENT = re.compile(r"/(\.zattrs|\.zgroup|\.zarray|\.zmetadata|zarr\.json|attributes\.json|info)/?\Z")
 _EXPECTED = (
     "an http:// or https:// address (or s3://, gs://, bossdb://, file://) without a query or user name, in "
     "which {token} and {channel} may stand for names; or one CHANNEL: ADDRESS a line"
@@ -57,13 +57,14 @@ def parse_address(text: str) -> VolumeAddress:
         base, found = base[prefix.end() :], FORMATS[prefix[1].lower()]
     for step in pipeline:
         name, _, path = step.strip().partition(":")
+        name = name.lower()
         if name not in FORMATS:
             raise UnusableAddress(f"the address of a volume itself: what {name[:40]}: opens cannot be read here")
         found = FORMATS[name]
         base = f"{base.rstrip('/')}/{path.strip('/')}" if path.strip("/") else base
     url = _encoded(_DOCUMENT.sub("", base))
     if not _is_fine(url):
-        raise UnusableAddress(_EXPECTED)
+        raise UnusableAddress(f"file://{base}, for a directory of this machine" if base.startswith("/") else _EXPECTED)
     return VolumeAddress(url, found)
 
 

@@ -62,6 +62,9 @@ def faults(
             yield Fault(section, "url", raw, f"an address of type {kind.name}, not of {other}; or type = {other}")
     if found.get("authorization") and len(hosts(found)) > 1:
         yield Fault(section, "authorization", NOT_SHOWN, "one host for all channels, to which it is sent")
+    if found.get("credentials") and "missing_status" in written:
+        problem = "it does not count with credentials = on: what is missing in such a bucket is known without"
+        yield Fault(section, "missing_status", written["missing_status"], problem=problem)
     if is_dataset or ("url" in found and serves_any_token(kind, found["url"])):
         for key, expected in kind.required.items():
             if key in found and not found[key]:

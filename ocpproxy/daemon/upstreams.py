@@ -25,6 +25,7 @@ from ocpproxy.upstream.plain_treq import make_treq
 from ocpproxy.upstream.registry import KINDS, build_upstream
 from ocpproxy.upstream.tensorstore.reader import TensorStoreReaders
 
+_FILE_THREADS = 4
 _CONNECT_WITHIN = 10
 """Seconds."""
 
@@ -35,12 +36,14 @@ class Upstreams:
 
     threads: LanedThreadPool
     """Threads that decode and render."""
+    files: LanedThreadPool
+    """Threads that wait for disks."""
     connections: IdleConnections
     context: UpstreamContext
 
     def services(self) -> list[IService]:
         """Return the services, beside the threads, in the order in which they start."""
-        return [self.connections, self.context.readers]
+        return [self.files, self.connections, self.context.readers]
 
 
 def open_upstreams(settings: Settings, reactor: Any) -> Upstreams:
@@ -49,8 +52,9 @@ def open_upstreams(settings: Settings, reactor: Any) -> Upstreams:
     pool = _connection_pool(settings, reactor)
     agent = Agent.usingEndpointFactory(reactor, ReusedEndpoints(reactor, _CONNECT_WITHIN), pool)
     http = HttpClient(make_treq(agent), reactor, SystemRandom())
-    context = UpstreamContext(http, threads.run, reactor, TensorStoreReaders(reactor))
-    return Upstreams(threads, IdleConnections(pool, reactor), context)
+    files = LanedThreadPool(reactor, _FILE_THREADS, "upstreams' files")
+    context = UpstreamContext(http, threads.run, files.run, reactor, TensorStoreReaders(reactor))
+    return Upstreams(threads, files, IdleConnections(pool, reactor), context)
 
 
 def make_catalogue(

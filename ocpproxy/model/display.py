@@ -51,8 +51,7 @@ class DisplaySettings:
     def window(self, channel: Channel) -> Window | None:
         """Return the window of a channel, or None: the operator's, else the upstream's where its type allows one."""
         windows = dict(self.windows)
-        default = channel.window if channel.voxel_type.upstream_window else (0, 0)
-        low, high = windows.get(channel.name, windows.get(None, default))
+        low, high = windows.get(channel.name, windows.get(None, channel.window))
         possible = channel.voxel_type.has_window or channel.kind == "grey"
         return (low, high) if high > low and possible else None
 

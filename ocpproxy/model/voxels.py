@@ -32,8 +32,6 @@ class VoxelType:
     """True if an image of this type holds red, green, blue and alpha in each voxel, as Open Connectome's do."""
     has_window: bool = False
     """True if the values of an image of this type may be shown through a window."""
-    upstream_window: bool = False
-    """True if the window that an upstream reports is used. For other types only the operator can set one."""
     holds_ids: bool = False
     """True if a volume of this type holds ids where its format does not tell: images are of other types."""
     id_type: str = ""
@@ -49,12 +47,12 @@ VOXEL_TYPES: Mapping[str, VoxelType] = {
     voxel_type.name: voxel_type
     for voxel_type in (
         VoxelType("uint8", 1, Fraction(1), has_window=True),
-        VoxelType("uint16", 2, Fraction(1, 2**8), has_window=True, upstream_window=True),
+        VoxelType("uint16", 2, Fraction(1, 2**8), has_window=True),
         VoxelType("uint32", 4, Fraction(1, 2**24), holds_colours=True, holds_ids=True),
         VoxelType("uint64", 8, Fraction(1, 2**56), holds_colours=True, holds_ids=True),
         VoxelType("float32", 4, Fraction(256), is_integer=False),
-        VoxelType("int8", 1, Fraction(2), has_window=True, upstream_window=True, id_type="uint8"),
-        VoxelType("int16", 2, Fraction(1, 2**7), has_window=True, upstream_window=True, id_type="uint16"),
+        VoxelType("int8", 1, Fraction(2), has_window=True, id_type="uint8"),
+        VoxelType("int16", 2, Fraction(1, 2**7), has_window=True, id_type="uint16"),
         VoxelType("int32", 4, Fraction(1, 2**23), holds_ids=True, id_type="uint32"),
         VoxelType("int64", 8, Fraction(1, 2**55), holds_ids=True, id_type="uint64"),
     )

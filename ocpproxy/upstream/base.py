@@ -79,7 +79,19 @@ class NotUnderstood(UpstreamBroken):
 
 
 class RedirectRefused(UpstreamBroken):
-    """The upstream redirects to another host, which the configuration does not name."""
+    """The upstream redirects to another host, which the configuration does not name, or in a circle."""
+
+    lasting = True
+
+
+class RequestRejected(UpstreamBroken):
+    """The upstream's status says that the request is wrong: the same request will not be answered."""
+
+    lasting = True
+
+
+class ResponseTooLarge(UpstreamBroken):
+    """The response is larger than what was asked for can be."""
 
     lasting = True
 

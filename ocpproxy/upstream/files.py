@@ -14,7 +14,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from ocpproxy.concurrency import progress
 from ocpproxy.concurrency.threads import RunInThread
-from ocpproxy.upstream.base import UpstreamBroken, UpstreamSlow
+from ocpproxy.upstream.base import ResponseTooLarge, UpstreamBroken, UpstreamSlow
 from ocpproxy.upstream.http import HttpResponse, ResponseCheck
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
@@ -68,14 +68,18 @@ def _read(path: str, limit: int, wanted: str) -> HttpResponse:
         if number in (EACCES, EPERM):
             return HttpResponse(403, b"the file may not be read")
         raise UpstreamBroken(f"the file cannot be read: {error}") from None
-    with open(descriptor, "rb", buffering=0):
+    try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             return HttpResponse(404, b"no regular file")
         first, end = _range(wanted, about.st_size)
         if end - first > limit:
-            raise UpstreamBroken(f"the file has {end - first} bytes, expected at most {limit}")
+            raise ResponseTooLarge(f"the file has {end - first} bytes, expected at most {limit}")
         body = os.pread(descriptor, end - first, first)
+    except OSError as error:
+        raise UpstreamBroken(f"the file cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
     if len(body) != end - first:
         raise UpstreamBroken("the file was changed while it was read")
     if not wanted:

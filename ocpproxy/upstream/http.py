@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
@@ -40,6 +40,8 @@ from ocpproxy.concurrency import progress
 from ocpproxy.concurrency.progress import Progress
 from ocpproxy.upstream.base import (
     RedirectRefused,
+    RequestRejected,
+    ResponseTooLarge,
     UnknownToken,
     UpstreamBroken,
     UpstreamBusy,
@@ -53,7 +55,9 @@ from ocpproxy.upstream.plain_treq import STORED_ENCODING, Uri
 _ERROR_BODY = 4096
 """Bytes that are read of a response whose status is not 200."""
 _REDIRECTS = 3
+_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _NOT_TRUSTED = "it redirects to another host; redirect_hosts in the configuration names those that are trusted"
+_ENCRYPTED = "it redirects from http to https; write https:// in the configuration"
 _NOT_ENCRYPTED = "it redirects from https to http"
 _PAUSE = 0.1
 """Seconds before the first retry; doubled for each, and spread by as much again."""
@@ -109,7 +113,7 @@ def status_failure(response: HttpResponse, not_found: type[UpstreamFailure] = Un
     """Return the failure that a status means, None for 200; `not_found` is the one for 404."""
     if response.status == 200:
         return None
-    if response.status == 404:
+    if response.status in (404, 410):
         return not_found(response.summary)
     if response.status in (401, 403):
         return UpstreamRefused(response.summary)
@@ -117,6 +121,8 @@ def status_failure(response: HttpResponse, not_found: type[UpstreamFailure] = Un
         return UpstreamBusy(response.summary, response.retry_after)
     if response.status in (502, 504):
         return UpstreamDown(response.summary)
+    if 300 <= response.status < 500 and response.status not in (408, 425):
+        return RequestRejected(response.summary, public=f"the upstream's status is {response.status}")
     return UpstreamBroken(response.summary)
 
 
@@ -290,21 +296,24 @@ class _Call:
             target = _header(response, b"location")
             if response.code not in (301, 302, 303, 307, 308) or target is None:
                 return HttpResponse(response.code, body, _read_headers(response))
-            target = urljoin(url, target)
+            target = urljoin(url, quote(target, safe=_ASCII, encoding="latin-1"))
             if urlsplit(target)[:2] != urlsplit(url)[:2]:
                 self._check_host(url, target)
                 secrets = {}
             url = target
-        raise UpstreamBroken(f"it redirects more than {_REDIRECTS} times")
+        loop = f"it redirects more than {_REDIRECTS} times"
+        raise RedirectRefused(loop, public=loop)
 
     def _check_host(self, url: str, target: str) -> None:
         """Raise `RedirectRefused` for a redirect to a host that is not trusted, or to one without TLS from one with."""
-        host = urlsplit(target)
-        trusted = {host.netloc.lower(), host.hostname} & self._host.redirect_hosts
-        if not trusted or host.scheme not in ("http", "https"):
-            raise RedirectRefused(f"it redirects to another host, {host.netloc[:100]}", public=_NOT_TRUSTED)
+        host, name = urlsplit(target), urlsplit(target).netloc.rpartition("@")[2][:100].lower()
+        if host.scheme == "https" and name == urlsplit(url).netloc.lower():
+            raise RedirectRefused("it redirects from http to https: write https:// in url", public=_ENCRYPTED)
+        trusted = {name, host.hostname, f"[{host.hostname}]"} & self._host.redirect_hosts
+        if not trusted or host.scheme not in ("http", "https") or host.username is not None:
+            raise RedirectRefused(f"it redirects to another host, {host.scheme}://{name}", public=_NOT_TRUSTED)
         if url.startswith("https:") and host.scheme != "https":
-            raise RedirectRefused(f"it redirects from https to http, at {host.netloc[:100]}", public=_NOT_ENCRYPTED)
+            raise RedirectRefused(f"it redirects from https to http, at {name}", public=_NOT_ENCRYPTED)
 
     async def _read(self, response: IResponse) -> bytes:
         """Return the body, or the beginning of the body when the status is neither 200 nor 206."""
@@ -312,7 +321,7 @@ class _Call:
             body = _Body(_ERROR_BODY, Progress(), cut=True)
         elif isinstance(response.length, int) and response.length > self._limit:
             response.deliverBody(_HangUp())
-            raise UpstreamBroken(f"the response has {response.length} bytes, expected at most {self._limit}")
+            raise ResponseTooLarge(f"the response has {response.length} bytes, expected at most {self._limit}")
         else:
             body = _Body(self._limit, self._progress, cut=False)
         response.deliverBody(body)
@@ -349,7 +358,7 @@ class _Body(Protocol):
             if self._cut:
                 self.finished.callback(b"".join(self._parts)[: self._left])
             else:
-                self.finished.errback(UpstreamBroken("the response is longer than expected"))
+                self.finished.errback(ResponseTooLarge("the response is longer than expected"))
             self._hang_up()
 
     def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008

@@ -39,6 +39,8 @@ class UpstreamContext:
 
     http: HttpClient
     run_in_thread: RunInThread
+    read_in_thread: RunInThread
+    """Where disks are waited for: a disk that hangs keeps nobody from decoding."""
     reactor: Any
     readers: TensorStoreReaders
 
@@ -58,7 +60,7 @@ class UpstreamContext:
     def client(self, settings: UpstreamSettings, url: str) -> ObjectClient:
         """Return a client of the host of `url`, or of the files of this machine."""
         if url.startswith("file:"):
-            return FileClient(self.run_in_thread, settings.timeout, self.reactor)
+            return FileClient(self.read_in_thread, settings.timeout, self.reactor)
         return self.host_client(settings, url)
 
     def locations(self, settings: UpstreamSettings) -> dict[str | None, Location]:

@@ -69,6 +69,9 @@ class Location:
         self.ends_with_slash = address.endswith("/")
         self.in_bucket = parts.scheme in ("s3", "gs")
         """True if it can be read with the credentials of a bucket only; then `client` reads nothing."""
+        host = parts.hostname or ""
+        self.may_have_other_names = not host.endswith((".amazonaws.com", "storage.googleapis.com"))
+        """True if objects may lie there as files of a disk, whose names tell how they are compressed."""
         self._path = parts.path.strip("/")
         self.client = client(f"{parts.scheme}://{parts.netloc}")
 

@@ -12,7 +12,7 @@ compressed_segmentation       see `ocpproxy.upstream.codecs.segmentation`
 ============================  =====================================================================================
 
 CloudVolume compresses the chunks that it writes to a disk, and adds ``.gz`` or ``.br`` to their names. Where a chunk is
-not there, those names are tried; if none of a few dozen missing chunks has one, the volume is just sparse.
+not there, those names are tried, but not in the stores of Amazon and Google, where it does not do that.
 
 `ocpproxy.upstream.documents.pyramids` makes levels of the scales. TensorStore reads the scales that are stored in
 shards (`ocpproxy.upstream.tensorstore.sharded`).
@@ -25,7 +25,6 @@ from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
-from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
 from ocpproxy.concurrency.threads import RunInThread
@@ -33,7 +32,7 @@ from ocpproxy.config import UpstreamSettings
 from ocpproxy.config.options import BUCKET_SCHEMES
 from ocpproxy.model.dataset import Box, Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
-from ocpproxy.upstream.base import UpstreamBroken, UpstreamFailure, VoxelsOnly
+from ocpproxy.upstream.base import UpstreamBroken, UpstreamFailure, UpstreamRefused, VoxelsOnly
 from ocpproxy.upstream.chunks import Chunks, MissingChunks, log_all_missing
 from ocpproxy.upstream.codecs import content_encoding, images, segmentation
 from ocpproxy.upstream.documents import channels, checks
@@ -48,9 +47,6 @@ from ocpproxy.upstream.tensorstore.sharded import ShardedScales
 
 _COMPRESSED = {".gz": "gzip", ".br": "br"}
 """What may follow the name of a chunk that is stored compressed, and its content encoding."""
-_SCALES = 10_000
-_MISSES = 64
-"""Missing chunks of a scale for which those names are tried in vain."""
 
 
 class ShardReader(Protocol):
@@ -82,7 +78,6 @@ class Precomputed(VoxelsOnly):
         self._chunks: Chunks[tuple[str, PrecomputedScale]] = Chunks(
             self._chunk, clock, lambda volume: log_all_missing(volume[0], locations[volume[1].channel], volume[1].key)
         )
-        self._misses: LRUCache[PrecomputedScale, int] = LRUCache(_SCALES)
         self.origin = f"precomputed {list_addresses(locations)}"
 
     async def describe(self, token: str) -> str:
@@ -141,24 +136,24 @@ class Precomputed(VoxelsOnly):
         """Return the object of a chunk, or None when it is missing under all its names."""
         location = self._locations[scale.channel]
         limit, path = _longest_chunk(scale.nbytes(box)), location.path(token, scale.chunk_path(box))
-        response = await location.client.get(path, limit, self._missing.check)
+        response = await location.client.get(path, limit, self._check)
         if response.status == 200:
             return response
-        misses = self._misses.get(scale, 0)
-        if misses > _MISSES:
-            return None
-        for ending, encoding in _COMPRESSED.items():
+        for ending, encoding in _COMPRESSED.items() if location.may_have_other_names else ():
             try:
-                response = await location.client.get(path + ending, limit, self._missing.check)
-            except UpstreamFailure as failure:
-                if failure.transient:
-                    raise
+                other = await location.client.get(path + ending, limit, self._check)
+            except UpstreamRefused:
                 continue  # a server may refuse what is not there
-            if response.status == 200:
-                self._misses[scale] = 0
-                return replace(response, headers={"content-encoding": encoding, **response.headers})
-        self._misses[scale] = misses + 1
+            if other.status == 200:
+                return replace(other, headers={"content-encoding": encoding, **other.headers})
+        failure = self._missing.check(response)
+        if failure is not None:
+            raise failure
         return None
+
+    def _check(self, response: HttpResponse) -> UpstreamFailure | None:
+        """Return what is wrong with a response; that the object is missing under one name is not."""
+        return None if response.status in self._missing.statuses else self._missing.check(response)
 
 
 def _longest_chunk(nbytes: int) -> int:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import prod
+from math import ceil, floor, prod
 from typing import Any, TypeVar
 
 import numpy as np
 
 from ocpproxy.model.voxels import VOXEL_TYPES
 from ocpproxy.upstream.documents import checks, pyramids
-from ocpproxy.upstream.documents.checks import integer, json_array, json_object, string, unexpected
+from ocpproxy.upstream.documents.checks import Unexpected, integer, json_array, json_object, string, unexpected
 from ocpproxy.upstream.documents.encodings import Encoding
 from ocpproxy.upstream.documents.pyramids import Volume, VolumeChannel, VoxelSize
 from ocpproxy.upstream.grid import Grid
@@ -26,6 +27,9 @@ MAX_DIMENSIONS = 8
 _MAX_CHUNK = 512 * 2**20
 """Bytes of the voxels of a chunk."""
 MAX_CHANNELS = 64
+_MAX_WINDOW = 2**40
+_ABSENT = "absent"
+_MAX_REASON = 1000
 _PATH = re.compile(r"[\w.~+@=,-][\w.~+@=, /-]*")
 T = TypeVar("T")
 
@@ -62,9 +66,17 @@ class DescribedArray:
 def parse_object(documents: Documents, name: str) -> Mapping[str, Any]:
     """Return a document, which must be a JSON object.
 
-    :raises Unexpected: it is not.
+    :raises Unexpected: it is not; or it could not be read, and the reason is kept in its place (`absent`).
     """
-    return json_object(name, checks.parse_json(documents[name]))
+    members = json_object(name, checks.parse_json(documents[name]))
+    if members.keys() == {_ABSENT}:
+        raise Unexpected(str(members[_ABSENT])[:_MAX_REASON])
+    return members
+
+
+def absent(reason: str) -> str:
+    """Return what stands in the place of a document that cannot be read."""
+    return json.dumps({_ABSENT: reason})
 
 
 def parse_path(value: object) -> str:
@@ -167,7 +179,7 @@ def build_volume(
     notes: Sequence[str] = (),
     *,
     labels: bool = False,
-    windows: Sequence[tuple[int, int]] = (),
+    windows: Sequence[tuple[float, float]] = (),
 ) -> Volume[ArrayScale]:
     """Return the volume whose scales are these arrays; its version is empty.
 
@@ -180,8 +192,7 @@ def build_volume(
     :raises Unexpected: they have too many channels.
     """
     first = arrays[0].array
-    like = (first.scale.dtype, first.scale.axes)
-    alike = [sized for sized in arrays if (sized.array.scale.dtype, sized.array.scale.axes) == like]
+    alike = [sized for sized in arrays if _likeness(sized.array) == _likeness(first)]
     notes = [*notes, *(_unlike(sized, first) for sized in arrays if sized not in alike)]
     for sized in alike:
         notes += [f"level {sized.name}: {note}" for note in sized.array.scale.encoding.notes]
@@ -196,7 +207,7 @@ def build_volume(
     return Volume(
         labels or (dtype in VOXEL_TYPES and VOXEL_TYPES[dtype].holds_ids),
         dtype,
-        _channels(channels, windows),
+        _channels(channels, [_whole_window(window, dtype) for window in windows]),
         pyramids.by_voxel_size(scales),
         "",
         sizes.get("t", 1),
@@ -205,11 +216,27 @@ def build_volume(
     )
 
 
+def _likeness(array: DescribedArray) -> tuple[object, ...]:
+    """Return what has to be the same for all levels: the type, the axes, the channels and times."""
+    sizes = dict(zip(array.scale.axes, array.shape, strict=True))
+    return (array.scale.dtype, array.scale.axes, sizes.get("c"), sizes.get("t"))
+
+
 def _unlike(sized: SizedArray, first: DescribedArray) -> str:
     """Return the note of an array that is left out."""
-    other = sized.array.scale
-    expected = f"voxels of {first.scale.dtype} and axes {first.scale.axes} as in the first level"
-    return f"level {sized.name} is left out: expected {expected}, not {other.dtype} and {other.axes}"
+    (dtype, axes, *_), (other, others, *_) = _likeness(first), _likeness(sized.array)
+    expected = f"voxels of {dtype}, axes {axes} and the channels and times of the first level, {first.shape}"
+    return f"level {sized.name} is left out: expected {expected}, not {other}, {others} and {sized.array.shape}"
+
+
+def _whole_window(window: tuple[float, float], dtype: str) -> tuple[int, int]:
+    """Return a window in whole numbers that the type has, rounded outwards; (0, 0) is none."""
+    if dtype not in VOXEL_TYPES or window == (0, 0):
+        return (0, 0)
+    integer_type = VOXEL_TYPES[dtype].is_integer
+    least, most = (np.iinfo(dtype).min, np.iinfo(dtype).max) if integer_type else (-_MAX_WINDOW, _MAX_WINDOW)
+    low, high = max(window[0], least), min(window[1], most)
+    return (floor(low), ceil(high)) if low < high else (0, 0)
 
 
 def _channels(count: int, windows: Sequence[tuple[int, int]]) -> list[VolumeChannel]:

@@ -38,14 +38,14 @@ async def find_image(read: ReadDocument, name: str, group: Mapping[str, Any]) ->
     """
     document = name.rpartition("/")[2]
     members = ome.attributes(name, group)
-    if _LAYOUT in members:
-        return _only("a collection of images", await _series(read, document))
     if "plate" in members:
         wells = _paths("wells", json_object("plate", members["plate"]).get("wells"))
         if len(wells) != 1:
             raise _several("a plate with the wells", wells)
         fields = await _images_of_well(read, f"{wells[0]}/{document}")
         return _only("a plate with the images", [f"{wells[0]}/{field}" for field in fields])
+    if _LAYOUT in members:
+        return _only("a collection of images", await _series(read, document))
     if "well" in members:
         return _only("a well with the images", _paths("images", json_object("well", members["well"]).get("images")))
     labels = [arrays.parse_path(label) for label in json_array("labels", members["labels"], max_length=_MAX_IMAGES)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, isnan
@@ -19,30 +20,50 @@ import numpy as np
 from ocpproxy.upstream.documents.checks import json_array, json_object, string, unexpected
 
 TENSORSTORE, NUMCODECS = "tensorstore", "numcodecs"
-_COMPRESSORS_2: Mapping[str, Sequence[str]] = {
-    "blosc": ("cname", "clevel", "shuffle", "blocksize"),
-    "bz2": ("level",),
-    "gzip": ("level",),
-    "zlib": ("level",),
-    "zstd": ("level",),
+_BLOSC = {"cname": "lz4", "clevel": 5, "shuffle": 1, "blocksize": 0}
+"""Members that TensorStore wants to see, and does not use to decode; so it is not told those of the document."""
+_COMPRESSORS_2: Mapping[str, Mapping[str, Any]] = {
+    "blosc": _BLOSC,
+    "bz2": {"level": 1},
+    "gzip": {"level": 1},
+    "zlib": {"level": 1},
+    "zstd": {"level": 1},
 }
-"""The compressors of Zarr 2 that TensorStore has, and the members that it knows of each."""
-_CODECS_2 = {
-    *_COMPRESSORS_2,
-    *("lz4", "lzma", "delta", "shuffle", "crc32", "crc32c", "fletcher32", "adler32", "jenkins_lookup3"),
-    *("quantize", "bitround", "fixedscaleoffset", "astype", "packbits"),
+"""The compressors of Zarr 2 that TensorStore has."""
+_CODECS_2: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
+    **dict.fromkeys((*_COMPRESSORS_2, "lz4", "packbits"), ((), ())),
+    **dict.fromkeys(("crc32", "adler32"), ((), ("location",))),
+    "fletcher32": ((), ()),
+    "jenkins_lookup3": ((), ("initval", "prefix")),
+    "lzma": ((), ("format", "filters")),
+    "shuffle": (("elementsize",), ()),
+    "delta": (("dtype",), ("astype",)),
+    "quantize": (("digits", "dtype"), ("astype",)),
+    "bitround": (("keepbits",), ()),
+    "fixedscaleoffset": (("offset", "scale", "dtype"), ("astype",)),
+    "astype": (("encode_dtype", "decode_dtype"), ()),
 }
-"""The compressors and filters of Zarr 2 that numcodecs undoes; those that make Python objects are not among them."""
-_CODECS_3 = ("bytes", "transpose", "blosc", "gzip", "zstd", "crc32c", "sharding_indexed")
-_COMPRESSIONS_N5: Mapping[str, Sequence[str]] = {
-    "raw": (),
-    "gzip": ("level", "useZlib"),
-    "bzip2": ("blockSize",),
-    "xz": ("preset",),
-    "zstd": ("level",),
-    "blosc": ("cname", "clevel", "shuffle", "blocksize"),
+"""The compressors and filters of Zarr 2 that numcodecs undoes: the members that it needs to decode, and those that it
+may have. Codecs that make Python objects are not among them."""
+_CODECS_3: Mapping[str, Mapping[str, Any] | None] = {
+    "bytes": None,
+    "transpose": None,
+    "blosc": {"cname": "lz4", "clevel": 5, "shuffle": "noshuffle", "blocksize": 0, "typesize": 1},
+    "gzip": {"level": 1},
+    "zstd": {"level": 1, "checksum": False},
+    "crc32c": {},
+    "sharding_indexed": None,
 }
-_BLOSC = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
+"""The codecs of Zarr 3 that TensorStore has, with members as above; None where those of the document count."""
+_COMPRESSIONS_N5: Mapping[str, Mapping[str, Any]] = {
+    "raw": {},
+    "gzip": {},
+    "bzip2": {},
+    "xz": {},
+    "zstd": {},
+    "blosc": {"cname": "lz4", "clevel": 5, "shuffle": 1},
+}
+_BLOSC_NAMES = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
 _NUMBERS = re.compile(r"[<>|]?[uifb][1248]")
 """Types that a filter may name."""
 _MAX_NESTING = 4
@@ -73,35 +94,44 @@ def zarr2(document: Mapping[str, Any], shape: Sequence[int], chunk: Sequence[int
     filters = [_codec_2(item) for item in json_array("filters", filters, max_length=16)] if filters else []
     compressor = document.get("compressor")
     compressor = None if compressor is None else _codec_2(compressor)
-    known = compressor is None or compressor["id"] in _COMPRESSORS_2
+    known = not filters and (compressor is None or compressor["id"] in _COMPRESSORS_2)
     if known and compressor is not None:
-        kept = ("id", *_COMPRESSORS_2[compressor["id"]])
-        compressor = {name: value for name, value in compressor.items() if name in kept}
+        compressor = {"id": compressor["id"], **_COMPRESSORS_2[compressor["id"]]}
     fill, notes = _fill_value(document.get("fill_value"), dtype)
     metadata = {
         "shape": list(shape),
         "chunks": list(chunk),
-        "dtype": string("dtype", document.get("dtype")),
+        "dtype": _dtype_2(string("dtype", document.get("dtype"))),
         "compressor": compressor,
         "fill_value": fill,
-        "order": string("order", document.get("order", "C"), "C", "F"),
+        "order": string("order", document.get("order") or "C", "C", "F"),
         "filters": filters or None,
-        "dimension_separator": string("dimension_separator", document.get("dimension_separator", "."), ".", "/"),
+        "dimension_separator": string("dimension_separator", document.get("dimension_separator") or ".", ".", "/"),
     }
-    return Encoding(NUMCODECS if filters or not known else TENSORSTORE, json.dumps({"metadata": metadata}), notes)
+    return Encoding(TENSORSTORE if known else NUMCODECS, json.dumps({"metadata": metadata}), notes)
+
+
+def _dtype_2(text: str) -> str:
+    """Return a type as TensorStore has it: with the order of its bytes."""
+    return text if text[:1] in "<>|" else np.dtype(text.lstrip("=")).str
 
 
 def _codec_2(value: object) -> dict[str, Any]:
-    codec = dict(json_object("a codec", value))
+    """Return a codec, with the members that are needed to decode."""
+    codec = json_object("a codec", value)
     name = string("a codec", codec.get("id"))
     if name not in _CODECS_2:
         raise unexpected("chunks in a codec that can be read here (" + ", ".join(sorted(_CODECS_2)) + ")", name)
     if name == "blosc":
-        string("the compressor of blosc", codec.get("cname", "lz4"), *_BLOSC)
+        string("the compressor of blosc", codec.get("cname", "lz4"), *_BLOSC_NAMES)
+    needed, optional = _CODECS_2[name]
+    for member in needed:
+        if codec.get(member) is None:
+            raise unexpected(f"a member {member} of the codec {name}", sorted(map(str, codec)))
     for member in ("dtype", "astype", "encode_dtype", "decode_dtype"):
-        if member in codec and not _NUMBERS.fullmatch(string(member, codec[member])):
+        if codec.get(member) is not None and not _NUMBERS.fullmatch(string(member, codec[member])):
             raise unexpected(f"a type of numbers for {member} of {name}", codec[member])
-    return codec
+    return {"id": name, **{key: codec[key] for key in (*needed, *optional) if codec.get(key) is not None}}
 
 
 def _fill_value(value: object, dtype: str) -> tuple[object, tuple[str, ...]]:
@@ -113,7 +143,7 @@ def _fill_value(value: object, dtype: str) -> tuple[object, tuple[str, ...]]:
         return None, ()
     kind = np.dtype(dtype).kind
     if kind == "f" and isinstance(value, str) and re.fullmatch("0x[0-9a-fA-F]{8}", value):
-        return value, ()  # the bits of a NaN, in Zarr 3
+        value = struct.unpack(">f", bytes.fromhex(value[2:]))[0]  # its bits, in Zarr 3
     number = _number(value, float if kind == "f" else int)
     if kind == "b" and number in (0, 1):
         return bool(number), ()
@@ -144,6 +174,10 @@ def zarr3(document: Mapping[str, Any], dtype: str) -> Encoding:
     """
     grid = json_object("chunk_grid", document.get("chunk_grid"))
     string("the name of chunk_grid", grid.get("name"), "regular")
+    for name, member in document.items():
+        needed = isinstance(member, dict) and member.get("must_understand") is True
+        if needed or (name == "storage_transformers" and member):
+            raise unexpected("no extension of Zarr that has to be understood", name)
     codecs = _codecs_3(document.get("codecs", []))
     fill, notes = _fill_value(document.get("fill_value"), dtype)
     metadata = {
@@ -158,21 +192,24 @@ def zarr3(document: Mapping[str, Any], dtype: str) -> Encoding:
 
 
 def _codecs_3(value: object, depth: int = 0) -> list[Any]:
-    codecs = json_array("codecs", value, max_length=16)
+    """Return codecs, with the members that are needed to decode."""
     if depth > _MAX_NESTING:
         raise unexpected(f"shards in at most {_MAX_NESTING} layers", "more")
-    for codec in codecs:
-        name = codec if isinstance(codec, str) else json_object("a codec", codec).get("name")
-        string("a codec", name)
+    clean: list[Any] = []
+    for codec in json_array("codecs", value, max_length=16):
+        members = {"name": codec} if isinstance(codec, str) else json_object("a codec", codec)
+        name = string("a codec", members.get("name"))
         if name not in _CODECS_3:
             raise unexpected("chunks in codecs that can be read here (" + ", ".join(_CODECS_3) + ")", name)
-        configuration = codec.get("configuration", {}) if isinstance(codec, dict) else {}
-        if name == "sharding_indexed":
-            inner = json_object("the configuration of sharding_indexed", configuration)
-            _codecs_3(inner.get("codecs", []), depth + 1)
+        configuration = dict(json_object(f"the configuration of {name}", members.get("configuration") or {}))
         if name == "blosc":
-            string("the compressor of blosc", json_object("blosc", configuration).get("cname", "lz4"), *_BLOSC)
-    return codecs
+            string("the compressor of blosc", configuration.get("cname", "lz4"), *_BLOSC_NAMES)
+        if name == "sharding_indexed":
+            configuration["codecs"] = _codecs_3(configuration.get("codecs", []), depth + 1)
+        used = _CODECS_3[name]
+        configuration = configuration if used is None else dict(used)
+        clean.append({"name": name, **({"configuration": configuration} if configuration else {})})
+    return clean
 
 
 # -- N5
@@ -191,12 +228,12 @@ def n5(attributes: Mapping[str, Any], shape: Sequence[int], block: Sequence[int]
     if name not in _COMPRESSIONS_N5:
         raise unexpected("blocks in a compression that can be read here (" + ", ".join(_COMPRESSIONS_N5) + ")", name)
     if name == "blosc":
-        string("the compressor of blosc", members.get("cname", "lz4"), *_BLOSC)
-    kept = ("type", *_COMPRESSIONS_N5[name])
+        string("the compressor of blosc", members.get("cname", "lz4"), *_BLOSC_NAMES)
+    zlib = {"useZlib": True} if name == "gzip" and members.get("useZlib") is True else {}
     metadata = {
         "dimensions": list(shape),
         "blockSize": list(block),
         "dataType": dtype,
-        "compression": {key: value for key, value in members.items() if key in kept},
+        "compression": {"type": name, **_COMPRESSIONS_N5[name], **zlib},
     }
     return Encoding(TENSORSTORE, json.dumps({"metadata": metadata}))

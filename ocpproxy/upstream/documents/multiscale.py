@@ -17,12 +17,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ocpproxy.upstream.base import NotUnderstood, UpstreamFailure
 from ocpproxy.upstream.documents import arrays, checks, collections, n5, ome, precomputed_info, pyramids, zarr
 from ocpproxy.upstream.documents.arrays import UNIT_VOXEL, ArrayScale, Documents, SizedArray
 from ocpproxy.upstream.documents.checks import Unexpected, unexpected
 from ocpproxy.upstream.documents.collections import ReadDocument
 from ocpproxy.upstream.documents.pyramids import Volume
 
+_LEVEL_MEMBERS = {"shape", "dimensions"}
+"""Members of which an array's document has one."""
 _MAX_TEXT = 4 * 2**20
 """Characters of all documents of a volume."""
 
@@ -56,22 +59,50 @@ class _Found:
     documents: dict[str, str] = field(default_factory=dict)
 
     async def read(self, name: str) -> str | None:
-        """Return a document, or None when there is none, or a page of HTML in its place."""
-        text = await self._read(name)
-        return None if text is None or text.lstrip().startswith("<") else text
+        """Return a document, or None when there is none, or a page of HTML in its place.
 
-    async def add(self, *names: str) -> bool:
-        """Add the first document that exists; return whether one does.
+        :raises Unexpected: it is no text.
+        """
+        try:
+            text = await self._read(name)
+        except NotUnderstood as error:
+            raise Unexpected(str(error)) from None
+        return None if text is None or text.removeprefix("\ufeff").lstrip().startswith("<") else text
+
+    async def add(self, name: str) -> bool:
+        """Add a document if it exists; return whether it does.
 
         :raises Unexpected: there are too many characters now.
         """
+        text = await self.read(name)
+        if text is None:
+            return False
+        self.documents[name] = text
+        if sum(map(len, self.documents.values())) > _MAX_TEXT:
+            raise unexpected(f"documents of at most {_MAX_TEXT >> 20} MiB in all", "more")
+        return True
+
+    async def add_level(self, *names: str) -> bool:
+        """Add the first document that is an array's; return whether one is.
+
+        Where there is none, and one could not be read, the reason is added: it costs this level only.
+        """
+        problem: str | None = None
         for name in names:
-            text = await self.read(name)
-            if text is not None:
-                self.documents[name] = text
-                if sum(map(len, self.documents.values())) > _MAX_TEXT:
-                    raise unexpected(f"documents of at most {_MAX_TEXT >> 20} MiB in all", "more")
-                return True
+            try:
+                if await self.add(name):
+                    if _LEVEL_MEMBERS & self.parse(name).keys():
+                        return True
+                    problem = problem or f"expected an array, not {self.documents[name][:60]!r}"
+            except Unexpected as error:
+                problem = problem or str(error)
+            except UpstreamFailure as failure:
+                if not failure.lasting:
+                    raise
+                problem = problem or failure.explanation
+            self.documents.pop(name, None)
+        if problem is not None:
+            self.documents[names[0]] = arrays.absent(problem)
         return False
 
     def parse(self, name: str) -> Mapping[str, Any]:
@@ -92,6 +123,8 @@ async def _look_for_zarr(found: _Found, root: str) -> bool:
         return False
     document = found.parse(root)
     if zarr.is_array(root, document):
+        if "shape" not in document:
+            raise unexpected("the document of an array", sorted(map(str, document)))
         return True
     if collections.is_collection(root, document) and not ome.is_image(root, document):
         image = await collections.find_image(found.read, root, document)
@@ -102,7 +135,7 @@ async def _look_for_zarr(found: _Found, root: str) -> bool:
         document = found.parse(root)
     if ome.is_image(root, document):
         for path in ome.array_paths(root, document):
-            await found.add(*ome.document_names(path))
+            await found.add_level(*ome.document_names(path, root))
         return True
     if root == zarr.ATTRIBUTES_2 and zarr.names_axes(document) and await found.add(zarr.DOCUMENT_2):
         found.documents = {name: found.documents[name] for name in (zarr.DOCUMENT_2, zarr.ATTRIBUTES_2)}
@@ -118,7 +151,8 @@ async def _look_for_n5(found: _Found, root: str) -> bool:
     if own is not None and n5.is_array(own):
         return True
     first = f"s0/{root}"
-    if own is None and not await found.add(first):
+    if own is None and not await found.add_level(first):
+        found.documents.pop(first, None)
         return False
     if own is None or not n5.is_complete(own):
         for name in n5.ABOVE:
@@ -126,7 +160,8 @@ async def _look_for_n5(found: _Found, root: str) -> bool:
     counted = n5.scale_factors(n5.inherited(found.documents)) is not None
     for path in n5.array_paths(n5.inherited(found.documents)):
         name = f"{path}/{root}"
-        if name not in found.documents and not await found.add(name) and not counted:
+        if name not in found.documents and not await found.add_level(name) and not counted:
+            found.documents.pop(name, None)
             break
     if own is None:  # the first document tells the format
         found.documents = {root: "{}", **found.documents}
@@ -135,14 +170,16 @@ async def _look_for_n5(found: _Found, root: str) -> bool:
 
 async def _add_above(found: _Found, name: str) -> None:
     """Add a document of a group above, if it is one: nothing there is needed."""
-    text = await found.read(name)
-    if text is None:
-        return
     try:
-        checks.json_object(name, checks.parse_json(text))
+        text = await found.read(name)
+        if text is not None:
+            checks.json_object(name, checks.parse_json(text))
+            found.documents[name] = text
     except Unexpected:
-        return
-    found.documents[name] = text
+        pass
+    except UpstreamFailure as failure:
+        if not failure.lasting:
+            raise
 
 
 _Look = Callable[[_Found, str], Any]

@@ -160,4 +160,4 @@ def _letters(names: object, dimensions: int) -> str:
         letters = "".join(str(name).lower()[:1] for name in names)
         if {"x", "y", "z"} <= set(letters):
             return letters
-    return "xyz" + "1" * (dimensions - 3)
+    return "xyz"[:dimensions] + "1" * (dimensions - 3)

@@ -108,7 +108,7 @@ def _parse_first_channels(
 ) -> list[Channel]:
     project_type = integer("project.projecttype", project.get("projecttype"), 1, len(_PROJECT_TYPES))
     kind, dtype = _PROJECT_TYPES[project_type]
-    window = _parse_window(dataset.get("windowrange", [0, 0]))
+    window = _parse_window(dataset.get("windowrange", [0, 0]), dtype)
     time = _parse_range("timerange", dataset.get("timerange", [0, 0]), _MAX_TIME)
     base_level = integer("project.resolution", project.get("resolution", 0), 0, _LEVELS - 1)
     if kind != "channels":
@@ -132,7 +132,7 @@ def _parse_channels(document: Mapping[str, Any], dataset: Mapping[str, Any]) -> 
             continue  # int8 to int32 of 2017, or an unknown type: it cannot be drawn
         times = channel.get("timerange") or dataset.get("timerange") or [0, 0]
         base_level = integer("a channel's resolution", channel.get("resolution", 0), 0, _LEVELS - 1)
-        window = _parse_window(channel.get("windowrange", [0, 0]))
+        window = _parse_window(channel.get("windowrange", [0, 0]), dtype)
         time = _parse_range("timerange", times, _MAX_TIME)
         writable = kind == "annotation" and channel.get("readonly") == 0
         channels.append(Channel(name, kind, dtype, window, time, base_level, writable=writable))
@@ -147,9 +147,10 @@ def _named_channels(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in named.items() if CHANNEL_NAME.fullmatch(name)]
 
 
-def _parse_window(value: object) -> tuple[int, int]:
+def _parse_window(value: object, dtype: str) -> tuple[int, int]:
+    """Return the window of a channel; the services have one for all types, and use it for 16 bits."""
     low, high = (integer("windowrange", bound, 0, 2**32) for bound in json_array("windowrange", value, 2))
-    return (low, high)
+    return (low, high) if dtype == "uint16" else (0, 0)
 
 
 def _parse_range(name: str, value: object, maximum: int) -> tuple[int, int]:

@@ -8,16 +8,14 @@ are: programs write what they like for time and channels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from ocpproxy.upstream.documents import arrays, pyramids, units, zarr
 from ocpproxy.upstream.documents.arrays import ArrayScale, Documents, SizedArray, along_xyz
-from ocpproxy.upstream.documents.checks import fraction, json_array, json_object, string, unexpected
+from ocpproxy.upstream.documents.checks import Unexpected, fraction, json_array, json_object, string, unexpected
 from ocpproxy.upstream.documents.pyramids import Volume
-
-_AXES = ["t", "c", "z", "y", "x"]
-"""Axes of a group that does not name them."""
 
 
 def is_image(name: str, group: Mapping[str, Any]) -> bool:
@@ -34,7 +32,11 @@ def array_paths(name: str, group: Mapping[str, Any]) -> list[str]:
     :param name: the path of the group's document.
     :raises Unexpected: they are no paths below the group.
     """
-    return [path for path, _ in _datasets(name, _multiscale(attributes(name, group)))]
+    paths = []
+    for dataset in _datasets(_multiscale(attributes(name, group))):
+        with suppress(Unexpected):
+            paths.append(_path(name, dataset))
+    return paths
 
 
 def parse_volume(channel: str | None, name: str, documents: Documents) -> Volume[ArrayScale]:
@@ -46,14 +48,18 @@ def parse_volume(channel: str | None, name: str, documents: Documents) -> Volume
     """
     group = attributes(name, arrays.parse_object(documents, name))
     multiscale = _multiscale(group)
-    parse = partial(_parse_scale, channel, documents, multiscale, _axes(multiscale))
-    sized, notes = pyramids.parse_scales(_datasets(name, multiscale), lambda dataset: dataset[0], parse)
+    parse = partial(_parse_scale, channel, name, documents, multiscale, _axes(multiscale))
+    sized, notes = pyramids.parse_scales(_datasets(multiscale), _label, parse)
     return arrays.build_volume(sized, notes, labels="image-label" in group, windows=_windows(group))
 
 
-def document_names(path: str) -> tuple[str, str]:
-    """Return the paths that the document of an array may have."""
-    return f"{path}/{zarr.DOCUMENT_2}", f"{path}/{zarr.DOCUMENT_3}"
+def document_names(path: str, group: str) -> Sequence[str]:
+    """Return the paths that the document of an array may have, that of its group's version first.
+
+    :param group: the path of the group's document.
+    """
+    names = [f"{path}/{zarr.DOCUMENT_2}", f"{path}/{zarr.DOCUMENT_3}"]
+    return names[::-1] if group.endswith(zarr.DOCUMENT_3) else names
 
 
 def attributes(name: str, group: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -69,38 +75,57 @@ def attributes(name: str, group: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _multiscale(group: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the first multiscale that has datasets."""
     multiscales = json_array("multiscales", group.get("multiscales"))
-    return json_object("multiscales", multiscales[0] if multiscales else None)
+    usable = [one for one in multiscales if isinstance(one, dict) and isinstance(one.get("datasets"), list)]
+    return json_object("multiscales", (usable or multiscales or [None])[0])
 
 
-def _datasets(name: str, multiscale: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the path of each array below the volume's address, and what the group says of it."""
+def _datasets(multiscale: Mapping[str, Any]) -> list[Any]:
+    """Return what the group says of each array."""
+    return json_array("datasets", multiscale.get("datasets"))
+
+
+def _path(name: str, dataset: object) -> str:
+    """Return the path of an array below the volume's address.
+
+    :param name: the path of the group's document.
+    """
     below = name.rpartition("/")[0]
-    datasets = [json_object("a dataset", dataset) for dataset in json_array("datasets", multiscale.get("datasets"))]
-    paths = [arrays.parse_path(dataset.get("path")) for dataset in datasets]
-    return [(f"{below}/{path}".lstrip("/"), dataset) for path, dataset in zip(paths, datasets, strict=True)]
+    return f"{below}/{arrays.parse_path(json_object('a dataset', dataset).get('path'))}".lstrip("/")
+
+
+def _label(dataset: object) -> str:
+    """Return the name of a level, for people."""
+    return str(dataset.get("path") if isinstance(dataset, dict) else dataset)[:60]
 
 
 def _parse_scale(
     channel: str | None,
+    name: str,
     documents: Documents,
     multiscale: Mapping[str, Any],
     axes: Sequence[tuple[str, object]],
-    dataset: tuple[str, Mapping[str, Any]],
+    dataset: object,
 ) -> SizedArray:
     """Return one level.
 
+    :param name: the path of the group's document.
     :param axes: the name and the unit of each axis.
     """
-    path, members = dataset
-    key = next((key for key in document_names(path) if key in documents), None)
+    path, members = _path(name, dataset), json_object("a dataset", dataset)
+    key = next((key for key in document_names(path, name) if key in documents), None)
     if key is None:
         raise unexpected(f"an array at {path}", None)
-    letters = "".join(name[:1].lower() for name, _ in axes)
+    letters = "".join(axis[:1].lower() or "?" for axis, _ in axes) or None
     array = zarr.parse_array(channel, key, arrays.parse_object(documents, key), letters)
-    own, common = (_scale_factors(item.get("coordinateTransformations"), letters) for item in (members, multiscale))
-    numbers = [_product(a, b) for a, b in zip(own, common, strict=True)]
-    voxel, unit = units.voxel_size(numbers, along_xyz(letters, [unit for _, unit in axes], None))
+    letters = letters or array.scale.axes
+    own = _scale_factors(members.get("coordinateTransformations"), letters)
+    numbers = [_product(a, b) for a, b in zip(own, _common_factors(multiscale, letters), strict=True)]
+    if array.scale.grid.end[2] == 1:  # a picture has no thickness, and programs write anything for it
+        numbers[2] = numbers[2] if _is_length(numbers[2]) else numbers[0]
+    lengths = [unit for _, unit in axes] or [None] * len(letters)
+    voxel, unit = units.voxel_size(numbers, along_xyz(letters, lengths, None))
     return SizedArray(path, voxel, unit, array)
 
 
@@ -111,13 +136,28 @@ def _product(own: object, common: object) -> object:
     return float(fraction("scale", own) * fraction("scale", common))
 
 
+def _is_length(value: object) -> bool:
+    try:
+        fraction("scale", value)
+    except Unexpected:
+        return False
+    return True
+
+
+def _common_factors(multiscale: Mapping[str, Any], axes: str) -> Sequence[object]:
+    """Return the factors of all levels along x, y, z; 1 where they are not to be used."""
+    try:
+        factors = _scale_factors(multiscale.get("coordinateTransformations"), axes)
+    except Unexpected:
+        return (1, 1, 1)
+    return factors if all(map(_is_length, factors)) else (1, 1, 1)
+
+
 def _axes(multiscale: Mapping[str, Any]) -> list[tuple[str, object]]:
-    """Return the name and the unit of each axis."""
-    axes = json_array("axes", multiscale.get("axes", _AXES), max_length=arrays.MAX_DIMENSIONS)
-    return [
-        (string("an axis", axis.get("name")), axis.get("unit")) if isinstance(axis, dict) else (string("axis", axis), 0)
-        for axis in axes
-    ]
+    """Return the name and the unit of each axis; nothing where the group does not name them."""
+    axes = json_array("axes", multiscale.get("axes") or [], max_length=arrays.MAX_DIMENSIONS)
+    named = [axis if isinstance(axis, dict) else {"name": axis} for axis in axes]
+    return [(string("an axis", axis.get("name", "")), axis.get("unit")) for axis in named]
 
 
 def _scale_factors(value: object, axes: str) -> Sequence[object]:
@@ -133,18 +173,18 @@ def _scale_factors(value: object, axes: str) -> Sequence[object]:
     return (1, 1, 1)
 
 
-def _windows(group: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """Return the values shown as black and white for each channel, as the group has them for its viewer."""
+def _windows(group: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """Return the values shown as black and white for each channel, as the group has them; (0, 0) is none."""
     omero = group.get("omero")
     channels = omero.get("channels") if isinstance(omero, dict) else None
     return [_window(channel) for channel in channels] if isinstance(channels, list) else []
 
 
-def _window(channel: object) -> tuple[int, int]:
+def _window(channel: object) -> tuple[float, float]:
     window = channel.get("window") if isinstance(channel, dict) else None
     if not isinstance(window, dict):
         return (0, 0)
     low, high = window.get("start"), window.get("end")
-    if not isinstance(low, (int, float)) or not isinstance(high, (int, float)):
+    if not isinstance(low, (int, float)) or not isinstance(high, (int, float)) or not low < high:
         return (0, 0)
-    return (int(low), int(high)) if -(2**15) <= low < high < 2**16 else (0, 0)
+    return (low, high)

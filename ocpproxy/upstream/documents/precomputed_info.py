@@ -81,11 +81,11 @@ def parse_info(channel: str | None, document: str, address: str) -> Volume[Preco
     """
     info = json_object("the info", checks.parse_json(document))
     check_kind(info)
-    kind = string("type", info.get("type"), "image", "segmentation")
-    dtype = string("data_type", info.get("data_type"), *checks.DTYPES)
+    kind = string("type", str(info.get("type")).lower(), "image", "segmentation")
+    dtype = string("data_type", str(info.get("data_type")).lower(), *checks.DTYPES)
     components = integer("num_channels", info.get("num_channels", 1), 1, _MAX_COMPONENTS)
     values = json_array("scales", info.get("scales"))
-    parse = partial(_parse_scale, channel, dtype, components)
+    parse = partial(_parse_scale, channel, dtype, components, not address.startswith("file:"))
     scales, notes = pyramids.parse_scales(values, _name, parse)
     channels = [VolumeChannel("" if components == 1 else f"_{n}", n) for n in range(components)]
     version = pyramids.version([address, {name: info.get(name) for name in _VERSIONED}])
@@ -110,18 +110,27 @@ def _name(scale: object) -> str:
     return str(scale.get("key"))[:60] if isinstance(scale, dict) else str(scale)[:60]
 
 
-def _parse_scale(channel: str | None, dtype: str, components: int, value: object) -> tuple[VoxelSize, PrecomputedScale]:
+def _parse_scale(
+    channel: str | None, dtype: str, components: int, may_leave: bool, value: object
+) -> tuple[VoxelSize, PrecomputedScale]:
+    """Return a scale.
+
+    :param may_leave: whether its key may lead out of the volume, as the format allows.
+    """
     members = json_object("a scale", value)
-    encoding = string("encoding", members.get("encoding"))
+    encoding = string("encoding", str(members.get("encoding")).lower())
     if dtype not in _ENCODINGS.get(encoding, ()):
         known = ", ".join(name for name, types in _ENCODINGS.items() if dtype in types)
         raise unexpected(f"chunks of {dtype} in an encoding that can be read here ({known})", encoding)
     if encoding == "compressed_segmentation" and components != 1:
         raise unexpected("compressed_segmentation of one channel", components)
     resolution = fraction_triple("resolution", members.get("resolution"))
+    key = string("key", members.get("key"))
+    if ".." in key.split("/") and (members.get("sharding") is not None or not may_leave):
+        raise unexpected("a key below the volume", key)
     scale = PrecomputedScale(
         channel,
-        string("key", members.get("key")),
+        key,
         encoding,
         dtype,
         components,

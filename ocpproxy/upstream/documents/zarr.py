@@ -19,7 +19,7 @@ DOCUMENT_2 = ".zarray"
 DOCUMENT_3 = "zarr.json"
 ATTRIBUTES_2 = ".zattrs"
 _AXES = "tczyx"
-_DTYPE_2 = re.compile(r"[<>|]([uifb])([1248])")
+_DTYPE_2 = re.compile(r"[<>|=]?([uifb])([1248])")
 _KINDS = {"u": "uint", "i": "int", "f": "float"}
 _XARRAY_AXES = "_ARRAY_DIMENSIONS"
 

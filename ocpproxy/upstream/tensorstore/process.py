@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import socket
 import sys
@@ -20,6 +21,8 @@ import numpy as np
 
 from ocpproxy.upstream.tensorstore import decoding
 
+_RELAY = re.compile(r"http://127\.0\.0\.1:\d+/[0-9a-f]{32}/\d+/")
+"""The address of an array at the relay, which holds a secret."""
 _REOPEN_AFTER = 600.0
 """Seconds after which the metadata of an array is read again."""
 _MAX_OPEN = 64
@@ -52,7 +55,7 @@ class ResponseWriter:
 
     def fail(self, number: int, error: BaseException) -> None:
         """Send an error, without the spec that TensorStore appends: that holds the headers of requests."""
-        message = str(error).partition("[tensorstore_spec")[0][:300]
+        message = _RELAY.sub("", str(error).partition("[tensorstore_spec")[0])[:300]
         self.send({"id": number, "error": message or type(error).__name__})
 
 

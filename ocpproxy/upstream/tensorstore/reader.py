@@ -17,6 +17,7 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 
@@ -33,8 +34,9 @@ from ocpproxy.upstream.tensorstore.shared_process import SharedProcess
 
 _MAX_DOCUMENT = 2 * 2**20
 """Bytes of a document."""
-_SHARD_INDEX = 16 * 2**20
-"""Bytes of the index of a shard, at most."""
+_PART_OF_SHARD = 64 * 2**20
+"""Bytes of a shard that are read at once: its index, or chunks that follow one another."""
+_ARRAYS = 1000
 
 
 def numcodecs_installed() -> bool:
@@ -77,7 +79,7 @@ class TensorStoreReader:
         self._relay = relay
         self._missing = missing
         self._timeout = timeout
-        self._reported: set[RelayedArray] = set()
+        self._reported: LRUCache[RelayedArray, None] = LRUCache(_ARRAYS)
 
     async def document(self, location: Location, token: str, name: str) -> bytes | None:
         """Return a document below the address of a bucket that needs credentials, or None if there is none.
@@ -114,7 +116,7 @@ class TensorStoreReader:
                 raise array.failure.with_traceback(None) from failure
             raise
         progress.current().report()
-        if array.present == present and array.absent > absent:
+        if array.present == present and array.absent > absent and (voxels == voxels.flat[:1]).all():
             self._report_missing(part, array)
         return voxels
 
@@ -132,7 +134,7 @@ class TensorStoreReader:
     def _report_missing(self, part: ArrayPart, array: RelayedArray) -> None:
         """Log once for an array that all chunks of a cuboid are missing: its names may be others, or it is sparse."""
         if array not in self._reported:
-            self._reported.add(array)
+            self._reported[array] = None
             log_all_missing(part.token, part.location, part.path)
 
 
@@ -172,8 +174,8 @@ def _bucket(address: str, path: str) -> dict[str, Any]:
 
 
 def _longest_object(nbytes: int) -> int:
-    """Return how large an object that holds one chunk may be; the index of a shard may be read whole, too."""
-    return max(2 * content_encoding.max_encoded_size(nbytes), _SHARD_INDEX)
+    """Return how large an object that holds one chunk may be, or a part of a shard."""
+    return max(2 * content_encoding.max_encoded_size(nbytes), _PART_OF_SHARD)
 
 
 def _voxels(head: Head, body: bytes) -> Voxels:

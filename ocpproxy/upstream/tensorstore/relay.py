@@ -19,14 +19,14 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from ocpproxy.upstream.base import UpstreamFailure
+from ocpproxy.upstream.base import UpstreamBroken, UpstreamFailure
 from ocpproxy.upstream.chunks import MissingChunks
 from ocpproxy.upstream.http import HttpResponse
 from ocpproxy.upstream.locations import Location
 
 _FAILED = 502
 _ARRAYS = 10_000
-_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _PASSED_ON = ("content-encoding", "content-range", "etag")
 
 
@@ -57,16 +57,18 @@ class RelayedArray:
         """Return an object, or the range of it; a response with another status than 200 and 206 is a missing object.
 
         :param name: its path below the array.
-        :param byte_range: the value of ``Range``, or an empty string.
+        :param byte_range: the value of ``Range``, or an empty string. A server may ignore it: then the object is cut.
         :raises UpstreamFailure: it cannot be read.
         """
-        span = _RANGE.fullmatch(byte_range)
-        limit = max(0, int(span[2]) - int(span[1]) + 1) if span else self._limit
         headers = {"Range": byte_range} if byte_range else {}
         self.open += 1
         try:
+            if {"", ".", ".."} & set(name.split("/")) or "\0" in name:
+                raise UpstreamBroken(f"expected the name of an object below the array, not {name[:60]!r}")
             path = self._location.path(self._token, f"{self._path}/{name}")
-            response = await self._location.client.get(path, limit, self._check, headers)
+            response = await self._location.client.get(path, self._limit, self._check, headers)
+            if byte_range and response.status == 200:
+                response = _cut(response, byte_range)
         except UpstreamFailure as failure:
             self.failed, self.failure = self.failed + 1, failure
             raise
@@ -79,6 +81,21 @@ class RelayedArray:
 
     def _check(self, response: HttpResponse) -> UpstreamFailure | None:
         return None if response.status == 206 else self._missing.check(response)
+
+
+def _cut(response: HttpResponse, byte_range: str) -> HttpResponse:
+    """Return a range of a whole object.
+
+    :raises UpstreamBroken: it cannot be cut.
+    """
+    span = _RANGE.fullmatch(byte_range)
+    size = len(response.body)
+    if span is None or not any(span.groups()) or response.encoding:
+        raise UpstreamBroken("the server ignores Range, which shards need")
+    first = int(span[1]) if span[1] else max(0, size - int(span[2]))
+    end = min(size, int(span[2]) + 1) if span[1] and span[2] else size
+    headers = {**response.headers, "content-range": f"bytes {first}-{end - 1}/{size}"}
+    return HttpResponse(206, response.body[first:end], headers)
 
 
 class Relay:
@@ -147,7 +164,7 @@ class _Objects(Resource):
         _, key, number, name, *_ = (*request.path.decode("latin-1").split("/", 3), "", "", "")
         array: RelayedArray | None = self._find(key, number)
         if array is None:
-            request.setResponseCode(404)
+            request.setResponseCode(_FAILED)  # not 404, which would be a missing chunk
             return b""
         byte_range = request.getHeader("range") or ""
         work = Deferred.fromCoroutine(array.read(unquote(name), byte_range))
