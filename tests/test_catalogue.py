@@ -13,7 +13,15 @@ from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry, DatasetSource, U
 from ocpproxy.index.descriptions import Description
 from ocpproxy.model.dataset import Channel, Cutout, Dataset, Level
 from ocpproxy.model.voxels import Voxels
-from ocpproxy.upstream.base import NotUnderstood, UnknownToken, UpstreamDown, UpstreamFailure, VoxelsOnly
+from ocpproxy.upstream.base import (
+    NotUnderstood,
+    UnknownToken,
+    UpstreamBroken,
+    UpstreamDown,
+    UpstreamFailure,
+    UpstreamRefused,
+    VoxelsOnly,
+)
 
 LEVEL = Level((512, 512, 16), (0, 0, 0), (512, 512, 16))
 INFO_MAX_AGE = 3600.0
@@ -149,6 +157,26 @@ class CatalogueTests(SynchronousTestCase):
                 self.assertFalse(self.refusal(catalogue, f"q{number}").configured)
         self.assertEqual(len(self.lines(events)), 1)
         self.assertIn("q2 is not described: unreachable", self.lines(events)[0])
+
+    def test_other_words_each_time(self) -> None:
+        """A server whose words differ each time fills no log."""
+        catalogue = self.catalogue(*(UpstreamBroken(f"500: request {n}") for n in range(20)))
+        with capturedLogs() as events:
+            for _ in range(10):
+                self.refusal(catalogue)
+                self.clock.advance(2)
+            for number in range(5):
+                self.refusal(catalogue, f"q{number}")
+        self.assertEqual(len(self.lines(events)), 2, "one for the token, one for all that have no section")
+
+    def test_refused_after_a_restart(self) -> None:
+        """A stored description that its upstream refuses now is not said to be shown."""
+        self.ask(self.catalogue(""))
+        self.clock.advance(INFO_MAX_AGE + 1)
+        catalogue = self.catalogue(UpstreamRefused("403"))
+        with capturedLogs() as events:
+            self.refusal(catalogue)
+        self.assertNotIn("earlier", self.lines(events)[0])
 
     def test_notes(self) -> None:
         """What a description leaves out is logged when it changes."""

@@ -73,6 +73,21 @@ class RedirectTests(UpstreamCase):
             await a_turn()
         self.assertEqual(bucket.seen, [])
 
+    async def test_words(self) -> None:
+        """No user name of a target is repeated; circles and other schemes are refused, with words of their own."""
+        for target, words in (
+            ("http://bob:S3CRET@127.0.0.1:1/", "redirect_hosts"),
+            ("ftp://127.0.0.1", "redirect_hosts"),
+            ("", "redirects more than"),
+        ):
+            archive = Archive(bucket=target)
+            with self.assertRaises(RedirectRefused) as caught:
+                await self.read(f"type = precomputed\nurl = {self.serve(archive)}/p\nredirect_hosts = 127.0.0.1\n")
+            self.assertIn(words, caught.exception.public)
+            self.assertNotIn("S3CRET", str(caught.exception))
+            self.assertTrue(caught.exception.lasting)
+            await a_turn()
+
     async def test_trusted(self) -> None:
         """Every format is read through it, with the port or without; credentials stay with the first host."""
         archive, bucket, url = self.archive()

@@ -138,6 +138,29 @@ class OddVolumeTests(UpstreamCase):
         with self.assertRaises(UpstreamRefused):
             await self.described(self.configured(f"type = volume\nurl = {url}/nothing\n"), "kat")
 
+    async def test_other_names_of_chunks(self) -> None:
+        """A chunk that is there as ``.gz`` and cannot be read is a failure, and not background."""
+
+        class Broken(doubles.Bucket):
+            def answer(self, path: str, query: dict[str, list[str]], headers: dict[str, str]) -> doubles.Answer:
+                if path.endswith(".gz"):
+                    return "cutout", 500, {}, b"disk"
+                return super().answer(path, query, headers)
+
+        files = self.place()
+        formats.precomputed(files / "v", em())
+        for path in (files / "v" / "4.6_4.6_45").iterdir():
+            path.unlink()
+        for served, fails in ((Broken, True), (doubles.Bucket, False)):
+            upstream = self.configured(f"type = precomputed\nurl = {self.serve(served(directory=files))}/v\n")
+            dataset = await self.described(upstream, "kat")
+            cutout = Cutout(dataset, dataset.channels[0], 0, 0, Box(0, 64, 0, 64, 0, 8))
+            if fails:
+                with self.assertRaises(UpstreamBroken):
+                    await upstream.cutout(cutout)
+            else:
+                self.assertFalse((await upstream.cutout(cutout)).any())
+
     async def test_edges_rounded_down(self) -> None:
         """A tile server that rounds the sizes of its edge tiles down: missing pixels are black."""
         tile = BytesIO()
