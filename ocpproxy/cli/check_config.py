@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from ocpproxy.cli import describe
-from ocpproxy.config import BadConfiguration, Settings
-from ocpproxy.daemon.tap import load
+from ocpproxy.cli.settings import load_settings
+from ocpproxy.config import Settings
 from ocpproxy.upstream.registry import KINDS
 
 
@@ -21,10 +21,8 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Return 0 for a file that can be used, and whose datasets can be shown if they are asked for; 1 for any other."""
-    try:
-        settings = load(arguments.config, serves=False)
-    except BadConfiguration as bad:
-        print(bad)
+    settings = load_settings(arguments.config)
+    if settings is None:
         return 1
     print(f"{arguments.config} is fine")
     return _connect(settings) if arguments.connect else 0

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ocpproxy.cli.reactor import run_in_reactor
-from ocpproxy.config import BadConfiguration, Settings
+from ocpproxy.cli.settings import load_settings
+from ocpproxy.config import Settings
 from ocpproxy.daemon import describing
 from ocpproxy.daemon.describing import DatasetReport
-from ocpproxy.daemon.tap import load
 from ocpproxy.model.dataset import Level
 from ocpproxy.web.tiles import description
 
@@ -31,10 +31,8 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Return 0 for a dataset that can be shown, 1 for any other."""
-    try:
-        settings = load(arguments.config, serves=False)
-    except BadConfiguration as bad:
-        print(bad)
+    settings = load_settings(arguments.config)
+    if settings is None:
         return 1
     (report,) = ask(settings, [arguments.token])
     if arguments.json:

@@ -9,10 +9,10 @@ from typing import Any
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from ocpproxy.cli.reactor import run_in_reactor
-from ocpproxy.config import BadConfiguration, Settings
+from ocpproxy.cli.settings import load_settings
+from ocpproxy.config import Settings
 from ocpproxy.daemon.services import OrderedServices
 from ocpproxy.daemon.storage import Storage, open_storage
-from ocpproxy.daemon.tap import load
 from ocpproxy.index import leases
 from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.metrics import Metrics
@@ -36,10 +36,8 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Return 0 when there was nothing to mend, 1 when something was mended, 2 when it could not look."""
-    try:
-        settings = load(arguments.config, serves=False)
-    except BadConfiguration as bad:
-        print(bad)
+    settings = load_settings(arguments.config)
+    if settings is None:
         return _COULD_NOT_LOOK
     return run_in_reactor(lambda reactor: _fsck(reactor, settings))
 
