@@ -127,6 +127,12 @@ class ValuesTests(SynchronousTestCase):
             bad = self.assertRaises(BadConfiguration, parse, f"[dataset a]\n{line}\n")
             self.assertEqual([fault.key for fault in bad.faults], [line.split()[0]])
 
+    def test_letters_of_a_token(self) -> None:
+        """A section for a token that cannot be part of an address says which letters it may have."""
+        for token in ("my.token", "mein Gehirn", "-a", "x" * 65, "Schädel"):
+            bad = self.assertRaises(BadConfiguration, parse, f"[dataset {token}]\n")
+            self.assertIn("letters a to z, A to Z, 0 to 9, _ and -", str(bad), token)
+
     def test_type_from_the_environment(self) -> None:
         """A type may be a variable, in every section; one that is not set is one fault."""
         for section in ("[upstream]", "[dataset a]"):
