@@ -21,7 +21,7 @@ from ocpproxy.upstream.documents.checks import json_array, json_object, string, 
 
 TENSORSTORE, NUMCODECS = "tensorstore", "numcodecs"
 _BLOSC = {"cname": "lz4", "clevel": 5, "shuffle": 1, "blocksize": 0}
-"""Members that TensorStore wants to see, and does not use to decode; so it is not told those of the document."""
+"""Members that TensorStore requires and does not use to decode. They are constants: those of a document may be bad."""
 _COMPRESSORS_2: Mapping[str, Mapping[str, Any]] = {
     "blosc": _BLOSC,
     "bz2": {"level": 1},

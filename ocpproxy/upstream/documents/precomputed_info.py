@@ -81,8 +81,8 @@ def parse_info(channel: str | None, document: str, address: str) -> Volume[Preco
     """
     info = json_object("the info", checks.parse_json(document))
     check_kind(info)
-    kind = string("type", str(info.get("type")).lower(), "image", "segmentation")
-    dtype = string("data_type", str(info.get("data_type")).lower(), *checks.DTYPES)
+    kind = string("type", _lower(info.get("type")), "image", "segmentation")
+    dtype = string("data_type", _lower(info.get("data_type")), *checks.DTYPES)
     components = integer("num_channels", info.get("num_channels", 1), 1, _MAX_COMPONENTS)
     values = json_array("scales", info.get("scales"))
     parse = partial(_parse_scale, channel, dtype, components, not address.startswith("file:"))
@@ -105,6 +105,11 @@ def check_kind(info: Mapping[str, Any]) -> None:
         raise unexpected("the info of a volume, with scales", sorted(map(str, info)))
 
 
+def _lower(value: object) -> object:
+    """Return a word in small letters: programs write it in either."""
+    return value.lower() if isinstance(value, str) else value
+
+
 def _name(scale: object) -> str:
     """Return the name of a scale, for people."""
     return str(scale.get("key"))[:60] if isinstance(scale, dict) else str(scale)[:60]
@@ -118,7 +123,7 @@ def _parse_scale(
     :param may_leave: whether its key may lead out of the volume, as the format allows.
     """
     members = json_object("a scale", value)
-    encoding = string("encoding", str(members.get("encoding")).lower())
+    encoding = string("encoding", _lower(members.get("encoding")))
     if dtype not in _ENCODINGS.get(encoding, ()):
         known = ", ".join(name for name, types in _ENCODINGS.items() if dtype in types)
         raise unexpected(f"chunks of {dtype} in an encoding that can be read here ({known})", encoding)

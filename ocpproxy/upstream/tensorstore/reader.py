@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import cycle
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from cachetools import LRUCache
@@ -169,7 +170,7 @@ class TensorStoreReaders(Service):
 def _bucket(address: str, path: str) -> dict[str, Any]:
     """Return TensorStore's spec of the key-value store below an s3:// or gs:// address."""
     scheme, _, rest = address.partition("://")
-    bucket, _, prefix = rest.partition("/")
+    bucket, _, prefix = unquote(rest).partition("/")
     return {"driver": {"s3": "s3", "gs": "gcs"}[scheme], "bucket": bucket, "path": f"{prefix}/{path}".strip("/") + "/"}
 
 
