@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Event
+
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
@@ -10,6 +12,7 @@ from twisted.trial.unittest import TestCase
 from ocpproxy.config import IndexUrl
 from ocpproxy.index import leases
 from ocpproxy.index.database import Database
+from ocpproxy.index.dialect import Transaction
 from ocpproxy.index.leases import Leases
 from tests.databases import OnDatabase, OnMariaDB, OnSQLite, started
 
@@ -109,6 +112,26 @@ class LeaseTests(OnDatabase):
         while not await two.acquire("a"):
             pass
         self.assertEqual(one._held, {})
+
+    async def test_slow(self) -> None:
+        """A database that is only slow is waited for: to go on without a lease is for one that answers nothing."""
+        url = self.index_url()
+        one, two = await self.leases("one", url), await self.leases("two", url)
+        two.reactor = reactor
+        await one.acquire("a")
+        locked: Deferred[None] = Deferred()
+        unlock = Event()
+
+        def hold(tx: Transaction) -> None:
+            tx.run("UPDATE fetching SET expires = expires WHERE url = 'a'")
+            two.reactor.callFromThread(locked.callback, None)
+            unlock.wait(60)
+
+        holding = Deferred.fromCoroutine(one.database.run_within(60, None, hold))
+        await locked
+        reactor.callLater(2 * leases.PATIENCE, unlock.set)
+        self.assertFalse(await two.acquire("a"))
+        await holding
 
 
 class SQLiteLeaseTests(OnSQLite, LeaseTests, TestCase):

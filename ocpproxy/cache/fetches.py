@@ -34,7 +34,7 @@ from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup
 from ocpproxy.cache.rendering import CuboidRenderer, RenderLanes
 from ocpproxy.cache.shared_cutouts import SharedCutouts
 from ocpproxy.concurrency.single_flight import Flight, SingleFlight
-from ocpproxy.index.database import DatabaseUnavailable
+from ocpproxy.index.database import DatabaseUnavailable, OutcomeUnknown
 from ocpproxy.index.leases import LeaseHolder
 from ocpproxy.model.dataset import Cutout
 from ocpproxy.model.stack import Cuboid, Tile
@@ -222,11 +222,18 @@ class CuboidFetches(Service):
                 await self._deliver_stored(flight, Result.COLLAPSED)
                 if flight.waiting_items() and self._clock.seconds() - asked >= _RETRY_LEASE_EVERY:
                     asked = self._clock.seconds()
-                    if await self._leases.acquire(name):
+                    if await self._acquire_again(name):
                         return True
-        except DatabaseUnavailable:
-            pass
+        except DatabaseUnavailable as error:
+            self._log.debug("{cuboid} is fetched without a lease: {reason}", cuboid=name, reason=str(error))
         return False
+
+    async def _acquire_again(self, name: str) -> bool:
+        """Return whether a lease that another process had is ours; as long as nobody can tell, it is the other's."""
+        try:
+            return await self._leases.acquire(name)
+        except OutcomeUnknown:
+            return False
 
 
 def _too_busy(_: object, patience: float) -> None:

@@ -169,6 +169,14 @@ class Database(Service):
         """
         return await self._run(self._transaction, PATIENCE, None, interaction, args, kwargs)
 
+    async def answers(self, patience: float) -> bool:
+        """Return whether the database answers anything within `patience` seconds; one that is only slow does."""
+        try:
+            await self._run(self._transaction, patience, None, lambda tx: tx.one("SELECT 1"), (), {})
+        except DatabaseUnavailable:
+            return False
+        return True
+
     async def run_within(
         self,
         patience: float,

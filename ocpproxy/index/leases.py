@@ -18,14 +18,17 @@ from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from ocpproxy.index.database import Database, DatabaseUnavailable
+from ocpproxy.index.database import Database, DatabaseUnavailable, OutcomeUnknown
 from ocpproxy.index.dialect import Transaction
 
 PATIENCE = 0.5
-"""Seconds that a miss waits for the database before it goes on without a lease."""
+"""Seconds that a miss waits for a database that answers nothing, before it goes on without a lease."""
+_SLOW = 2.5
+"""Seconds that it waits for a database that answers others: to fetch a cuboid twice costs more than that."""
 
 
 class LeaseHolder(Protocol):
@@ -143,7 +146,7 @@ class Leases(Service):
     async def acquire(self, name: str) -> bool:
         """Acquire the lease if it is free; return whether it is ours now. Then `release` must follow.
 
-        :raises DatabaseUnavailable: when the database does not answer within `PATIENCE`.
+        :raises DatabaseUnavailable: when the database answers nothing within `PATIENCE`.
         """
         owner = f"{self.owner}#{next(self._numbers)}"
 
@@ -153,7 +156,10 @@ class Leases(Service):
                     lambda failure: self._log.failure("releasing {name}", failure, name=name)
                 )
 
-        outcome = await self.database.run_within(PATIENCE, too_late, acquire, name, owner, self._microseconds)
+        asking = Deferred.fromCoroutine(
+            self.database.run_within(_SLOW, too_late, acquire, name, owner, self._microseconds)
+        )
+        outcome = await _unless_silent(asking, self.database, self.reactor)
         if outcome is LeaseOutcome.OURS:
             self._held[name] = owner
         return outcome is LeaseOutcome.OURS
@@ -169,3 +175,31 @@ class Leases(Service):
             await self.database.run(release, name, owner)
         except DatabaseUnavailable:
             self._log.debug("{name} could not be released; it expires", name=name)
+
+
+async def _unless_silent(asking: Deferred[LeaseOutcome], database: Database, clock: IReactorTime) -> LeaseOutcome:
+    """Return the answer to a question, unless the database answers no other question either.
+
+    :raises OutcomeUnknown: when it has been silent for `PATIENCE`.
+    """
+    silent = False
+
+    def listen() -> Deferred[None]:
+        return Deferred.fromCoroutine(database.answers(PATIENCE / 2)).addCallback(end)
+
+    def end(answers: bool) -> None:
+        nonlocal silent
+        if not answers and not asking.called:
+            silent = True
+            asking.cancel()
+
+    check = clock.callLater(PATIENCE / 2, listen)
+    try:
+        return await asking
+    except CancelledError:
+        if silent:
+            raise OutcomeUnknown(f"no answer within {PATIENCE:g} s") from None
+        raise
+    finally:
+        if check.active():
+            check.cancel()
