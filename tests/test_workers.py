@@ -56,9 +56,10 @@ class WorkerTests(OnDatabase, DaemonMixin):
         return daemon
 
     async def ready(self, daemon: Daemon, workers: int) -> None:
-        """Wait until so many workers have reported that they take requests."""
-        while len(re.findall(r"worker \d is ready", daemon.log)) < workers:
-            await pause(0.02)
+        """Wait until so many workers have reported that they take requests, and that they have the index."""
+        for line in (r"worker \d is ready", "the index database is available"):
+            while len(re.findall(line, daemon.log)) < workers:
+                await pause(0.02)
 
     async def request_from_all(self, daemon: Daemon, path: str, count: int) -> None:
         """Request a tile on so many new connections at once, and check each answer."""
