@@ -150,7 +150,9 @@ class MemoryGatewayCase(SynchronousTestCase):
             section, _, option = name.partition("_")
             sections[section][option] = value
         lines = [f"[{s}]\n" + "".join(f"{k} = {v}\n" for k, v in values.items()) for s, values in sections.items()]
-        gateway = make_gateway(config.parse("".join(lines), self.place, {}, KINDS), self.reactor, Metrics())
+        gateway = make_gateway(
+            config.parse("".join(lines), self.place, {}, KINDS), self.reactor, Metrics(), now=self.reactor.seconds
+        )
         gateway.site.protocol = SocketChannel
         agent = RequestTraversalAgent(Resource())
         agent._serverFactory = gateway.site  # the whole server, with the requests and the channel of its own

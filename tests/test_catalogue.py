@@ -82,7 +82,7 @@ class CatalogueTests(SynchronousTestCase):
         """A catalogue before a new upstream, as after a start."""
         self.upstream = Scripted(*answers)
         source = DatasetSource(self.upstream, INFO_MAX_AGE, 4, 60)
-        return Catalogue({"kat": source}, source, self.descriptions, self.clock)
+        return Catalogue({"kat": source}, source, self.descriptions, self.clock, self.clock.seconds)
 
     def ask(self, catalogue: Catalogue, token: str = "kat") -> CatalogueEntry:
         """The entry of a token."""

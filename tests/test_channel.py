@@ -51,7 +51,7 @@ class SocketTests(HotCase):
         client.settimeout(300)
 
         def send() -> None:
-            client.sendall(todo + b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n")
+            client.sendall(todo + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 
         sending = deferToThread(send)
         answers: bytes = await deferToThread(read_all, client)
@@ -73,7 +73,7 @@ class SocketTests(HotCase):
         It gets all of them in the end, whole and in order, on the hot path and on the ordinary way.
         """
         body = without_date(
-            await deferToThread(self.exchange, b"GET %b HTTP/1.1\r\nConnection: close\r\n\r\n" % TILES[0])
+            await deferToThread(self.exchange, b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % TILES[0])
         )
         one = body.replace(b"Connection: close\r\n", b"")
         for way in ("hot", "ordinary"):
@@ -112,9 +112,9 @@ class SocketTests(HotCase):
     async def test_ends(self) -> None:
         """Connection: close and HTTP/1.0 end the connection after a whole answer; keep-alive does not."""
         for requests, connection in (
-            (b"GET %b HTTP/1.1\r\nConnection: close\r\n\r\n", True),
+            (b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", True),
             (b"GET %b HTTP/1.0\r\n\r\n", False),
-            (b"GET %b HTTP/1.1\r\n\r\nHEAD /healthz HTTP/1.0\r\n\r\n", False),
+            (b"GET %b HTTP/1.1\r\nHost: x\r\n\r\nHEAD /healthz HTTP/1.0\r\n\r\n", False),
         ):
             answer = await deferToThread(self.exchange, requests % TILES[0])
             self.assertIn(b" 200 OK", answer[:20])
@@ -165,7 +165,9 @@ class ListeningTests(DaemonCase):
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             context.set_alpn_protocols(["h2", "http/1.1"])
             with context.wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=300)) as client:
-                client.sendall(b"GET /kat/3/0_0_0.png HTTP/1.1\r\n\r\n" * 2 + b"GET /healthz HTTP/1.0\r\n\r\n")
+                client.sendall(
+                    b"GET /kat/3/0_0_0.png HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + b"GET /healthz HTTP/1.0\r\n\r\n"
+                )
                 return client.selected_alpn_protocol(), read_all(client)
 
         await deferToThread(exchange)

@@ -96,9 +96,9 @@ class FetchTests(SynchronousTestCase):
         clock, store = Clock(), NoStore()
         self.urgent, self.ahead = ManualLane(), ManualLane()
         self.lookup = TileLookup(store, 2**24)
-        catalogue = Catalogue({}, DatasetSource(Noise(), 60, 4, 60), NoDescriptions(), clock)
+        catalogue = Catalogue({}, DatasetSource(Noise(), 60, 4, 60), NoDescriptions(), clock, clock.seconds)
         lanes: Any = RenderLanes(self.urgent, self.ahead)
-        context = FetchContext(catalogue, SharedCutouts(clock, 2**24), lanes, clock)
+        context = FetchContext(catalogue, SharedCutouts(clock, 2**24), lanes, clock, clock.seconds)
         self.fetches = CuboidFetches(self.lookup, store, EveryLease(), context)
 
     def fetch(self, slice_: int) -> Deferred[Found]:

@@ -12,7 +12,7 @@ dataset. While the upstream does not answer the epoch before goes on, for old ti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from math import inf, isfinite
@@ -158,6 +158,7 @@ class Catalogue(Service):
 
     :param sources: the sources of tokens that have their own.
     :param default: the source of all other tokens; None where there are no others.
+    :param now: returns the seconds since 1970; `clock` only measures how long something takes.
     """
 
     _log = Logger()
@@ -168,11 +169,13 @@ class Catalogue(Service):
         default: DatasetSource | None,
         descriptions: DescriptionStore,
         clock: IReactorTime,
+        now: Callable[[], float],
     ) -> None:
         self._sources = sources
         self._default = default
         self._descriptions = descriptions
         self._clock = clock
+        self._now = now
         self._entries: LRUCache[str, CatalogueEntry] = LRUCache(_MOST_TOKENS)
         self._lasting: TTLCache[str, UpstreamFailure] = TTLCache(_MOST_TOKENS, _ASK_AGAIN_AFTER, clock.seconds)
         self._troubles: dict[str | None, Trouble] = {}
@@ -205,8 +208,8 @@ class Catalogue(Service):
     def entry_now(self, token: str) -> CatalogueEntry | None:
         """Return the entry that is in memory, or None. An old one is refreshed in the background."""
         entry: CatalogueEntry | None = self._entries.get(token)
-        if entry is not None and self._clock.seconds() > min(entry.refresh_at, entry.epoch_ends):
-            entry.refresh_at = self._clock.seconds() + _RETRY_EVERY
+        if entry is not None and self._now() > min(entry.refresh_at, entry.epoch_ends):
+            entry.refresh_at = self._now() + _RETRY_EVERY
             self.refresh(token)
         return entry
 
@@ -232,7 +235,7 @@ class Catalogue(Service):
         Where the epoch of `entry` has ended, the upstream is asked, and waited for a moment. If it does not answer,
         the epoch goes on.
         """
-        if self._clock.seconds() < entry.epoch_ends:
+        if self._now() < entry.epoch_ends:
             return entry
         try:
             return await self._describing.join(token, token).addTimeout(_PATIENCE, self._clock)
@@ -254,7 +257,7 @@ class Catalogue(Service):
         flight.progress.report()  # a description is worth finishing, whoever leaves
         source = self.source(token)
         kept = None if token in self._entries else await self._load(token, source)
-        if kept is not None and self._clock.seconds() < min(kept.refresh_at, kept.epoch_ends):
+        if kept is not None and self._now() < min(kept.refresh_at, kept.epoch_ends):
             self._note_success(token, kept, None)
             self._entries[token] = kept
             flight.deliver(token, kept)
@@ -284,7 +287,7 @@ class Catalogue(Service):
 
         Anybody can ask for tokens without a section, so all of them have one state.
         """
-        key, now = token if token in self._sources else None, self._clock.seconds()
+        key, now = token if token in self._sources else None, self._now()
         if key is None and isinstance(failure, UnknownToken):
             return
         known = self._troubles.get(key)
@@ -325,7 +328,7 @@ class Catalogue(Service):
 
     def _postpone(self, entry: CatalogueEntry) -> None:
         """Keep an entry for a while longer: the upstream does not answer."""
-        entry.refresh_at = self._clock.seconds() + _RETRY_EVERY
+        entry.refresh_at = self._now() + _RETRY_EVERY
         entry.epoch_ends = max(entry.epoch_ends, entry.refresh_at)
 
     async def _load(self, token: str, source: DatasetSource) -> CatalogueEntry | None:
@@ -341,7 +344,7 @@ class Catalogue(Service):
 
     async def _ask_upstream(self, token: str, source: DatasetSource) -> CatalogueEntry:
         text = await source.upstream.describe(source.alias_of or token)
-        entry = make_entry(source, source.dataset(token, text), self._clock.seconds())
+        entry = make_entry(source, source.dataset(token, text), self._now())
         saving = Deferred.fromCoroutine(
             self._descriptions.save(entry.dataset, source.origin(), Description(text, entry.read_at))
         )

@@ -17,7 +17,7 @@ again need not fetch. A failure reaches everyone who waits.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -68,6 +68,8 @@ class FetchContext:
     cutouts: SharedCutouts
     lanes: RenderLanes
     clock: IReactorTime
+    now: Callable[[], float]
+    """Returns the seconds since 1970."""
 
 
 class CuboidFetches(Service):
@@ -83,6 +85,7 @@ class CuboidFetches(Service):
         self._cutouts = context.cutouts
         self._lanes = context.lanes
         self._clock = context.clock
+        self._now = context.now
         self._slots: dict[DatasetSource, DeferredSemaphore] = {}
         self._flights: SingleFlight[Cuboid, Tile, Found] = SingleFlight(self._fly, context.clock)
 
@@ -171,7 +174,7 @@ class CuboidFetches(Service):
 
     def _deliver(self, flight: CuboidFlight, tile: Tile, picture: bytes) -> None:
         """Deliver a tile that was made just now; one that somebody waits for stays in memory."""
-        encoded = EncodedTile.of(tile, picture, self._clock.seconds())
+        encoded = EncodedTile.of(tile, picture, self._now())
         if flight.is_waited_for(tile):
             self._lookup.remember(tile, encoded)
         flight.deliver(tile, Found(encoded, Result.MISS))

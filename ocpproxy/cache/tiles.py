@@ -7,9 +7,9 @@ epoch is better than none.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry
@@ -52,15 +52,20 @@ def max_age(expires: float | None, now: float, most: int) -> int:
 
 
 class TileCache:
-    """Tiles by address."""
+    """Tiles by address.
+
+    :param now: returns the seconds since 1970.
+    """
 
     _log = Logger()
 
-    def __init__(self, catalogue: Catalogue, lookup: TileLookup, fetches: CuboidFetches, clock: IReactorTime) -> None:
+    def __init__(
+        self, catalogue: Catalogue, lookup: TileLookup, fetches: CuboidFetches, now: Callable[[], float]
+    ) -> None:
         self._catalogue = catalogue
         self._lookup = lookup
         self._fetches = fetches
-        self._clock = clock
+        self._now = now
 
     async def locate(self, address: TileAddress, *, current: bool = True) -> LocatedTile:
         """Return what the address means.
@@ -100,7 +105,7 @@ class TileCache:
             if old is None:
                 raise
             self._log.warn("{tile} is served from an earlier epoch: {reason}", tile=tile, reason=str(failure))
-            return TileAnswer(old.tile, old.result, expires=self._clock.seconds())  # nobody is to keep it
+            return TileAnswer(old.tile, old.result, expires=self._now())  # nobody is to keep it
         return TileAnswer(found.tile, found.result, located.expires)
 
     async def stored_tile(self, located: LocatedTile) -> TileAnswer | None:

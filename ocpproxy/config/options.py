@@ -32,6 +32,9 @@ SERVER: Mapping[str, Option] = {
     "max_age": Option(values.integer(0, 10**9), "86400"),
     "access_log": Option(values.switch, "on"),
     "patience": Option(values.number(0, 300, "seconds"), "10"),
+    "trusted_proxies": Option(values.networks, ""),
+    "public_url": Option(values.public_url, ""),
+    "connections": Option(values.connections, "auto"),
 }
 CACHE: Mapping[str, Option] = {
     "directory": Option(values.path, "/var/cache/ocpproxy"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,10 @@ class ServerSettings:
     max_age: int
     access_log: bool
     patience: float
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
+    public_url: str
+    connections: int | None
+    """Clients' connections at most; None for as many as descriptors allow."""
 
 
 @dataclass(frozen=True, slots=True)

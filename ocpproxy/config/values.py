@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -177,6 +178,32 @@ def workers(text: str, _: Path) -> int:
         return os.cpu_count() or 1
     if not re.fullmatch(r"\d{1,3}", text) or not 1 <= int(text) <= 256:
         raise BadValue("auto, for one a core, or a whole number from 1 to 256")
+    return int(text)
+
+
+def networks(text: str, _: Path) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Read addresses and networks."""
+    try:
+        return tuple(ip_network(part) for part in re.split(r"[,\s]+", text) if part)
+    except ValueError:
+        raise BadValue("addresses or networks with commas between them, such as 127.0.0.1, 10.0.0.0/8") from None
+
+
+def public_url(text: str, _: Path) -> str:
+    """Read the address of this gateway, without a slash at its end; an empty text stays empty."""
+    if text and not re.fullmatch(
+        r"https?://([\w.-]{1,253}|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[\w.~-]+)*/?", text, re.ASCII
+    ):
+        raise BadValue("the address of this gateway for its clients, such as https://tiles.example.org/ocp")
+    return text.rstrip("/")
+
+
+def connections(text: str, _: Path) -> int | None:
+    """Read how many connections there may be; None for auto."""
+    if text == "auto":
+        return None
+    if not re.fullmatch(r"\d{1,6}", text) or int(text) < 1:
+        raise BadValue("auto, or a whole number from 1 to 999999")
     return int(text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,7 @@ async def describe(reactor: Any, settings: Settings, tokens: Sequence[str]) -> l
         service.setServiceParent(services)
     services.startService()
     try:
-        return [await _describe(catalogue, token, reactor.seconds()) for token in tokens]
+        return [await _describe(catalogue, token, time.time()) for token in tokens]
     finally:
         await services.stopService()
 

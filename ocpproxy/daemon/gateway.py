@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.interfaces import IStreamServerEndpoint
 
 from ocpproxy.cache.catalogue import Catalogue
@@ -33,17 +34,20 @@ from ocpproxy.daemon.services import (
     ListeningPorts,
     OrderedServices,
     ShortSwitchInterval,
+    endpoint,
 )
 from ocpproxy.daemon.storage import Storage, open_storage
 from ocpproxy.daemon.upstreams import make_catalogue, open_upstreams
 from ocpproxy.index.descriptions import Descriptions
 from ocpproxy.metrics import Metrics
 from ocpproxy.web.answer_record import AnswerRecord
+from ocpproxy.web.connections import Connections, most_connections
+from ocpproxy.web.front import Front
 from ocpproxy.web.hot_path import HotPath
 from ocpproxy.web.open_requests import OpenRequests
 from ocpproxy.web.pages import GatewayState, Pages
 from ocpproxy.web.route_cache import RouteCache
-from ocpproxy.web.site import GatewaySite
+from ocpproxy.web.site import GatewaySite, SiteParts
 from ocpproxy.web.tiles import TilePolicy, TileSources, TokenResource
 from ocpproxy.web.tree import Root
 
@@ -79,23 +83,33 @@ class Gateway:
     services: OrderedServices
 
 
-def make_gateway(settings: Settings, reactor: Any, metrics: Metrics, slot: WorkerSlot = SINGLE) -> Gateway:
-    """Return a whole gateway, not started."""
+def make_gateway(
+    settings: Settings,
+    reactor: Any,
+    metrics: Metrics,
+    slot: WorkerSlot = SINGLE,
+    now: Callable[[], float] = time.time,
+) -> Gateway:
+    """Return a whole gateway, not started.
+
+    :param reactor: its ``seconds`` measure how long something takes (`ocpproxy.daemon.services.measure_monotonic`).
+    :param now: returns the seconds since 1970.
+    """
     settings = _share(settings, slot.of)
     storage = open_storage(settings, reactor, metrics)
     upstreams = open_upstreams(settings, reactor)
     renders = upstreams.threads
-    catalogue = make_catalogue(settings, upstreams.context, Descriptions(storage.database, reactor), metrics)
+    catalogue = make_catalogue(settings, upstreams.context, Descriptions(storage.database, reactor), metrics, now)
     lookup = TileLookup(storage.store, settings.cache.memory)
     lanes = RenderLanes(renders.lane(Lane.URGENT), renders.lane(Lane.AHEAD))
-    cutouts = SharedCutouts(reactor, settings.cache.voxels)
-    fetches = CuboidFetches(lookup, storage.store, storage.leases, FetchContext(catalogue, cutouts, lanes, reactor))
+    context = FetchContext(catalogue, SharedCutouts(reactor, settings.cache.voxels), lanes, reactor, now)
+    fetches = CuboidFetches(lookup, storage.store, storage.leases, context)
     metrics.waiters.set_function(lambda: fetches.waiters)
     metrics.flights.set_function(lambda: len(fetches))
     metrics.renders_queued.set_function(renders.queued)
 
-    cache = TileCache(catalogue, lookup, fetches, reactor)
-    sources = TileSources(catalogue, cache, DerivedTiles(cache, lanes.urgent))
+    cache = TileCache(catalogue, lookup, fetches, now)
+    sources = TileSources(catalogue, cache, DerivedTiles(cache, lanes.urgent), now)
     site = _make_site(settings, reactor, sources, lookup, _state(settings, storage, metrics, slot), metrics)
     evictor = Evictor(storage.store, storage.leases, settings.cache.reclaim_interval, reactor, metrics)
     services = OrderedServices()
@@ -137,7 +151,7 @@ def _endpoints(settings: Settings, reactor: Any, sockets: Sequence[int]) -> list
     for descriptor in sockets:
         with socket.socket(fileno=os.dup(descriptor)) as duplicate:
             adopted.append(AdoptedStreamServerEndpoint(reactor, descriptor, duplicate.family))
-    return adopted or [serverFromString(reactor, line) for line in settings.server.listen]
+    return adopted or [endpoint(reactor, line) for line in settings.server.listen]
 
 
 def _state(settings: Settings, storage: Storage, metrics: Metrics, slot: WorkerSlot) -> GatewayState:
@@ -167,6 +181,9 @@ def _make_site(
     routes = RouteCache()
     pages = Pages(sources.catalogue, state, open_requests, reactor)
     policy = TilePolicy(server.max_age, errors_as_text=server.error_body == "text")
-    root = Root(pages, TokenResource(sources, routes, reactor, policy))
-    hot_path = HotPath(routes, lookup, reactor, server.max_age)
-    return GatewaySite(root, hot_path, open_requests, AnswerRecord(metrics, access_log=server.access_log), reactor)
+    root = Root(pages, TokenResource(sources, routes, policy))
+    front = Front(server.trusted_proxies, server.public_url)
+    record = AnswerRecord(metrics, access_log=server.access_log)
+    hot_path = HotPath((routes, lookup), record, front, sources.now, server.max_age)
+    connections = Connections(most_connections(server.connections), reactor)
+    return GatewaySite(root, SiteParts(hot_path, open_requests, record, front, connections), reactor)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, gatherResults, maybeDeferred
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
 
 from ocpproxy.metrics import LoopLag
+from ocpproxy.web.connections import Pausable
+from ocpproxy.web.site import GatewaySite
 
+_BACKLOG = 1024
+"""Connections that wait to be accepted. Twisted's 50 are too few for a front that opens hundreds at once."""
 _LAG_EVERY = 0.1
 _CLOSE_WITHIN = 1.0
 
@@ -46,7 +53,7 @@ class ListeningPorts(Service):
 
     _log = Logger()
 
-    def __init__(self, endpoints: Sequence[IStreamServerEndpoint], factory: Any) -> None:
+    def __init__(self, endpoints: Sequence[IStreamServerEndpoint], factory: GatewaySite) -> None:
         self._endpoints = endpoints
         self._factory = factory
         self.ports: list[IListeningPort] = []
@@ -57,6 +64,7 @@ class ListeningPorts(Service):
         :raises CannotListenError: the daemon does not start without one of its sockets.
         """
         self.ports = [listen(endpoint, self._factory) for endpoint in self._endpoints]
+        self._factory.connections.ports = cast(Sequence[Pausable], self.ports)
 
     def startService(self) -> None:
         """Log the addresses."""
@@ -81,6 +89,17 @@ def listen(endpoint: IStreamServerEndpoint, factory: Any) -> IListeningPort:
     if failed:
         failed[0].raiseException()
     return opened[0]
+
+
+def endpoint(reactor: Any, line: str) -> IStreamServerEndpoint:
+    """Return the endpoint of a line of ``[server] listen``, with `_BACKLOG` where the line says nothing else.
+
+    :raises Exception: whatever the parser of endpoint strings raises.
+    """
+    if re.match(r"(tcp6?|unix|ssl):", line) and ":backlog=" not in line:
+        line = f"{line}:backlog={_BACKLOG}"
+    made: IStreamServerEndpoint = serverFromString(reactor, line)
+    return made
 
 
 def url(port: IListeningPort) -> str:
@@ -138,6 +157,16 @@ def stop(reactor: Any) -> None:
     """Stop the reactor, unless it is stopping."""
     with suppress(ReactorNotRunning):
         reactor.stop()
+
+
+def measure_monotonic(reactor: Any) -> None:
+    """Let the reactor's timers follow the clock that nobody sets.
+
+    Twisted's follow the date: where it is set back by two minutes, a time-out of 5 s takes two minutes longer. A
+    reactor that has timers already is left as it is.
+    """
+    if not reactor.getDelayedCalls():
+        reactor.seconds = time.monotonic
 
 
 class ShortSwitchInterval(Service):

@@ -10,13 +10,12 @@ import os
 from pathlib import Path
 
 from twisted.application.service import IService, MultiService
-from twisted.internet.endpoints import serverFromString
 from twisted.python import usage
 
 from ocpproxy import config
 from ocpproxy.config import BadConfiguration, Fault, Settings
 from ocpproxy.daemon.gateway import make_gateway
-from ocpproxy.daemon.services import CleanExit, OrderedServices
+from ocpproxy.daemon.services import CleanExit, OrderedServices, endpoint, measure_monotonic
 from ocpproxy.daemon.workers import WorkerPool
 from ocpproxy.metrics import Metrics
 from ocpproxy.upstream.registry import KINDS
@@ -57,7 +56,7 @@ def load(path: str | None, *, serves: bool = True) -> Settings:
         if not serves and line.startswith("systemd:"):
             continue
         try:
-            serverFromString(reactor, line)
+            endpoint(reactor, line)
         except Exception as error:  # endpoint parsers raise what they like
             faults.append(Fault("server", "listen", line, f"an endpoint string that Twisted understands ({error})"))
     if faults:
@@ -69,6 +68,7 @@ def makeService(options: Options) -> IService:
     """Return what twistd runs."""
     from twisted.internet import reactor
 
+    measure_monotonic(reactor)
     settings: Settings = options["settings"]
     if settings.server.workers == 1:
         services: MultiService = make_gateway(settings, reactor, Metrics()).services

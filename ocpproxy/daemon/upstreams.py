@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import SystemRandom
 from typing import Any
@@ -58,7 +60,11 @@ def open_upstreams(settings: Settings, reactor: Any) -> Upstreams:
 
 
 def make_catalogue(
-    settings: Settings, context: UpstreamContext, descriptions: DescriptionStore, metrics: Metrics
+    settings: Settings,
+    context: UpstreamContext,
+    descriptions: DescriptionStore,
+    metrics: Metrics,
+    now: Callable[[], float] = time.time,
 ) -> Catalogue:
     """Return the catalogue, with the source of every token."""
 
@@ -81,7 +87,7 @@ def make_catalogue(
     for token in kind.fixed_tokens:
         sources.setdefault(token, source(default))
     any_token = settings.any_token and not kind.fixed_tokens and serves_any_token(kind, default.url)
-    return Catalogue(sources, source(default) if any_token else None, descriptions, context.reactor)
+    return Catalogue(sources, source(default) if any_token else None, descriptions, context.reactor, now)
 
 
 def _connection_pool(settings: Settings, reactor: Any) -> HTTPConnectionPool:

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from ocpproxy import config
 from ocpproxy.daemon.gateway import WorkerSlot, make_gateway
 from ocpproxy.daemon.link import ANSWER_WITHIN, FIRST_SOCKET, LINK, GetAllMetrics, GetMetrics, WorkerReady
-from ocpproxy.daemon.services import CleanExit, stop
+from ocpproxy.daemon.services import CleanExit, measure_monotonic, stop
 from ocpproxy.metrics import Metrics
 from ocpproxy.upstream.registry import KINDS
 
@@ -66,6 +66,7 @@ def main() -> None:
     from twisted.internet import reactor as real
 
     reactor: Any = real
+    measure_monotonic(reactor)
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stdout)], redirectStandardIO=False)
     task = json.load(sys.stdin)
     settings = config.parse(task["text"], Path(task["directory"]), os.environ, KINDS)

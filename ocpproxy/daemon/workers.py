@@ -22,7 +22,6 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, gatherResults, maybeDeferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.internet.task import LoopingCall
@@ -33,7 +32,7 @@ from twisted.python.failure import Failure
 from ocpproxy.config import Settings
 from ocpproxy.daemon.link import ANSWER_WITHIN, FIRST_SOCKET, LINK, GetAllMetrics, GetMetrics, WorkerReady
 from ocpproxy.daemon.scraping import add_dead, merge_metrics
-from ocpproxy.daemon.services import listen, url
+from ocpproxy.daemon.services import endpoint, listen, url
 from ocpproxy.store.files import TileFiles
 
 _PAUSE, _LONGEST_PAUSE = 0.1, 30.0
@@ -42,6 +41,8 @@ _LONG_LIFE = 30.0
 """Seconds after which a death is not young, and the pause is the first one again."""
 _ASK_EVERY = 5.0
 """Seconds between two requests for the workers' metrics. The last counts of a worker that is killed are lost."""
+_LONGEST_LINE = 2**16
+"""Bytes of a line of a worker's log; what is longer is cut."""
 _DRAIN = 45.0
 """Seconds that a worker has to stop, beyond ``[server] patience``: longer than it waits for anything."""
 
@@ -79,11 +80,16 @@ class _WorkerProcess(ProcessProtocol):
         self.connection = _WorkerConnection(pool, number)
         self.ended: Deferred[None] = Deferred()
         self._pool = pool
+        self._partial: dict[int, bytes] = {}
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """Log the lines of a worker that does not have our standard output."""
-        for line in data.decode("utf-8", "replace").splitlines():
-            self._pool.relay(self.number, line)
+        *lines, rest = (self._partial.pop(childFD, b"") + data).split(b"\n")
+        if len(rest) > _LONGEST_LINE:
+            lines, rest = [*lines, rest], b""
+        self._partial[childFD] = rest
+        for line in lines:
+            self._pool.relay(self.number, line.decode("utf-8", "replace"))
 
     def processEnded(self, reason: Failure) -> None:
         """Note that the process has ended."""
@@ -116,7 +122,7 @@ class WorkerPool(Service):
         :raises CannotListenError: the daemon does not start without one of its sockets.
         """
         for line in self._settings.server.listen:
-            port: Any = listen(serverFromString(self._reactor, line), Factory())
+            port: Any = listen(endpoint(self._reactor, line), Factory())
             port.stopReading()
             self._ports.append(port)
 

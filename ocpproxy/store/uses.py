@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError
@@ -26,9 +28,11 @@ class LastUses:
 
     _log = Logger()
 
-    def __init__(self, database: Database, reactor: Any, metrics: Metrics) -> None:
+    def __init__(
+        self, database: Database, reactor: Any, metrics: Metrics, now: Callable[[], float] = time.time
+    ) -> None:
         self._database = database
-        self._seconds = reactor.seconds
+        self._now = now
         self._metrics = metrics
         self._uses: dict[Tile, float] = {}
         self._loop = LoopingCall(self.write)
@@ -46,7 +50,7 @@ class LastUses:
     def note(self, tile: Tile) -> None:
         """Note that the tile is used now."""
         if len(self._uses) < _LIMIT or tile in self._uses:
-            self._uses[tile] = self._seconds()
+            self._uses[tile] = self._now()
 
     async def write(self) -> None:
         """Write the uses to the index; while it is unavailable they stay in memory."""

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
-from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
 from ocpproxy.cache.lookup import Result
 from ocpproxy.metrics import Metrics
 
-Record = Callable[[bytes, bytes, int, int, bytes, str | None], None]
-"""Records an answer to one client: method, target, status, bytes of the body, ``Cache-Status``, result of a tile."""
 _HITS = (Result.HIT_MEMORY.value, Result.HIT_DISK.value)
 """The results that are counted most often: their counters are looked up once."""
 
@@ -30,13 +24,15 @@ class AnswerRecord:
         self._counters = {result: metrics.tiles.labels(result) for result in _HITS}
         self._access_log = access_log
 
-    def for_client(self, client: IAddress) -> Record:
-        """Return a function that records answers to this client."""
-        return partial(self._record, str(getattr(client, "host", "-")))
-
-    def _record(
+    def record(
         self, client: str, method: bytes, target: bytes, status: int, size: int, cache: bytes, result: str | None
     ) -> None:
+        """Record an answer.
+
+        :param size: bytes of its body.
+        :param cache: its ``Cache-Status``.
+        :param result: the result of a tile, None for any other answer.
+        """
         if result is not None:
             (self._counters.get(result) or self._tiles.labels(result)).inc()
         if self._access_log:

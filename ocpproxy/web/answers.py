@@ -30,6 +30,7 @@ COMMON = {
     b"access-control-allow-origin": b"*",
     b"access-control-expose-headers": b"ETag, Cache-Status, Retry-After",
     b"cache-status": b"ocpproxy",
+    b"cross-origin-resource-policy": b"cross-origin",
     b"x-content-type-options": b"nosniff",
 }
 """Headers of every answer."""

@@ -28,12 +28,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from socket import MSG_MORE
 from typing import Any, NamedTuple
 
-from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import RESPONSES, datetimeToString
 from twisted.web.http_headers import Headers
 from twisted.web.server import version
@@ -43,11 +42,13 @@ from ocpproxy.cache.tiles import max_age
 from ocpproxy.imagery import pictures
 from ocpproxy.store.files import OpenTile
 from ocpproxy.web import answers
-from ocpproxy.web.answer_record import Record
+from ocpproxy.web.answer_record import AnswerRecord
 from ocpproxy.web.answers import Conditions
 from ocpproxy.web.channel import header_lines
+from ocpproxy.web.front import FORWARDING, HOST, Front, Peer
 from ocpproxy.web.route_cache import RouteCache
 
+Now = Callable[[], float]
 LONGEST_REQUEST = 8192
 """Bytes; Twisted takes twice as many."""
 _HEADER = rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\x20-\x7e\t]*)\r\n"
@@ -55,19 +56,32 @@ _BLOCK = re.compile(rb"(?:" + re.sub(rb"\((?!\?)", rb"(?:", _HEADER) + rb"){0,10
 """Field lines as everybody sends them (RFC 9112, 5): ASCII, no folding, no more than Twisted takes."""
 _FIELD = re.compile(_HEADER)
 _ORDINARY = {b"content-length", b"transfer-encoding", b"expect"}
-_MOST_BLOCKS = 1024
+_MOST_BLOCKS = 512
+_LONGEST_BLOCK = 2048
+"""Bytes; a longer header block is read each time, and so is one with many conditions: anybody can make them up."""
+_MOST_TAGS = 16
 
 
 def _lines(headers: Mapping[bytes, bytes]) -> bytes:
     return header_lines(Headers({name: [value] for name, value in headers.items()}))
 
 
-def _read_headers(block: bytes) -> Conditions | None:
-    """Return the conditions in a header block, or None when the request has to go the ordinary way."""
+class HeaderBlock(NamedTuple):
+    """What the header of a request says."""
+
+    conditions: Conditions
+    client: str | None
+    """The client that a front names."""
+
+
+def _read_headers(block: bytes, front: Front) -> HeaderBlock | None:
+    """Return what a header block says, or None when the request has to go the ordinary way."""
     if not _BLOCK.fullmatch(block):
         return None
     matches: list[bytes] = []
     since: list[bytes] = []
+    hosts: list[bytes] = []
+    forwarded: dict[bytes, list[bytes]] = {}
     for name, value in _FIELD.findall(block):
         name, value = name.lower(), value.strip(b" \t")
         if name in _ORDINARY or (name == b"connection" and value.lower() != b"keep-alive"):
@@ -76,7 +90,13 @@ def _read_headers(block: bytes) -> Conditions | None:
             matches.append(value)
         elif name == b"if-modified-since":
             since.append(value)
-    return Conditions.of(matches or None, since or None)
+        elif name == b"host":
+            hosts.append(value)
+        elif name in FORWARDING:
+            forwarded.setdefault(name, []).append(value)
+    if len(hosts) != 1 or not HOST.fullmatch(hosts[0]):
+        return None
+    return HeaderBlock(Conditions.of(matches or None, since or None), front.forwarded_client(forwarded))
 
 
 class HotAnswer(NamedTuple):
@@ -104,33 +124,38 @@ class HotAnswer(NamedTuple):
 class HotPath:
     """The answers to requests that have a route to a stored tile.
 
+    :param record: records each answer.
+    :param now: returns the seconds since 1970.
     :param longest_age: seconds that a viewer may keep a tile.
     """
 
-    def __init__(self, routes: RouteCache, lookup: TileLookup, clock: IReactorTime, longest_age: int) -> None:
-        self._routes = routes
-        self._lookup = lookup
-        self._clock = clock
+    def __init__(
+        self, tiles: tuple[RouteCache, TileLookup], record: AnswerRecord, front: Front, now: Now, longest_age: int
+    ) -> None:
+        self._routes, self._lookup = tiles
+        self._record = record.record
+        self._front = front
+        self._now = now
         self._longest_age = longest_age
         self._tile_headers = lru_cache(10_000)(
             lambda etag, modified, age: _lines(answers.tile_headers(etag, modified, age))
         )
-        self._blocks: dict[bytes, Conditions | None] = {}
+        self._blocks: dict[bytes, HeaderBlock | None] = {}
         self._openings: dict[tuple[int, Result], bytes] = {}
         self._second = 0
 
-    def answer(self, request: bytes, record: Record) -> HotAnswer | None:
+    def answer(self, request: bytes, peer: Peer) -> HotAnswer | None:
         """Return the answer to a request that is complete and has no body; None when it goes the ordinary way."""
         line, _, block = request.partition(b"\r\n")
         if not (line.startswith(b"GET ") and line.endswith(b" HTTP/1.1")):
             return None
         try:
-            conditions = self._blocks[block]
+            header = self._blocks[block]
         except KeyError:
-            conditions = self._read_block(block)
-        if conditions is None:
+            header = self._read_block(block)
+        if header is None:
             return None
-        target, now = line[4:-9], self._clock.seconds()
+        target, now = line[4:-9], self._now()
         route = self._routes.find(target, now)
         if route is None:
             return None
@@ -141,37 +166,39 @@ class HotPath:
         if found is None:
             return None
         try:
-            return self._make(target, found, conditions, route.expires, now, record)
+            client = header.client if peer.trusted and header.client else peer.host
+            return self._make(target, found, header.conditions, client, max_age(route.expires, now, self._longest_age))
         except BaseException:
             if found.tile.file is not None:
                 found.tile.file.close()
             raise
 
-    def _make(
-        self, target: bytes, found: Found, conditions: Conditions, expires: float | None, now: float, record: Record
-    ) -> HotAnswer:
+    def _make(self, target: bytes, found: Found, conditions: Conditions, client: str, age: int) -> HotAnswer:
         """Record and return the answer with a tile."""
         tile, result = found
-        headers = self._tile_headers(tile.etag, tile.modified, max_age(expires, now, self._longest_age))
+        headers = self._tile_headers(tile.etag, tile.modified, age)
         if conditions.has(tile):
-            record(b"GET", target, 304, 0, answers.cache_status(result), result.value)
-            return HotAnswer((self._opening(304, result, now), headers, b"\r\n"), b"", tile.file)
+            self._record(client, b"GET", target, 304, 0, answers.cache_status(result), result.value)
+            return HotAnswer((self._opening(304, result), headers, b"\r\n"), b"", tile.file)
         size = len(tile.picture)
-        record(b"GET", target, 200, size, answers.cache_status(result), result.value)
+        self._record(client, b"GET", target, 200, size, answers.cache_status(result), result.value)
         content_type = pictures.content_type(tile.picture)
         content = b"Content-Type: %b\r\nContent-Length: %d\r\n\r\n" % (content_type, size)
-        return HotAnswer((self._opening(200, result, now), headers, content), tile.picture, tile.file)
+        return HotAnswer((self._opening(200, result), headers, content), tile.picture, tile.file)
 
-    def _read_block(self, block: bytes) -> Conditions | None:
-        """Read a header block, and remember what it means: a viewer sends the same block with each request."""
+    def _read_block(self, block: bytes) -> HeaderBlock | None:
+        """Read a header block, and remember what it says: a viewer sends the same block with each request."""
+        header = _read_headers(block, self._front)
+        if len(block) > _LONGEST_BLOCK or (header is not None and len(header.conditions.tags or ()) > _MOST_TAGS):
+            return header
         if len(self._blocks) >= _MOST_BLOCKS:
             self._blocks.clear()
-        conditions = self._blocks[block] = _read_headers(block)
-        return conditions
+        self._blocks[block] = header
+        return header
 
-    def _opening(self, code: int, result: Result, now: float) -> bytes:
+    def _opening(self, code: int, result: Result) -> bytes:
         """Return the status line and the headers that are the same for all tiles within a second."""
-        second = int(now)
+        second = int(self._now())
         if second != self._second:
             self._openings.clear()
             self._second = second

@@ -9,7 +9,6 @@ from html import escape
 from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.server import Request
 
 from ocpproxy import __version__
 from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry
@@ -17,7 +16,7 @@ from ocpproxy.store.rows import Usage
 from ocpproxy.web import answers, catmaid
 from ocpproxy.web.answers import Reply
 from ocpproxy.web.open_requests import OpenRequests
-from ocpproxy.web.tiles import root_url
+from ocpproxy.web.request import GatewayRequest
 
 _EXPORT_PATIENCE = 0.8
 """Seconds that a list of datasets waits for descriptions; CATMAID's importer waits for one second."""
@@ -48,9 +47,9 @@ class Pages:
         self._open_requests = open_requests
         self._clock = clock
 
-    async def index(self, request: Request) -> Reply:
+    async def index(self, request: GatewayRequest) -> Reply:
         """Return the page for people: datasets and counters."""
-        used, size, root = self._state.usage(), self._state.size, root_url(request)
+        used, size, root = self._state.usage(), self._state.size, request.root_url
         available = "available" if self._state.index_available() else "unavailable"
         rows = "".join(
             f'<tr><td><a href="/{escape(token)}/">{escape(token)}</a></td>'
@@ -80,11 +79,11 @@ td,th{{text-align:left;padding:.2em 1em .2em 0}}</style>
             return "not asked for yet"
         return "; ".join(("well", *entry.dataset.notes))
 
-    async def healthz(self, request: Request) -> Reply:
+    async def healthz(self, request: GatewayRequest) -> Reply:
         """Return 200: the process lives."""
         return answers.text(200, "alive")
 
-    async def readyz(self, request: Request) -> Reply:
+    async def readyz(self, request: GatewayRequest) -> Reply:
         """Return whether tiles can be served."""
         if self._open_requests.draining:
             return answers.text(503, "not ready: stopping", retry_after="5")
@@ -96,22 +95,22 @@ td,th{{text-align:left;padding:.2em 1em .2em 0}}</style>
             return answers.text(200, "ready")
         return answers.text(200, "ready; the index database is unavailable: the rows of new tiles follow later")
 
-    async def metrics(self, request: Request) -> Reply:
+    async def metrics(self, request: GatewayRequest) -> Reply:
         """Return what Prometheus scrapes."""
         headers = {b"content-type": CONTENT_TYPE.encode(), b"cache-control": b"no-store"}
         return Reply(200, await self._state.metrics(), headers)
 
-    async def export(self, request: Request) -> Reply:
+    async def export(self, request: GatewayRequest) -> Reply:
         """Return what CATMAID's importer reads: a list of projects, one for each dataset described in time."""
         entries = await self._entries(self._catalogue.tokens())
-        return answers.document(200, [catmaid.exported_project(entry, root_url(request)) for entry in entries])
+        return answers.document(200, [catmaid.exported_project(entry, request.root_url) for entry in entries])
 
-    async def projects(self, request: Request) -> Reply:
+    async def projects(self, request: GatewayRequest) -> Reply:
         """Return the datasets, as CATMAID lists its projects."""
         entries = await self._entries(self._catalogue.tokens())
         return answers.document(200, [catmaid.project(entry) for entry in entries])
 
-    async def project(self, request: Request) -> Reply:
+    async def project(self, request: GatewayRequest) -> Reply:
         """Return ``/{project}/stacks`` or ``/{project}/stack/{stack}/info``, as CATMAID does."""
         number, *rest = (segment.decode("ascii") for segment in (request.prepath or []) + (request.postpath or []))
         tokens = [token for token in self._catalogue.tokens() if catmaid.project_id(token) == int(number)]
@@ -125,7 +124,7 @@ td,th{{text-align:left;padding:.2em 1em .2em 0}}</style>
         for entry in entries:
             if rest == ["stacks"]:
                 return answers.document(200, catmaid.stacks(entry))
-            document = catmaid.stack_document(entry, int(rest[1]), root_url(request))
+            document = catmaid.stack_document(entry, int(rest[1]), request.root_url)
             if document is not None:
                 return answers.document(200, document)
         return answers.text(404, "expected the ids of a project and a stack that /projects/ lists")

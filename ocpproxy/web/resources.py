@@ -8,10 +8,11 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import NOT_DONE_YET
 
 from ocpproxy.web import answers
 from ocpproxy.web.answers import Reply
+from ocpproxy.web.request import GatewayRequest
 
 _FAULT = "something is wrong with this gateway; its log has the details"
 
@@ -22,19 +23,19 @@ class AsyncResource(Resource):
     isLeaf = True
     _log = Logger()
 
-    async def answer(self, request: Request) -> Reply:
+    async def answer(self, request: GatewayRequest) -> Reply:
         """Return the answer to a GET; to a HEAD only its headers are sent."""
         raise NotImplementedError
 
-    def failure(self, request: Request, error: Exception) -> Reply | None:
+    def failure(self, request: GatewayRequest, error: Exception) -> Reply | None:
         """Return the answer when `answer` raises, or None when the error is a fault of the gateway."""
         return None
 
-    def fault(self, request: Request) -> Reply:
+    def fault(self, request: GatewayRequest) -> Reply:
         """Return the answer to a fault of the gateway."""
         return answers.text(500, _FAULT)
 
-    def render(self, request: Request) -> Any:
+    def render(self, request: GatewayRequest) -> Any:
         """Start to answer. When the client leaves, the coroutine is cancelled."""
         if request.method == b"OPTIONS":
             answers.preflight().send(request)
@@ -48,7 +49,7 @@ class AsyncResource(Resource):
             work.addErrback(lambda failure: self._log.failure("an answer could not be sent", failure))
         return NOT_DONE_YET
 
-    async def _answer(self, request: Request) -> None:
+    async def _answer(self, request: GatewayRequest) -> None:
         try:
             reply = await self.answer(request)
         except CancelledError:
@@ -67,10 +68,10 @@ class AsyncResource(Resource):
 class FunctionResource(AsyncResource):
     """A resource whose answer is made by one coroutine function."""
 
-    def __init__(self, make: Callable[[Request], Awaitable[Reply]]) -> None:
+    def __init__(self, make: Callable[[GatewayRequest], Awaitable[Reply]]) -> None:
         super().__init__()
         self._make = make
 
-    async def answer(self, request: Request) -> Reply:
+    async def answer(self, request: GatewayRequest) -> Reply:
         """Return what the function makes."""
         return await self._make(request)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from twisted.internet.interfaces import IReactorTime
-from twisted.web.server import Request
 
 from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry
 from ocpproxy.cache.derived import DerivedTiles
@@ -20,10 +17,9 @@ from ocpproxy.model.dataset import Level, Triple
 from ocpproxy.model.display import PLACEHOLDER
 from ocpproxy.web import answers, catmaid
 from ocpproxy.web.answers import Reply
+from ocpproxy.web.request import GatewayRequest
 from ocpproxy.web.resources import AsyncResource
 from ocpproxy.web.route_cache import RouteCache
-
-_HOST = re.compile(rb"[\w.:\[\]-]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +39,23 @@ class TileSources:
     catalogue: Catalogue
     cache: TileCache
     derived: DerivedTiles
+    now: Callable[[], float]
+    """Returns the seconds since 1970."""
 
 
 class TokenResource(AsyncResource):
     """Everything behind a token: its tiles in all their spellings, and a description of the dataset."""
 
-    def __init__(self, sources: TileSources, routes: RouteCache, clock: IReactorTime, policy: TilePolicy) -> None:
+    def __init__(self, sources: TileSources, routes: RouteCache, policy: TilePolicy) -> None:
         super().__init__()
         self._cache = sources.cache
         self._derived = sources.derived
         self._catalogue = sources.catalogue
         self._routes = routes
-        self._clock = clock
+        self._now = sources.now
         self._policy = policy
 
-    async def answer(self, request: Request) -> Reply:
+    async def answer(self, request: GatewayRequest) -> Reply:
         """Return a tile, an overview or a description."""
         query, asked = _read_address(request)
         if isinstance(asked, ImageBase):
@@ -70,7 +68,7 @@ class TokenResource(AsyncResource):
             return answers.head_of_unfetched()
         result = Result.MISS if found.result is Result.COLLAPSED else found.result
         _count(request, result.value)
-        age = max_age(found.expires, self._clock.seconds(), self._policy.longest_age)
+        age = max_age(found.expires, self._now(), self._policy.longest_age)
         return answers.tile(request, found, age)
 
     async def _picture(self, asked: TileAddress | OverviewAddress, query: str, target: bytes) -> TileAnswer:
@@ -95,7 +93,7 @@ class TokenResource(AsyncResource):
             return answer
         return await self._derived.adjusted(located, adjustment, answer)
 
-    def failure(self, request: Request, error: Exception) -> Reply | None:
+    def failure(self, request: GatewayRequest, error: Exception) -> Reply | None:
         """Answer by the table of failures."""
         as_text = self._policy.errors_as_text or _asks_for_description(request)
         reply = answers.failure(error, _token(request), as_text=as_text)
@@ -103,23 +101,23 @@ class TokenResource(AsyncResource):
             _count(request, "error")
         return reply
 
-    def fault(self, request: Request) -> Reply:
+    def fault(self, request: GatewayRequest) -> Reply:
         """Answer with a picture, which is all that a viewer understands."""
         _count(request, "error")
         sentence = "something is wrong with this gateway; its log has the details"
         return answers.picture_or_text(500, sentence, "fault", 5, as_text=self._policy.errors_as_text)
 
-    async def _describe(self, request: Request, base: ImageBase) -> Reply:
+    async def _describe(self, request: GatewayRequest, base: ImageBase) -> Reply:
         entry = await self._catalogue.entry(base.token)
         for channel in base.channels:
             if channel.name != PLACEHOLDER:
                 entry.dataset.channel(channel.name)
         trouble = self._catalogue.trouble(base.token)
         reason = None if trouble is None else trouble.failure.explanation
-        return answers.document(200, description(entry, root_url(request), reason))
+        return answers.document(200, description(entry, request.root_url, reason))
 
 
-def _read_address(request: Request) -> tuple[str, TileAddress | OverviewAddress | ImageBase]:
+def _read_address(request: GatewayRequest) -> tuple[str, TileAddress | OverviewAddress | ImageBase]:
     """Return the query of a request, and what its path is the address of.
 
     :raises BadAddress: of nothing.
@@ -128,7 +126,7 @@ def _read_address(request: Request) -> tuple[str, TileAddress | OverviewAddress 
     return query, address.parse(request.path.decode("latin-1").removeprefix("/"), query)
 
 
-def _asks_for_description(request: Request) -> bool:
+def _asks_for_description(request: GatewayRequest) -> bool:
     try:
         return isinstance(_read_address(request)[1], ImageBase)
     except BadAddress:
@@ -141,21 +139,13 @@ def _count(request: Any, result: str) -> None:
         request.tile_result = result
 
 
-def _token(request: Request) -> str:
+def _token(request: GatewayRequest) -> str:
     """Return the token in the path of a request, for people."""
     path = request.path.decode("latin-1").removeprefix("/")
     segments: Sequence[str] = address.strip_prefix(path.split("/"))
     while segments and segments[0] in ("mcfc", "viking") and len(segments) > 4:
         segments = segments[1:]
     return re.sub(r"[^\w-]", "?", segments[0])[:64] if segments else ""
-
-
-def root_url(request: Request) -> str:
-    """Return the address of this gateway as the client sees it, without a slash at its end."""
-    host = request.requestHeaders.getRawHeaders(b"host", [b""])[0]
-    forwarded = request.requestHeaders.getRawHeaders(b"x-forwarded-proto", [b""])[0]
-    scheme = forwarded if forwarded in (b"http", b"https") else b"https" if request.isSecure() else b"http"
-    return f"{scheme.decode()}://{host.decode()}" if _HOST.fullmatch(host) else ""
 
 
 def description(entry: CatalogueEntry, root: str, trouble: str | None = None) -> dict[str, Any]:

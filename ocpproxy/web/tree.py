@@ -25,8 +25,9 @@ class Root(Resource):
         self.putChild(b"healthz", FunctionResource(pages.healthz))
         self.putChild(b"readyz", FunctionResource(pages.readyz))
         self.putChild(b"metrics", FunctionResource(pages.metrics))
-        projects = _Projects(tokens)
-        projects.putChild(b"", FunctionResource(pages.projects))
+        listing = FunctionResource(pages.projects)
+        projects = _Projects(tokens, listing)
+        projects.putChild(b"", listing)
         projects.putChild(b"export", FunctionResource(pages.export))
         self.putChild(b"projects", projects)
         self._project = FunctionResource(pages.project)
@@ -38,16 +39,17 @@ class Root(Resource):
 
 
 class _Projects(Resource):
-    """``/projects/`` and ``/projects/export``; any other path below is that of a token called "projects"."""
+    """``/projects``, ``/projects/`` and ``/projects/export``; other paths below are those of a token "projects"."""
 
-    def __init__(self, tokens: TokenResource) -> None:
+    def __init__(self, tokens: TokenResource, listing: FunctionResource) -> None:
         super().__init__()
         self._tokens = tokens
+        self._listing = listing
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         """Return the resource of tokens."""
         return self._tokens
 
-    def render(self, request: Request) -> Any:
-        """Answer ``/projects`` as a token."""
-        return self._tokens.render(request)
+    def render(self, request: Any) -> Any:
+        """Answer ``/projects`` like ``/projects/``."""
+        return self._listing.render(request)

@@ -1,0 +1,73 @@
+"""Requests: which are refused, and what every answer has in common.
+
+Every answer, of whatever resource, carries the headers that viewers need: a page of another origin must be able to read
+it, and its ``Cache-Status`` shows how it was found.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+from twisted.web import server
+
+from ocpproxy.web import answers, target
+from ocpproxy.web.target import RefusedRequest
+
+
+class GatewayRequest(server.Request):
+    """A request whose answer carries the common headers, whatever resource gives it."""
+
+    tile_result: str | None = None
+    """The result under which the answer is counted, where the request is for a tile."""
+
+    def gotLength(self, length: int | None) -> None:
+        """Keep nothing of a body that may follow: nobody here reads one."""
+        self.content = BytesIO()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Drop a part of the body."""
+
+    def process(self) -> None:
+        """Answer, once the client has read the answers before."""
+        channel: Any = self.channel
+        if channel.behind:
+            channel.hold(self.process)
+            return
+        for name, value in answers.COMMON.items():
+            self.setHeader(name, value)
+        site = channel.site
+        site.connections.answering(channel)
+        site.open_requests.begin()
+        self.notifyFinish().addBoth(self._ended, channel)
+        if site.open_requests.draining or channel.has_body:
+            channel.persistent = False
+            self.setHeader(b"connection", b"close")
+        if channel.has_body and self.method in (b"GET", b"HEAD", b"OPTIONS"):
+            answers.text(413, "expected a request without a body").send(self)
+            return
+        try:
+            self.uri = target.read(self.uri, self.clientproto, self.requestHeaders)
+        except RefusedRequest as refused:
+            channel.persistent = False
+            answers.text(400, str(refused), connection="close").send(self)
+            return
+        self.path = self.uri.partition(b"?")[0]
+        super().process()
+
+    def _ended(self, _: object, channel: Any) -> None:
+        """Note that the answer is complete, or its client has left."""
+        channel.site.connections.answered(channel)
+        channel.site.open_requests.end()
+
+    @property
+    def client_host(self) -> str:
+        """The address of the client, behind a front or not."""
+        channel: Any = self.channel
+        return str(channel.site.front.client(channel.peer, self.requestHeaders))
+
+    @property
+    def root_url(self) -> str:
+        """The address of this gateway as the client sees it, without a slash at its end; empty if unknown."""
+        channel: Any = self.channel
+        return str(channel.site.front.root_url(channel.peer, self.requestHeaders, secure=self.isSecure()))

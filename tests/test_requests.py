@@ -1,0 +1,323 @@
+"""Requests as clients and fronts send them: targets, hosts, forwarded addresses, connections."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import ip_network
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from treq.client import HTTPClient
+from twisted.internet import reactor
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IAddress
+from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.http_headers import Headers
+
+from ocpproxy.web import target
+from ocpproxy.web.connections import Connections, most_connections
+from ocpproxy.web.front import Front
+from ocpproxy.web.target import RefusedRequest
+from tests import ocpserver
+from tests.daemons import Daemon, DaemonCase, pause
+from tests.memory import MemoryGatewayCase
+from tests.volumes import em
+
+
+def headers(**fields: str | list[str]) -> Headers:
+    """Return headers; a list is a header that is there several times."""
+    named = {name.replace("_", "-"): value for name, value in fields.items()}
+    return Headers({name: value if isinstance(value, list) else [value] for name, value in named.items()})
+
+
+class TargetTests(SynchronousTestCase):
+    """`target.read`."""
+
+    def test_forms(self) -> None:
+        """Slashes in a row are one; a whole address is its path, and its host replaces the header."""
+        for asked, path in (
+            (b"/a/b?c//d", b"/a/b?c//d"),
+            (b"//a///b//", b"/a/b/"),
+            (b"http://h/a//b", b"/a/b"),
+            (b"HTTPS://u@h:80", b"/"),
+            (b"http://h?x", b"/?x"),
+            (b"*", b"*"),
+        ):
+            self.assertEqual(target.read(asked, b"HTTP/1.1", headers(host="x")), path)
+        found = headers(host="x")
+        target.read(b"http://u:p@h:81/a", b"HTTP/1.1", found)
+        self.assertEqual(found.getRawHeaders("host"), ["h:81"])
+
+    def test_refused(self) -> None:
+        """A host that is missing, repeated or invalid, and a target that is no path."""
+        for hosts in ([], ["a", "b"], ["a b"], ["a/b"], ["a@b"], ["[::1"], ["a:b"], ["x" * 300]):
+            self.assertRaises(
+                RefusedRequest, target.read, b"/a", b"HTTP/1.1", headers(host=hosts) if hosts else Headers()
+            )
+        for hosts in (["a"], ["a:80"], ["[::1]:80"], ["A-b.c_d"], [""], ["%41"]):
+            self.assertEqual(target.read(b"/a", b"HTTP/1.1", headers(host=hosts)), b"/a")
+        self.assertEqual(target.read(b"/a", b"HTTP/1.0", Headers()), b"/a")
+        for asked in (b"a", b"", b"ftp://h/a", b"h:443"):
+            self.assertRaises(RefusedRequest, target.read, asked, b"HTTP/1.1", headers(host="x"))
+
+    def test_close(self) -> None:
+        """`close` counts in every place of every field."""
+        for fields, closes in (
+            (["close"], True),
+            (["x, Close"], True),
+            (["keep-alive", "x ,close"], True),
+            (["closed"], False),
+            (["keep-alive"], False),
+        ):
+            self.assertEqual(target.wants_close(headers(connection=fields)), closes, fields)
+
+    @given(st.binary(max_size=40), st.lists(st.binary(max_size=20), max_size=3))
+    def test_anything(self, asked: bytes, hosts: list[bytes]) -> None:
+        """Any target is a path or refused."""
+        clean = [bytes(b for b in host if b not in b"\r\n\0") for host in hosts]
+        try:
+            path = target.read(asked, b"HTTP/1.1", Headers({b"host": clean}))
+        except RefusedRequest:
+            return
+        self.assertTrue(path == b"*" or (path.startswith(b"/") and not path.startswith(b"//")))
+
+
+class FrontTests(SynchronousTestCase):
+    """`Front`."""
+
+    def client(self, peer: IAddress, **fields: str | list[str]) -> str:
+        """Return the client behind a front whose own networks are 10.0.0.0/8 and ::1."""
+        front = Front((ip_network("10.0.0.0/8"), ip_network("::1")))
+        return front.client(front.peer(peer), headers(**fields))
+
+    def test_client(self) -> None:
+        """The last address that is no trusted front's, from a trusted front only."""
+        front, unix = IPv4Address("TCP", "10.0.0.1", 1), UNIXAddress("/x")
+        anybody = IPv4Address("TCP", "192.0.2.9", 1)
+        mapped = IPv6Address("TCP", "::ffff:10.0.0.1", 1)
+        for peer, fields, expected in (
+            (anybody, {"x_forwarded_for": "192.0.2.1"}, "192.0.2.9"),
+            (front, {}, "10.0.0.1"),
+            (front, {"x_forwarded_for": "192.0.2.1"}, "192.0.2.1"),
+            (mapped, {"x_forwarded_for": "192.0.2.1"}, "192.0.2.1"),
+            (unix, {"x_forwarded_for": "1.2.3.4, 192.0.2.1, 10.0.0.7"}, "192.0.2.1"),
+            (front, {"x_forwarded_for": ["1.2.3.4", "192.0.2.1:99"]}, "192.0.2.1"),
+            (front, {"x_forwarded_for": "10.0.0.8, 10.0.0.7"}, "10.0.0.8"),
+            (front, {"x_forwarded_for": "192.0.2.1, nonsense"}, "10.0.0.1"),
+            (front, {"forwarded": 'for=192.0.2.60;proto=http, For="[2001:db8::1]:47"'}, "2001:db8::1"),
+            (front, {"forwarded": "for=192.0.2.60", "x_forwarded_for": "192.0.2.1"}, "192.0.2.60"),
+        ):
+            self.assertEqual(self.client(peer, **fields), expected, fields)
+
+    def test_root_url(self) -> None:
+        """What the client asked for, as a trusted front tells it; or `public_url`."""
+        front = Front((ip_network("10.0.0.0/8"),))
+        trusted, other = (front.peer(IPv4Address("TCP", host, 1)) for host in ("10.0.0.1", "192.0.2.9"))
+        all_fields = {
+            "x_forwarded_proto": "HTTPS, http",
+            "x_forwarded_host": "t.org, inner",
+            "x_forwarded_prefix": "/o/",
+        }
+        for peer, fields, expected in (
+            (other, all_fields, "http://inner:8080"),
+            (trusted, all_fields, "https://t.org/o"),
+            (trusted, {"x_forwarded_proto": "gopher", "x_forwarded_prefix": "/../x y"}, "http://inner:8080"),
+            (trusted, {"forwarded": 'proto=https;host="t.org:8443", host=inner'}, "https://t.org:8443"),
+            (trusted, {"x_forwarded_host": "<script>"}, ""),
+        ):
+            self.assertEqual(front.root_url(peer, headers(host="inner:8080", **fields), secure=False), expected)
+        self.assertEqual(
+            Front((), "https://p.org/x").root_url(other, headers(host="h"), secure=False), "https://p.org/x"
+        )
+
+    @given(st.text(max_size=80), st.text(max_size=80))
+    def test_anything(self, forwarded: str, many: str) -> None:
+        """No header is an error."""
+        sent = Headers({b"forwarded": [forwarded.encode()], b"x-forwarded-for": [many.encode()]})
+        front = Front((ip_network("0.0.0.0/0"),))
+        peer = front.peer(IPv4Address("TCP", "10.0.0.1", 1))
+        front.client(peer, sent)
+        front.root_url(peer, sent, secure=True)
+
+
+class _Held:
+    """A connection that notes its end."""
+
+    aborted = closed = False
+
+    def __init__(self, unsent: int = 0) -> None:
+        self.unsent = unsent
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def unsent_bytes(self) -> int:
+        return self.unsent
+
+
+class _Port:
+    """A socket that notes whether it accepts connections."""
+
+    accepts = True
+
+    def pauseProducing(self) -> None:
+        self.accepts = False
+
+    def resumeProducing(self) -> None:
+        self.accepts = True
+
+
+class ConnectionsTests(SynchronousTestCase):
+    """`Connections`."""
+
+    def test_longest_idle(self) -> None:
+        """The connection that is idle for longest goes; never one that waits for an answer."""
+        clock = Clock()
+        connections = Connections(3, clock)
+        held = [_Held() for _ in range(5)]
+        for one in held[:3]:
+            connections.opened(one)
+            clock.advance(1)
+        connections.answering(held[0])
+        connections.used(held[1])
+        connections.opened(held[3])
+        clock.advance(1)
+        connections.opened(held[4])
+        self.assertEqual([one.closed for one in held], [False, True, True, False, False])
+
+    def test_all_wait(self) -> None:
+        """When all wait for answers, no others are accepted until one has had its answer for a moment."""
+        clock, port = Clock(), _Port()
+        connections = Connections(2, clock)
+        connections.ports = (port,)
+        held = [_Held(), _Held()]
+        for one in held:
+            connections.opened(one)
+            connections.answering(one)
+        self.assertEqual((port.accepts, len(connections)), (False, 2))
+        connections.answered(held[0])
+        self.assertFalse(port.accepts)
+        clock.pump([0.5, 0.5])
+        self.assertEqual((port.accepts, held[0].closed, len(connections)), (True, True, 1))
+
+    def test_unsent(self) -> None:
+        """What clients do not read is bounded; those go that have not been reading for longest."""
+        connections = Connections(1000, Clock())
+        held = [_Held(2**20) for _ in range(100)]
+        for one in held:
+            connections.opened(one)
+            connections.left_unsent(one, one.unsent)
+        kept = sum(one.unsent for one in held if not one.aborted)
+        self.assertLessEqual(kept, 64 * 2**20)
+        self.assertTrue(held[0].aborted)
+        self.assertFalse(held[-1].aborted)
+
+    def test_readers_stay(self) -> None:
+        """A client that has read its answers is not counted."""
+        connections = Connections(1000, Clock())
+        for _ in range(1000):
+            reader = _Held(2**20)
+            connections.opened(reader)
+            connections.left_unsent(reader, reader.unsent)
+            reader.unsent = 0
+            self.assertFalse(reader.aborted)
+
+    def test_most(self) -> None:
+        """There are fewer connections than descriptors."""
+        self.assertLess(most_connections(10**6), 10**6)
+        self.assertEqual(most_connections(5), 5)
+
+
+class DeadlineTests(MemoryGatewayCase):
+    """The deadline of a request's head."""
+
+    def test_slow_head(self) -> None:
+        """A head that arrives byte by byte is answered 408 after 20 s."""
+        self.start(self.serve(ocpserver.Service(em(), 2)))
+        assert self.running is not None
+        from twisted.internet.testing import StringTransport
+
+        channel: Any = self.running.gateway.site.buildProtocol(None)
+        transport = StringTransport()
+        channel.makeConnection(transport)
+        channel.callLater = self.reactor.callLater
+        began = self.reactor.seconds()
+        for byte in b"GET /healthz HTTP/1.1\r\nX: " + b"y" * 60:
+            channel.dataReceived(bytes([byte]))
+            self.reactor.advance(1)
+            if transport.value():
+                break
+        self.assertEqual(transport.value()[:12], b"HTTP/1.1 408")
+        self.assertIn(b"Access-Control-Allow-Origin: *", transport.value())
+        self.assertAlmostEqual(self.reactor.seconds() - began, 20, delta=2)
+
+
+class ManyConnectionsTests(DaemonCase):
+    """The real daemon, and more clients than it has connections."""
+
+    async def start_small(self) -> Daemon:
+        """Start a daemon with few connections."""
+        self.service = ocpserver.Service(em(), 2)
+        return await self.start(self.configure(self.serve(self.service), server_connections="20"))
+
+    async def test_idle_hoard(self) -> None:
+        """Connections that send nothing, half a request, or read nothing keep nobody out."""
+        daemon = await self.start_small()
+        code, _, _ = await daemon.get("kat/3/0_0_0.png")
+        self.assertEqual(code, 200)
+        port = int(daemon.url.rpartition(":")[2])
+        hoard = []
+        for n in range(120):
+            client = socket.create_connection(("127.0.0.1", port), timeout=60)
+            self.addCleanup(client.close)
+            sends = (b"", b"GET /kat/3/0_", b"GET /kat/3/0_0_0.png HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
+            client.sendall(sends[n % 3])
+            hoard.append(client)
+        fresh = HTTPClient(Agent(reactor, pool=HTTPConnectionPool(reactor, persistent=False)))
+        for path in ("healthz", "kat/3/0_0_0.png", "kat/9/0_0_0.png"):
+            answer = await fresh.get(f"{daemon.url}/{path}")
+            self.assertEqual(answer.code, 200, path)
+        self.assertNotIn("Traceback", daemon.log)
+
+    async def test_all_connections_wait(self) -> None:
+        """While all connections wait for one slow cuboid, others wait in the queue of the socket, and are answered."""
+        daemon = await self.start_small()
+        await daemon.get("kat/")
+        self.service.delay = 1.0
+        answers = await gatherResults([Deferred.fromCoroutine(daemon.get("kat/9/0_0_0.png")) for _ in range(60)])
+        self.assertEqual({code for code, _, _ in answers}, {200})
+        await pause(0)
+        self.assertNotIn("Traceback", daemon.log)
+
+    async def test_body(self) -> None:
+        """Nobody reads a body: the answer comes at once, and the client has time to read it."""
+        daemon = await self.start_small()
+        port = int(daemon.url.rpartition(":")[2])
+
+        def exchange(request: bytes) -> bytes:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+                client.sendall(request)
+                answer = b""
+                while part := client.recv(2**16):
+                    answer += part
+                return answer
+
+        for request, status in (
+            (b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\nabc", b"413"),
+            (b"GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"413"),
+            (b"POST /kat/3/0_0_0.png HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", b"405"),
+            (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", b"400"),
+            (b"nonsense\r\n\r\n", b"400"),
+        ):
+            answer = await deferToThread(exchange, request)
+            self.assertEqual(answer[9:12], status)
+            self.assertIn(b"Access-Control-Allow-Origin: *", answer)
+        self.assertNotIn("Traceback", daemon.log)
