@@ -3,7 +3,8 @@
 A dataset is described once and kept: in memory, and in the index for the next start. After `info_max_age` it is
 described again, in the background: nobody waits for that, and while the upstream does not answer the old description
 stays good. A failure that does not pass by itself is remembered for a minute. Why a token is not described is kept, for
-viewers and pages (`Undescribed`, `Trouble`), and logged once for each change.
+viewers and pages (`Undescribed`, `Trouble`), and logged once for each change. Anybody can make up tokens that have no
+section of their own. So few of these are asked for at a time, in turns of the clients, and only while somebody waits.
 
 Tiles of voxels that may change are fetched again from time to time. Time is cut into *epochs*, and the epoch is part of
 a stack's version: in a new epoch the old tiles are not found any more, and age out. An epoch begins by describing the
@@ -12,7 +13,8 @@ dataset. While the upstream does not answer the epoch before goes on, for old ti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from math import inf, isfinite
@@ -25,13 +27,21 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from ocpproxy.concurrency.fairness import FairSemaphore, TooManyWaiting
 from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.index.descriptions import Description
 from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import Channel, Dataset
 from ocpproxy.model.display import DEFAULT_DISPLAY, DisplaySettings
 from ocpproxy.model.stack import MAX_CUTOUT, Stack
-from ocpproxy.upstream.base import UnknownToken, Upstream, UpstreamBroken, UpstreamFailure, UpstreamRefused
+from ocpproxy.upstream.base import (
+    UnknownToken,
+    Upstream,
+    UpstreamBroken,
+    UpstreamBusy,
+    UpstreamFailure,
+    UpstreamRefused,
+)
 
 _ASK_AGAIN_AFTER = 60.0
 """Seconds after a failure that does not pass by itself: somebody may have mended it."""
@@ -41,6 +51,9 @@ _WRITABLE_FOR = 3600.0
 """Seconds that tiles are good for whose voxels the upstream calls writable."""
 _RETRY_EVERY = 30.0
 """Seconds between questions to an upstream that does not describe a token."""
+_WAIT_FOR_PLACE = 10.0
+"""Seconds that a question for a token without a section waits for its turn."""
+_MOST_QUESTIONS = 512
 _MOST_TOKENS = 10_000
 _MOST_STACKS = 1000
 
@@ -180,6 +193,7 @@ class Catalogue(Service):
         self._lasting: TTLCache[str, UpstreamFailure] = TTLCache(_MOST_TOKENS, _ASK_AGAIN_AFTER, clock.seconds)
         self._troubles: dict[str | None, Trouble] = {}
         """By token; under None that of all tokens without a section of their own."""
+        self._places = None if default is None else FairSemaphore(max(1, default.flights // 8), _MOST_QUESTIONS)
         self._describing: SingleFlight[str, str, CatalogueEntry] = SingleFlight(self._describe, clock)
 
     def stopService(self) -> Deferred[None]:
@@ -254,7 +268,8 @@ class Catalogue(Service):
 
     async def _describe(self, flight: Flight[str, str, CatalogueEntry]) -> None:
         token = flight.key
-        flight.progress.report()  # a description is worth finishing, whoever leaves
+        if token in self._sources:
+            flight.progress.report()  # a description that was configured is worth finishing, whoever leaves
         source = self.source(token)
         kept = None if token in self._entries else await self._load(token, source)
         if kept is not None and self._now() < min(kept.refresh_at, kept.epoch_ends):
@@ -342,8 +357,27 @@ class Catalogue(Service):
             self._log.warn("the index has a bad description of {token}: {reason}", token=token, reason=str(error))
             return None
 
+    @asynccontextmanager
+    async def _place(self, token: str) -> AsyncIterator[None]:
+        """Hold a place among the questions for tokens that have no section, which anybody can make up.
+
+        :raises UpstreamBusy: too many are asked for.
+        """
+        if token in self._sources or self._places is None:
+            yield
+            return
+        try:
+            client = await self._places.acquire().addTimeout(_WAIT_FOR_PLACE, self._clock)
+        except (TooManyWaiting, DeferredTimeout):
+            raise UpstreamBusy("too many tokens without a section are asked for", _WAIT_FOR_PLACE / 2) from None
+        try:
+            yield
+        finally:
+            self._places.release(client)
+
     async def _ask_upstream(self, token: str, source: DatasetSource) -> CatalogueEntry:
-        text = await source.upstream.describe(source.alias_of or token)
+        async with self._place(token):
+            text = await source.upstream.describe(source.alias_of or token)
         entry = make_entry(source, source.dataset(token, text), self._now())
         saving = Deferred.fromCoroutine(
             self._descriptions.save(entry.dataset, source.origin(), Description(text, entry.read_at))

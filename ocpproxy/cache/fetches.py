@@ -4,7 +4,8 @@ The first miss starts the flight of the cuboid; later ones join it. The flight
 
 1. takes the cuboid's lease, so that no other process fetches it too. While another process has it, the flight looks for
    the files that that one stores. Without the index there are no leases, and the flight goes on without one;
-2. waits for a slot among the flights of this upstream, which bounds the memory that voxels take;
+2. waits for a slot among the flights of this upstream, which bounds the memory that voxels take; clients take slots in
+   turn, and the queue has an end;
 3. looks again, for somebody may just have stored the tiles;
 4. asks the upstream for the voxels;
 5. renders, and delivers from memory, the tiles that somebody waits for, then the others; stores them meanwhile;
@@ -24,7 +25,7 @@ from functools import partial
 from typing import Protocol
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -33,6 +34,7 @@ from ocpproxy.cache.catalogue import Catalogue, DatasetSource
 from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup
 from ocpproxy.cache.rendering import CuboidRenderer, RenderLanes
 from ocpproxy.cache.shared_cutouts import SharedCutouts
+from ocpproxy.concurrency.fairness import FairSemaphore, TooManyWaiting
 from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.index.database import DatabaseUnavailable, OutcomeUnknown
 from ocpproxy.index.leases import LeaseHolder
@@ -45,6 +47,10 @@ CuboidFlight = Flight[Cuboid, Tile, Found]
 _POLL_INTERVALS = (0.01, 0.05)
 """Seconds between two looks for the files of another process: at first, and at most."""
 _RETRY_LEASE_EVERY = 0.25
+_MOST_WAITING = 4096
+"""Flights that wait for the slots of one upstream; an eighth of them for one client."""
+_RETRY_AFTER = 5.0
+"""Seconds after which a client who was turned away may ask again."""
 
 
 class TileWriter(Protocol):
@@ -86,7 +92,9 @@ class CuboidFetches(Service):
         self._lanes = context.lanes
         self._clock = context.clock
         self._now = context.now
-        self._slots: dict[DatasetSource, DeferredSemaphore] = {}
+        self._slots: dict[DatasetSource, FairSemaphore] = {}
+        self._queued: dict[Cuboid, tuple[FairSemaphore, Deferred[str]]] = {}
+        """The flights that wait for a slot."""
         self._flights: SingleFlight[Cuboid, Tile, Found] = SingleFlight(self._fly, context.clock)
 
     def stopService(self) -> Deferred[None]:
@@ -109,6 +117,9 @@ class CuboidFetches(Service):
         """
         shared = self._flights.is_flying(cuboid)
         joined = self._flights.join(cuboid, tile)
+        if shared and cuboid in self._queued:
+            slots, waiting = self._queued[cuboid]
+            slots.join(waiting)
         rendered_ahead = shared and joined.called
         found = await joined
         if rendered_ahead:  # when it was delivered nobody waited for it
@@ -128,7 +139,7 @@ class CuboidFetches(Service):
     async def _fly(self, flight: CuboidFlight) -> None:
         source = self._catalogue.source(flight.key.stack.dataset.token)
         try:
-            async with self._lease(flight, source.patience), self._slot(source):
+            async with self._lease(flight, source.patience), self._slot(flight, source):
                 await self._deliver_stored(flight)
                 if flight.waiting_items():
                     await self._fetch(flight, source.upstream)
@@ -187,14 +198,21 @@ class CuboidFetches(Service):
                 flight.deliver(tile, Found(found.tile, result))
 
     @asynccontextmanager
-    async def _slot(self, source: DatasetSource) -> AsyncIterator[None]:
+    async def _slot(self, flight: CuboidFlight, source: DatasetSource) -> AsyncIterator[None]:
         """Hold one of the slots of an upstream for the time of a block."""
-        slots = self._slots.setdefault(source, DeferredSemaphore(source.flights))
-        await slots.acquire().addTimeout(source.patience, self._clock, _too_busy)
+        slots = self._slots.setdefault(source, FairSemaphore(source.flights, _MOST_WAITING))
+        waiting = slots.acquire()
+        self._queued[flight.key] = (slots, waiting)
+        try:
+            client = await waiting.addTimeout(source.patience, self._clock, _too_busy)
+        except TooManyWaiting as error:
+            raise UpstreamBusy(f"no slot for another cuboid: {error}", _RETRY_AFTER) from None
+        finally:
+            del self._queued[flight.key]
         try:
             yield
         finally:
-            slots.release()
+            slots.release(client)
 
     # -- the lease
 
@@ -239,5 +257,5 @@ class CuboidFetches(Service):
             return False
 
 
-def _too_busy(_: object, patience: float) -> None:
-    raise UpstreamBusy(f"no slot for another cuboid within {patience:g} s")
+def _too_busy(_: object, patience: float) -> str:
+    raise UpstreamBusy(f"no slot for another cuboid within {patience:g} s", _RETRY_AFTER)

@@ -2,7 +2,8 @@
 
 The client is treq over one `Agent` and one pool of connections (`plain_treq`). This module adds what neither has:
 
-* a cap on the requests to one host at a time (``maxPersistentPerHost`` limits idle connections only);
+* a cap on the requests to one host at a time (``maxPersistentPerHost`` limits idle connections only), which clients
+  take in turn;
 * retries that are bounded and spread;
 * one deadline from the first wait to the last byte, retries included (treq's ``timeout`` ends at the headers);
 * a bound on the body while it is read (treq's ``content()`` has none);
@@ -21,7 +22,7 @@ from random import Random
 from urllib.parse import quote, urljoin, urlsplit
 
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
@@ -37,6 +38,7 @@ from twisted.web.iweb import IResponse
 
 from ocpproxy._version import __version__
 from ocpproxy.concurrency import progress
+from ocpproxy.concurrency.fairness import FairSemaphore
 from ocpproxy.concurrency.progress import Progress
 from ocpproxy.upstream.base import (
     RedirectRefused,
@@ -126,28 +128,6 @@ def status_failure(response: HttpResponse, not_found: type[UpstreamFailure] = Un
     return UpstreamBroken(response.summary)
 
 
-class ShrinkingSemaphore(DeferredSemaphore):
-    """A semaphore whose limit can be lowered."""
-
-    _excess = 0
-    """Acquired permits that are retired when they are released."""
-
-    def lower(self, limit: int) -> None:
-        """Lower the limit. Permits in excess of it that are in use are retired on release."""
-        fewer = self.limit - limit
-        free = min(fewer, self.tokens)
-        self.tokens -= free
-        self._excess += fewer - free
-        self.limit = limit
-
-    def release(self) -> None:
-        """Give a permit back."""
-        if self._excess:
-            self._excess -= 1
-        else:
-            super().release()
-
-
 class HttpClient:
     """The HTTP client of the whole process: one treq client, and a cap for each host."""
 
@@ -155,15 +135,14 @@ class HttpClient:
         self.treq = treq
         self.clock = clock
         self.random = random
-        self._caps: dict[tuple[str, str], ShrinkingSemaphore] = {}
+        self._caps: dict[tuple[str, str], FairSemaphore] = {}
 
-    def cap(self, url: str, connections: int) -> ShrinkingSemaphore:
+    def cap(self, url: str, connections: int) -> FairSemaphore:
         """Return the cap of the URL's host. All clients of a host share it; the smallest `connections` counts."""
         parts = urlsplit(url)
         host = (parts.scheme, parts.netloc.lower())
-        cap = self._caps.setdefault(host, ShrinkingSemaphore(connections))
-        if connections < cap.limit:
-            cap.lower(connections)
+        cap = self._caps.setdefault(host, FairSemaphore(connections))
+        cap.lower(connections)
         return cap
 
 
@@ -270,7 +249,7 @@ class _Call:
             await deferLater(clock, pause)
 
     async def _attempt(self) -> HttpResponse:
-        await self._host.cap.acquire()
+        client = await self._host.cap.acquire()
         try:
             return await self._follow_redirects()
         except Exception as error:
@@ -283,7 +262,7 @@ class _Call:
             raise UpstreamBroken(f"no HTTP: {error}") from error  # a malformed response raises anything
         finally:
             # One reactor iteration later: only then is the connection back in the pool, so that it is used again.
-            self._host.client.clock.callLater(0, self._host.cap.release)
+            self._host.client.clock.callLater(0, self._host.cap.release, client)
 
     async def _follow_redirects(self) -> HttpResponse:
         url, secrets = self._url, self._host.headers

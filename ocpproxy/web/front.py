@@ -104,6 +104,12 @@ class Front:
         return f"{scheme}://{host}{prefix}" if _SAFE_HOST.fullmatch(host) else ""
 
 
+def network(client: str) -> str:
+    """Return what stands for a client where clients take turns: its address, or the /64 that it has of IPv6."""
+    address = _address(client)
+    return str(IPv6Network((address, 64), strict=False)) if isinstance(address, IPv6Address) else client
+
+
 def _first(headers: Headers, name: bytes) -> str:
     """Return the first item of a header's list, or an empty string."""
     return next(iter(_items(headers.getRawHeaders(name, []))), "")

@@ -10,8 +10,10 @@ from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from ocpproxy.concurrency.fairness import working_for
 from ocpproxy.web import answers
 from ocpproxy.web.answers import Reply
+from ocpproxy.web.front import network
 from ocpproxy.web.request import GatewayRequest
 
 _FAULT = "something is wrong with this gateway; its log has the details"
@@ -43,7 +45,8 @@ class AsyncResource(Resource):
             answers.text(405, "expected GET, HEAD or OPTIONS", allow=answers.ALLOWED.decode()).send(request)
         else:
             left = request.notifyFinish()
-            work = Deferred.fromCoroutine(self._answer(request))
+            with working_for(network(request.client_host)):
+                work = Deferred.fromCoroutine(self._answer(request))
             left.addErrback(lambda _: work.cancel())
             work.addErrback(lambda failure: failure.trap(CancelledError) and None)
             work.addErrback(lambda failure: self._log.failure("an answer could not be sent", failure))

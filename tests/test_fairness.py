@@ -1,0 +1,158 @@
+"""Clients take turns: the semaphore, and the real daemon under clients who want everything."""
+
+from __future__ import annotations
+
+import socket
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.trial.unittest import SynchronousTestCase
+
+from ocpproxy.concurrency.fairness import FairSemaphore, TooManyWaiting, working_for
+from ocpproxy.web.front import network
+from tests import ocpserver
+from tests.daemons import DaemonCase, pause
+from tests.volumes import em
+
+
+class SemaphoreTests(SynchronousTestCase):
+    """`FairSemaphore`."""
+
+    def acquire(self, places: FairSemaphore, client: str) -> Deferred[str]:
+        """Ask for a place for a client."""
+        with working_for(client):
+            return places.acquire()
+
+    def test_turns(self) -> None:
+        """A client who comes late is served before the many that another one wants."""
+        places = FairSemaphore(2)
+        first = [self.acquire(places, "a") for _ in range(6)]
+        late = self.acquire(places, "b")
+        self.assertEqual([one.called for one in first], [True, True, *[False] * 4])
+        places.release("a")
+        self.assertFalse(late.called, "it is the turn of the one who waits first")
+        places.release("a")
+        self.assertTrue(late.called)
+
+    def test_kept_for_others(self) -> None:
+        """One client never has all places, unless they are few; work for nobody may."""
+        places = FairSemaphore(8)
+        many = [self.acquire(places, "a") for _ in range(10)]
+        self.assertEqual(sum(one.called for one in many), 7)
+        self.assertTrue(self.acquire(places, "b").called)
+        alone = FairSemaphore(8)
+        self.assertEqual(sum(self.acquire(alone, "").called for _ in range(10)), 8)
+
+    def test_bounds(self) -> None:
+        """A queue has an end, and nobody has more than an eighth of it."""
+        places = FairSemaphore(1, 16)
+        self.acquire(places, "x")
+        for client in "abcdefgh":
+            waiting = [self.acquire(places, client) for _ in range(3)]
+            self.failureResultOf(waiting[2], TooManyWaiting)
+        self.failureResultOf(self.acquire(places, "new"), TooManyWaiting)
+        self.assertEqual(len(places), 16)
+
+    def test_leave(self) -> None:
+        """Who leaves has no turn."""
+        places = FairSemaphore(1)
+        self.acquire(places, "x")
+        left, stays = self.acquire(places, "a"), self.acquire(places, "b")
+        left.cancel()
+        self.failureResultOf(left, CancelledError)
+        places.release("x")
+        self.assertTrue(stays.called)
+
+    def test_join(self) -> None:
+        """What another client wants too is done when it is the turn of either."""
+        places = FairSemaphore(1)
+        self.acquire(places, "x")
+        queue = [self.acquire(places, "a") for _ in range(5)]
+        with working_for("b"):
+            places.join(queue[4])
+        places.release("x")
+        places.release("a")
+        self.assertEqual([one.called for one in queue], [True, False, False, False, True])
+        self.assertEqual(len(places), 3)
+
+    @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(("take", "give", "leave"))), max_size=60))
+    def test_anything(self, steps: list[tuple[str, str]]) -> None:
+        """Never more places than there are, and none is lost."""
+        places = FairSemaphore(4)
+        held: list[str] = []
+        queue: list[Deferred[str]] = []
+        for client, step in steps:
+            if step == "take":
+                queue.append(self.acquire(places, client))
+            elif step == "give" and held:
+                places.release(held.pop())
+            elif step == "leave" and queue:
+                queue[0].addErrback(lambda failure: failure.trap(CancelledError) and None)
+                queue.pop(0).cancel()
+            held += [self.successResultOf(one) for one in queue if one.called]
+            queue = [one for one in queue if not one.called]
+            self.assertLessEqual(len(held), 4)
+        while held:
+            places.release(held.pop())
+            held += [self.successResultOf(one) for one in queue if one.called]
+            queue = [one for one in queue if not one.called]
+        self.assertEqual((queue, len(places)), ([], 0))
+
+    def test_network(self) -> None:
+        """An IPv6 client is its /64."""
+        self.assertEqual(network("2001:db8::1"), network("2001:db8::2"))
+        self.assertNotEqual(network("2001:db8::1"), network("2001:db8:0:1::1"))
+        self.assertEqual(network("192.0.2.1"), "192.0.2.1")
+
+
+class CrowdTests(DaemonCase):
+    """The real daemon under a client who wants too much."""
+
+    async def test_many_misses(self) -> None:
+        """A client with a hundred misses does not make another one wait for them."""
+        service = ocpserver.Service(em(), 2, side=8, depth=1, delay=0.1)
+        address = self.serve(service)
+        daemon = await self.start(self.configure(address, server_trusted_proxies="127.0.0.1", upstream_connections="4"))
+        await daemon.get("kat/")
+        paths = [f"kat/{plane}/{n}/0_0_0.png" for plane in ("xz", "yz") for n in range(0, 384, 8)]
+        crowd = [Deferred.fromCoroutine(daemon.get(path, **{"X-Forwarded-For": "192.0.2.1"})) for path in paths]
+        while service.asked["cutout"] < 3:
+            await pause(0.01)
+        code, _, _ = await daemon.get("kat/3/0_0_0.png", **{"X-Forwarded-For": "192.0.2.2"})
+        done = sum(one.called for one in crowd)
+        self.assertEqual(code, 200)
+        self.assertLess(done, 40)
+        answers = await gatherResults(crowd)
+        self.assertEqual({code for code, _, _ in answers}, {200})
+
+    async def test_unknown_tokens(self) -> None:
+        """Tokens that somebody makes up, and whose clients leave, take no place of anybody's misses."""
+        service = ocpserver.Service(em(), 2)
+        daemon = await self.start(self.configure(self.serve(service)))
+        await daemon.get("kat/")
+        service.mode = "info_mute"
+        port = int(daemon.url.rpartition(":")[2])
+        for n in range(200):
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+                client.sendall(b"GET /nobody%d/0/0_0_0.png HTTP/1.1\r\nHost: x\r\n\r\n" % n)
+        code, _, _ = await daemon.get("kat/3/0_0_0.png")
+        self.assertEqual(code, 200)
+        while service.open_now:
+            await pause(0.02)
+        self.assertLessEqual(service.most_open, 3)
+        self.assertNotIn("Traceback", daemon.log)
+
+    async def test_queue_has_an_end(self) -> None:
+        """Who asks for more tokens than may wait gets 503 with Retry-After."""
+        service = ocpserver.Service(em(), 2, mode="info_mute")
+        daemon = await self.start(self.configure(self.serve(service)))
+        asked = [Deferred.fromCoroutine(daemon.get(f"nobody{n}/0/0_0_0.png")) for n in range(100)]
+        while sum(one.called for one in asked) < 30:
+            await pause(0.02)
+        for one in asked:
+            if one.called:
+                code, _, headers = await one
+                self.assertEqual((code, int(headers["retry-after"]) > 1), (503, True))
+            else:
+                one.addErrback(lambda _: None).cancel()
