@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import time
+import tracemalloc
 import zlib
 from io import BytesIO
 from random import Random
@@ -80,6 +82,19 @@ class SegmentationTests(SynchronousTestCase):
                 np.testing.assert_array_equal(found, volume)
                 self.assertEqual(found.dtype, np.dtype(dtype))
 
+    def test_small_blocks(self) -> None:
+        """A volume with as many blocks as voxels takes little more memory than its body and its voxels."""
+        volume = np.zeros((64, 128, 128), np.uint32)
+        body = (
+            (1).to_bytes(4, "little") + np.tile(np.array([2 * volume.size, 0], "<u4"), volume.size).tobytes() + bytes(4)
+        )
+        tracemalloc.start()
+        found = segmentation.decode(body, "uint32", volume.shape, (1, 1, 1))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        np.testing.assert_array_equal(found, volume)
+        self.assertLess(peak, 3 * len(body) + volume.nbytes)
+
     def test_mutated(self) -> None:
         """Damaged bodies are decoded within their bounds, or refused; the library alone would crash."""
         random = Random(5)
@@ -141,6 +156,25 @@ class ImagesTests(SynchronousTestCase):
             b"\xff\xd8\xff" + bytes(1000),
         ):
             self.assertRaises(UpstreamBroken, images.decode, body, (50, 60), 3000, 1)
+
+    def test_long_decoding(self) -> None:
+        """A JPEG of many scans and a PNG of many chunks are refused before anything is decoded; a dozen are fine."""
+        tile = np.random.default_rng(1).integers(0, 256, (512, 512), np.uint8)
+        progressive = self.picture(tile, "JPEG", progressive=True)
+        self.assertTrue(pictures.is_tile(progressive))
+        start, end = progressive.index(b"\xff\xda"), progressive.rindex(b"\xff\xda")
+        scans = progressive[:start] + progressive[start:end] * 20 + progressive[end:]
+        plain = self.picture(tile, "PNG")
+        first = plain.index(b"IDAT") - 4
+        empty = b"\0\0\0\0IDAT" + zlib.crc32(b"IDAT").to_bytes(4, "big")
+        chunks = plain[:first] + empty * 20_000 + plain[first:]
+        text = b"\0\0\0\0tEXt" + zlib.crc32(b"tEXt").to_bytes(4, "big")
+        for body in (scans, chunks, plain[:first] + text * 20_000 + plain[first:]):
+            began = time.process_time()
+            self.assertFalse(pictures.is_tile(body))
+            self.assertRaises(UpstreamBroken, images.decode, body, (512, 512), 512 * 512, 1)
+            self.assertLess(time.process_time() - began, 1)
+        np.testing.assert_array_equal(images.decode(plain, None, 512 * 512, 1)[..., 0], tile)
 
     def test_ready_made(self) -> None:
         """A file is kept as a tile only if it is whole, 512 x 512, and of a kind that is known."""

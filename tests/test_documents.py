@@ -217,3 +217,16 @@ class MultiscaleTests(SynchronousTestCase):
             found = {".zattrs": json.dumps({"multiscales": [multi]}), "0/.zarray": json.dumps(array | {key: value})}
         with contextlib.suppress(UpstreamBroken), checks.parsing("noise"):
             self.assertTrue(multiscale.parse_volume(None, found, "here").scales)
+
+
+class JsonTests(SynchronousTestCase):
+    """Documents as text."""
+
+    def test_deep(self) -> None:
+        """A document is at most 64 levels deep; brackets in strings do not count."""
+        for n in (65, 932, 100_000):
+            for text in ("[" * n + "]" * n, '{"a":' * n + "1" + "}" * n, "[" * n):
+                self.assertRaises(checks.Unexpected, checks.parse_json, text)
+        fine = json.dumps({"a": "[" * 5000 + '\\"{', "b": [[[]]]})
+        self.assertEqual(checks.parse_json(fine), json.loads(fine))
+        self.assertRaises(checks.Unexpected, checks.parse_json, '"[' + "\\" * 10_000)

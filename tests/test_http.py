@@ -196,7 +196,13 @@ class InMemoryTests(SynchronousTestCase):
             return answer
 
         self.assertEqual(self.successResultOf(self.request(to(b"/end"))).body, b"here")
-        for target in (b"/again", b"http://other/end", b"https://h/end"):
+        for target in (
+            b"/again",
+            b"http://other/end",
+            b"https://h.other/end",
+            b"https://h:8443/end",
+            b"https://u@h/end",
+        ):
             failure = self.failureResultOf(self.request(to(target)), UpstreamBroken)
             self.assertIn("redirects", str(failure.value))
 

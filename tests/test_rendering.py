@@ -5,17 +5,20 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from threading import Event
 from typing import Any
 
 import numpy as np
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from ocpproxy.cache.lookup import EncodedTile, Found, Result
 from ocpproxy.cache.rendering import CuboidRenderer, RenderLanes
+from ocpproxy.concurrency import threads
 from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.concurrency.threads import Lane, LanedThreadPool
 from ocpproxy.model.address import ImageBase
@@ -176,5 +179,25 @@ class PoolTests(TestCase):
         failing = pool.run(lambda: 1 // 0)
         await self.assertFailure(failing, ZeroDivisionError)
         self.assertEqual(pool.queued(), 0)
-        pool.stopService()
-        await deferLater(reactor, 0)
+        await pool.stopService()
+
+    async def test_stuck(self) -> None:
+        """A job that does not end is given up, and does not hold up the stop; others are waited for."""
+        self.patch(threads, "_STUCK", 0.2)
+        pool = LanedThreadPool(reactor, 2, "test")
+        pool.startService()
+        begun, end = Event(), Event()
+        done: list[str] = []
+        self.addCleanup(end.set)
+
+        def stick() -> None:
+            begun.set()
+            end.wait(60)
+
+        pool.run(stick)
+        other = pool.run(done.append, "other")
+        await deferToThread(begun.wait, 60)
+        await pool.stopService()
+        await other
+        self.assertEqual(done, ["other"])
+        self.assertFalse(end.is_set())

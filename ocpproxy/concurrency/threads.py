@@ -16,11 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
+from threading import Thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 T = TypeVar("T")
@@ -28,6 +30,10 @@ P = ParamSpec("P")
 
 RunInThread = Callable[Concatenate[Callable[..., Any], ...], Deferred[Any]]
 """`LanedThreadPool.run`, or for tests a function that does the work at once."""
+
+
+_STUCK = 10.0
+"""Seconds after which a job is given up when everything stops."""
 
 
 class Lane(IntEnum):
@@ -49,15 +55,27 @@ class _Job:
     result: Deferred[Any]
 
 
+class _DaemonThread(Thread):
+    """A thread that ends with the process, if it is stuck by then."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, daemon=True)
+
+
 class LanedThreadPool(Service):
     """At most `size` threads, started with the service (not before: twistd forks)."""
+
+    _log = Logger()
 
     def __init__(self, reactor: Any, size: int, name: str) -> None:
         self._reactor = reactor
         self._threads = ThreadPool(0, size, name)
+        self._threads.threadFactory = _DaemonThread
         self.size = size
         self._lanes: tuple[deque[_Job], ...] = tuple(deque() for _ in Lane)
         self._handed_out = 0
+        self._idle: Deferred[Any] | None = None
+        """Fires when all jobs have ended, while everything stops."""
         self.setName(name)
 
     def startService(self) -> None:
@@ -65,11 +83,22 @@ class LanedThreadPool(Service):
         super().startService()
         self._threads.start()
 
-    def stopService(self) -> None:
-        """Wait for all jobs. They are short, a cuboid each at most."""
+    def stopService(self) -> Deferred[None]:
+        """Wait for all jobs, which are short, a cuboid each at most. One that is stuck is not waited for."""
         super().stopService()
         self._hand_out(sum(map(len, self._lanes)))
-        self._threads.stop()
+        self._idle = Deferred()
+        if not self._handed_out:
+            self._idle.callback(None)
+        return self._idle.addTimeout(_STUCK, self._reactor, self._give_up).addCallback(self._end_threads)
+
+    def _give_up(self, _: object, seconds: float) -> bool:
+        self._log.error("{count} jobs of {name} do not end: they are given up", count=self._handed_out, name=self.name)
+        return True
+
+    def _end_threads(self, stuck: bool | None) -> None:
+        if not stuck:
+            self._threads.stop()
 
     def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Return the result of the work, done in a thread.
@@ -113,6 +142,8 @@ class LanedThreadPool(Service):
     def _finished(self, outcome: Any, result: Deferred[Any]) -> None:
         self._handed_out -= 1
         self._hand_out_next()
+        if self._idle is not None and not self._handed_out and not self._idle.called:
+            self._idle.callback(None)
         if not result.called:
             result.callback(outcome)
 

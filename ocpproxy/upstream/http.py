@@ -8,6 +8,7 @@ The client is treq over one `Agent` and one pool of connections (`plain_treq`). 
 * one deadline from the first wait to the last byte, retries included (treq's ``timeout`` ends at the headers);
 * a bound on the body while it is read (treq's ``content()`` has none);
 * no redirect to another host, unless the operator trusts it; then without credentials, and never from https to http.
+  From http to https of the same host it is followed.
 
 A body stays as it was sent: its reader undoes its encoding in a thread (`codecs.content_encoding`), with a bound on
 what comes out. treq would inflate gzip on the event loop, so `make_treq` hides ``Content-Encoding`` from it. Cookies
@@ -52,6 +53,7 @@ from ocpproxy.upstream.base import (
     UpstreamRefused,
     UpstreamSlow,
 )
+from ocpproxy.upstream.endpoints import HeadTooLarge
 from ocpproxy.upstream.plain_treq import STORED_ENCODING, Uri
 
 _ERROR_BODY = 4096
@@ -59,7 +61,6 @@ _ERROR_BODY = 4096
 _REDIRECTS = 3
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _NOT_TRUSTED = "it redirects to another host; redirect_hosts in the configuration names those that are trusted"
-_ENCRYPTED = "it redirects from http to https; write https:// in the configuration"
 _NOT_ENCRYPTED = "it redirects from https to http"
 _PAUSE = 0.1
 """Seconds before the first retry; doubled for each, and spread by as much again."""
@@ -257,6 +258,8 @@ class _Call:
                 raise CancelledError from error
             if isinstance(error, (CancelledError, UpstreamFailure)):
                 raise
+            if any(reason.check(HeadTooLarge) for reason in getattr(error, "reasons", ())):
+                raise ResponseTooLarge(_reasons(error)) from error
             if isinstance(error, _NO_ANSWER):
                 raise UpstreamDown(f"no response: {_reasons(error)}") from error
             raise UpstreamBroken(f"no HTTP: {error}") from error  # a malformed response raises anything
@@ -276,7 +279,7 @@ class _Call:
             if response.code not in (301, 302, 303, 307, 308) or target is None:
                 return HttpResponse(response.code, body, _read_headers(response))
             target = urljoin(url, quote(target, safe=_ASCII, encoding="latin-1"))
-            if urlsplit(target)[:2] != urlsplit(url)[:2]:
+            if urlsplit(target)[:2] != urlsplit(url)[:2] and not _only_encrypts(url, target):
                 self._check_host(url, target)
                 secrets = {}
             url = target
@@ -286,8 +289,6 @@ class _Call:
     def _check_host(self, url: str, target: str) -> None:
         """Raise `RedirectRefused` for a redirect to a host that is not trusted, or to one without TLS from one with."""
         host, name = urlsplit(target), urlsplit(target).netloc.rpartition("@")[2][:100].lower()
-        if host.scheme == "https" and name == urlsplit(url).netloc.lower():
-            raise RedirectRefused("it redirects from http to https: write https:// in url", public=_ENCRYPTED)
         trusted = {name, host.hostname, f"[{host.hostname}]"} & self._host.redirect_hosts
         if not trusted or host.scheme not in ("http", "https") or host.username is not None:
             raise RedirectRefused(f"it redirects to another host, {host.scheme}://{name}", public=_NOT_TRUSTED)
@@ -357,6 +358,16 @@ class _HangUp(Protocol):
         """Close the connection."""
         super().makeConnection(transport)
         transport.loseConnection()
+
+
+def _only_encrypts(url: str, target: str) -> bool:
+    """Return whether a redirect leads from http to https of the same host."""
+    old, new = urlsplit(url), urlsplit(target)
+    try:
+        same = old.hostname == new.hostname and new.port in (None, 443, old.port) and new.username is None
+    except ValueError:  # no port number
+        return False
+    return same and (old.scheme, new.scheme) == ("http", "https")
 
 
 def _header(response: IResponse, name: bytes) -> str | None:

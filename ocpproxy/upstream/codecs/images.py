@@ -30,6 +30,8 @@ def _opened(body: bytes) -> Iterator[Image.Image]:
     """
     if not body.startswith((pictures.JPEG_SIGNATURE, png.SIGNATURE)):
         raise UpstreamBroken(f"expected a JPEG or a PNG, not what begins with {body[:12]!r}")
+    if not pictures.is_bounded(body):
+        raise UpstreamBroken("the image takes too long to decode: a JPEG of many scans, or a PNG of many chunks")
     try:
         with warnings.catch_warnings(), Image.open(BytesIO(body), formats=("JPEG", "PNG")) as image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -24,6 +24,8 @@ from ocpproxy.upstream.base import UpstreamBroken
 
 _BITS = (0, 1, 2, 4, 8, 16)
 """Widths of an index. The format has 32 too, but no block is large enough to need it."""
+_PIECE = 2**16
+"""Headers of blocks that are checked at a time."""
 
 
 def decode(body: bytes, dtype: str, shape: Triple, block: Triple) -> Voxels:
@@ -41,9 +43,10 @@ def decode(body: bytes, dtype: str, shape: Triple, block: Triple) -> Voxels:
     if len(body) % 4 or len(body) < 4:
         raise UpstreamBroken(f"expected compressed segmentation, in words of 4 bytes, not {len(body)} bytes")
     end = _reach(np.frombuffer(body, "<u4"), np.dtype(dtype).itemsize // 4, blocks, block)
-    padded = body + bytes(max(0, 4 * end - len(body)))
+    if 4 * end > len(body):
+        body += bytes(4 * end - len(body))
     try:
-        decoded = compressed_segmentation.decompress(padded, size, np.dtype(dtype), block, order="F")
+        decoded = compressed_segmentation.decompress(body, size, np.dtype(dtype), block, order="F")
     except Exception as error:  # the library's own errors
         raise UpstreamBroken(f"the compressed segmentation is damaged: {error}") from None
     voxels: Voxels = np.ascontiguousarray(np.asarray(decoded).reshape(size, order="F").T)
@@ -62,11 +65,15 @@ def _reach(words: npt.NDArray[np.uint32], label_words: int, blocks: int, block: 
         raise UpstreamBroken(
             f"expected compressed segmentation of one channel and {blocks} blocks, and it is too short"
         )
-    headers = words[1 : 1 + 2 * blocks].reshape(blocks, 2).astype(np.int64)
-    table, bits, values = headers[:, 0] & 0xFFFFFF, headers[:, 0] >> 24, headers[:, 1]
-    if not np.isin(bits, _BITS).all():
-        raise UpstreamBroken(f"the compressed segmentation is damaged: an index has a width other than {_BITS} bits")
-    packed = -(-int(np.prod(block, dtype=np.int64)) * bits // 32)
-    if (start + values + packed > len(words)).any() or (start + table + label_words > len(words)).any():
-        raise UpstreamBroken("the compressed segmentation is damaged: a block ends after the end of the body")
-    return start + int((table + (label_words << bits)).max())
+    voxels, end = int(np.prod(block, dtype=np.int64)), 0
+    for first in range(0, blocks, _PIECE):  # a volume of small blocks has as many headers as voxels
+        count = min(_PIECE, blocks - first)
+        headers = words[1 + 2 * first : 1 + 2 * (first + count)].reshape(count, 2).astype(np.int64)
+        table, bits, values = headers[:, 0] & 0xFFFFFF, headers[:, 0] >> 24, headers[:, 1]
+        if not np.isin(bits, _BITS).all():
+            raise UpstreamBroken(f"the compressed segmentation is damaged: an index has none of {_BITS} bits")
+        packed = -(-voxels * bits // 32)
+        if (start + values + packed > len(words)).any() or (start + table + label_words > len(words)).any():
+            raise UpstreamBroken("the compressed segmentation is damaged: a block ends after the end of the body")
+        end = max(end, int((table + (label_words << bits)).max()))
+    return start + end

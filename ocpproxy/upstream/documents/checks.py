@@ -24,6 +24,10 @@ DTYPES = tuple(VOXEL_TYPES)
 """Types of voxels that can be drawn."""
 CHANNEL_NAME = re.compile(NAME, re.ASCII)
 """Names of channels that can be part of a tile's address."""
+_MAX_DEPTH = 64
+"""Objects and lists within one another in a document."""
+_NESTING = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+"""Strings, and what begins and ends an object or a list."""
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -66,11 +70,16 @@ def parse_json(document: str) -> Any:
     It may have NaN and infinities in it, which are not JSON, for other programs write and read them; the checks of
     numbers refuse them where they count. A byte order mark is skipped.
 
-    :raises Unexpected: it is not JSON.
+    :raises Unexpected: it is not JSON, or too deep.
     """
+    depth = 0
+    for token in _NESTING.finditer(document):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
+        if depth > _MAX_DEPTH:
+            raise Unexpected(f"expected JSON that is at most {_MAX_DEPTH} levels deep")
     try:
         return json.loads(document.removeprefix("\ufeff"))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise Unexpected(f"expected JSON: {error}") from None
 
 
