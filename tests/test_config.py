@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -188,6 +189,81 @@ class ValuesTests(SynchronousTestCase):
         )
         self.assertIn("did you mean listen?", str(bad))
         self.assertNotIn("secret", str(bad))
+
+    def test_no_fault_shows_a_secret(self) -> None:
+        """Whatever is wrong with a value that may hold a secret, it is not shown."""
+        environ = {"TOKEN": "hunter2", "KIND": "hunter2"}
+        for lines in (
+            "[upstream]\nurl = https://h/v?token=hunter2",
+            "[upstream]\nurl = https://h/v#hunter2",
+            "[upstream]\nurl = https://hunter2@h/v",
+            "[upstream]\nurl = https://h/v;hunter2 x\ntype = zarr\nmissing_status = x",
+            "[upstream]\nurl = image: https://h/v\n  image: https://h/v;sig=hunter2",
+            "[upstream]\ntype = catmaid\nurl = s3://h/v;hunter2",
+            "[upstream]\ntype = ${KIND}",
+            "[index]\nurl = mysql://h/d?password=hunter2",
+            "[index]\nurl = mysql://u:hunter2@h:port/d",
+            "[index]\nurl = mysql://u:hunter2@h/d?ssl_cert=x",
+            "[server]\nauthorisation = hunter2\npasswd = hunter2\napi_key = hunter2\naws_secret = hunter2",
+            "[upstream]\nauthorization = hunter2\nAuthorization_2 = hunter2\nbearer-token = hunter2",
+            "[cache]\ndirectoy = https://u:hunter2@h/",
+            "[dataset a]\ncolour = https://h/?sig=hunter2",
+        ):
+            with self.assertRaises(BadConfiguration, msg=lines) as caught:
+                config.parse(lines + "\n", HERE, environ, KINDS)
+            self.assertNotIn("hunter2", str(caught.exception), lines)
+
+    def test_any_letters_from_the_environment(self) -> None:
+        """A variable in an address stands for its value, whatever letters that has; a whole address stays one."""
+        odd = "p/a#s?s[w%41:@d"
+        environ = {
+            "PW": odd,
+            "HOST": "db.example.org:3307",
+            "ALL": "mysql://a:b@c/d",
+            "DIR": "my dir/x#1",
+            "Q": "a/b&c",
+        }
+
+        def index(url: str) -> Any:
+            return config.parse(f"[index]\nurl = {url}\n", HERE, environ, KINDS).index.url
+
+        found = index("mysql://${PW}:${PW}@${HOST}/d")
+        self.assertEqual((found.user, found.password, found.host, found.port), (odd, odd, "db.example.org", 3307))
+        self.assertEqual(
+            (index("${ALL}").password, index("mysql://h/d?unix_socket=/${Q}").unix_socket), ("b", "/a/b&c")
+        )
+        found = config.parse("[upstream]\ntype = zarr\nurl = https://h/${DIR}/{token}\n", HERE, environ, KINDS)
+        self.assertEqual(found.upstream.url[0][1], "https://h/my%20dir/x%231/{token}")
+
+    def test_tls(self) -> None:
+        """Files of certificates are relative to the configuration; without the authority's there is no check."""
+        found = parse("[index]\nurl = mysql://u@h/d?ssl_ca=ca.pem&ssl_cert=/c.pem&ssl_key=k.pem\n").index.url
+        self.assertEqual(
+            dict(found.tls), {"ssl_ca": f"{HERE}/ca.pem", "ssl_cert": "/c.pem", "ssl_key": f"{HERE}/k.pem"}
+        )
+        self.assertTrue(found.tls_identity)
+        for query in ("ssl_cert=x", "ssl_ca=x&ssl_verify_identity=maybe", "ssl=1"):
+            self.assertRaises(BadConfiguration, parse, f"[index]\nurl = mysql://h/d?{query}\n")
+
+    def test_home_of_nobody(self) -> None:
+        """The home of a user that does not exist is a fault."""
+        bad = self.assertRaises(BadConfiguration, parse, "[cache]\ndirectory = ~no-such-user/cache\n")
+        self.assertEqual([fault.key for fault in bad.faults], ["directory"])
+
+    def test_fronts(self) -> None:
+        """Networks of fronts, and the address that clients are told."""
+        found = parse("[server]\ntrusted_proxies = 127.0.0.1, ::1\n  10.0.0.0/8\npublic_url = https://h/x/\n").server
+        self.assertEqual(
+            ([str(n) for n in found.trusted_proxies], found.public_url),
+            (["127.0.0.1/32", "::1/128", "10.0.0.0/8"], "https://h/x"),
+        )
+        for line in (
+            "trusted_proxies = localhost",
+            "trusted_proxies = 10.0.0.1/8",
+            "public_url = h",
+            "connections = 0",
+        ):
+            self.assertRaises(BadConfiguration, parse, f"[server]\n{line}\n")
 
     def test_more_faults(self) -> None:
         """Faults of two values together, or of the environment."""

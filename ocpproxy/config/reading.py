@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ocpproxy.config import upstreams, values
 from ocpproxy.config.faults import NOT_SHOWN, BadConfiguration, Fault
@@ -34,7 +35,7 @@ _SINGLE = {"server": SERVER, "cache": CACHE, "index": INDEX}
 """The sections that are there once and have fixed options."""
 _LETTERS = "a TOKEN has up to 64 of the letters a to z, A to Z, 0 to 9, _ and -, and does not begin with -"
 _DEMO_CACHE_MIB = 4096
-_LOOKS_SECRET = re.compile(r"auth|token|pass|secret|key|cred", re.IGNORECASE)
+_LOOKS_SECRET = re.compile(r"auth|pass|secret|key|cred|.token|token.|^pw", re.IGNORECASE)
 """Names of options that somebody may have meant for a secret."""
 _NO_SECRETS = ("", "Token", "Bearer", "Basic", "Token public")
 """What an authorization may consist of beside names of the environment."""
@@ -144,17 +145,17 @@ class _Reader:
         :param more: options of the section beside those of its upstream.
         """
         written = self._sections.get(section, {})
-        name = written.get("type", inherited.get("type", UPSTREAM["type"].default))
+        name = type_ = written.get("type", inherited.get("type", UPSTREAM["type"].default))
         kind = None
         try:
-            name = self._expand(name)
+            name = self._expand(type_)
             kind = self._kinds.get(name)
             if kind is None:
-                self.faults.append(Fault(section, "type", name, "one of " + ", ".join(self._kinds)))
+                self.faults.append(Fault(section, "type", type_, "one of " + ", ".join(self._kinds)))
         except values.BadValue:
             pass  # reading the option itself adds this fault
         except Exception as error:  # whatever the code of another distribution may raise
-            self.faults.append(Fault(section, "type", name, problem=f"the type cannot be loaded: {error}"))
+            self.faults.append(Fault(section, "type", type_, problem=f"the type cannot be loaded: {error}"))
         if kind is None:
             found = self._read_options(section, {**upstreams.all_options(self._kinds), **more}, inherited)
             unknown = UpstreamKind(name=name, url_per_channel=True)
@@ -190,10 +191,10 @@ class _Reader:
                 if option.secret and re.sub(r"\$\{\w+\}", "", text).rstrip() not in _NO_SECRETS:
                     expected = "a line such as Token ${NAME} or Bearer ${NAME}: secrets are in the environment"
                     raise values.BadValue(expected)
-                found[key] = option.read(self._expand(text), self._source.directory)
+                expanded = self._expand(text, in_address=key == "url")
+                found[key] = option.read(expanded, self._source.directory)
             except values.BadValue as bad:
-                shown = NOT_SHOWN if option.secret or (key == "url" and "@" in text) else text
-                self.faults.append(Fault(section, key, shown, str(bad)))
+                self.faults.append(Fault(section, key, _shown(key, text, option), str(bad)))
         return found
 
     def _unknown(self, section: str, written: Mapping[str, str], options: Mapping[str, Option]) -> Iterator[Fault]:
@@ -204,23 +205,49 @@ class _Reader:
                 if written[key] != elsewhere[key].default:  # etc/ocp.ini shows every option with its default
                     kind = written.get("type", "")
                     problem = f"{f'type {kind}' if kind else 'this type'} has no such option"
-                    shown = NOT_SHOWN if elsewhere[key].secret else written[key]
-                    yield Fault(section, key, shown, problem=problem)
+                    yield Fault(section, key, _shown(key, written[key], elsewhere[key]), problem=problem)
                 continue
             near = difflib.get_close_matches(key, options, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            shown = NOT_SHOWN if _LOOKS_SECRET.search(key) else written[key]
-            yield Fault(section, key, shown, problem="there is no such option" + hint)
+            yield Fault(section, key, _shown(key, written[key]), problem="there is no such option" + hint)
 
-    def _expand(self, text: str) -> str:
-        """Return the text with ``${NAME}`` replaced by variables of the environment."""
+    def _expand(self, text: str, *, in_address: bool = False) -> str:
+        """Return the text with ``${NAME}`` replaced by variables of the environment.
+
+        :param in_address: quote values where they are parts of an address, so that they have any letters.
+        """
 
         def value(found: re.Match[str]) -> str:
             if found[1] not in self._environ:
                 raise values.BadValue(f"the environment variable {found[1]} to be set")
-            return self._environ[found[1]]
+            safe = _safe_letters(text[: found.start()], text[found.end() :]) if in_address else None
+            plain = self._environ[found[1]]
+            return plain if safe is None else quote(plain, safe=safe)
 
         return re.sub(r"\$\{(\w+)\}", value, text)
+
+
+def _safe_letters(before: str, after: str) -> str | None:
+    """Return the letters that are not quoted in this place of an address; None where nothing is.
+
+    A user, a password and a query have any letters; a slash in a path stays one. A host is put in as it is, and so is
+    the beginning of an address, or a whole one.
+    """
+    _, scheme, rest = before.rpartition("\n")[2].rpartition("://")
+    if not scheme:
+        return None
+    if "?" in rest or "#" in rest:
+        return ""
+    if "/" in rest:
+        return "/"
+    return "" if re.match(r"[^/?#\s]*@", after) else None
+
+
+def _shown(key: str, text: str, option: Option | None = None) -> str:
+    """Return what a fault shows of a value: nothing of one that may hold a secret."""
+    secret = (option is not None and option.secret) or _LOOKS_SECRET.search(key)
+    is_address = key == "url" or "://" in text
+    return NOT_SHOWN if secret or (is_address and re.search("[@?#;]", text)) else text
 
 
 def _sections(text: str) -> dict[str, dict[str, str]]:

@@ -23,6 +23,10 @@ class IndexUrl:
     password: str = ""
     database: str = ""
     unix_socket: str = ""
+    tls: tuple[tuple[str, str], ...] = ()
+    """(option of PyMySQL, file) for an encrypted connection; the certificate of the server is checked."""
+    tls_identity: bool = True
+    """Whether the certificate must be for the host."""
 
     def __repr__(self) -> str:  # never the password
         return f"<index {'mysql ' + self.database if self.mysql else 'sqlite ' + self.path}>"

@@ -48,18 +48,19 @@ def faults(
     if command is not None:
         yield Fault(section, "type", kind.name, problem=f"the type is not installed; install it by: {command}")
     raw = written.get("url", "").strip()
+    shown = NOT_SHOWN if re.search("[@?#;]", raw) else raw
     is_dataset = section != "upstream"
     if is_dataset and kind.has_address and "url" not in written and not inherits_url:
-        yield Fault(section, "url", raw, "the address of the volume")
+        yield Fault(section, "url", shown, "the address of the volume")
     for channel, address in found.get("url", ()):
         expected = _wrong_address(kind, channel, address)
         if expected:
-            yield Fault(section, "url", raw, expected)
+            yield Fault(section, "url", shown, expected)
         elif "{channel}" in address and channel is None and not found.get("channels"):
             yield Fault(section, "channels", "", "the names that {channel} in url stands for")
     for other in _formats(raw):
         if kind.name in FORMATS.values() and kind.name != other:
-            yield Fault(section, "url", raw, f"an address of type {kind.name}, not of {other}; or type = {other}")
+            yield Fault(section, "url", shown, f"an address of type {kind.name}, not of {other}; or type = {other}")
     if found.get("authorization") and len(hosts(found)) > 1:
         yield Fault(section, "authorization", NOT_SHOWN, "one host for all channels, to which it is sent")
     if found.get("credentials") and "missing_status" in written:

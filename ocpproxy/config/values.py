@@ -160,7 +160,10 @@ def path(text: str, directory: Path) -> Path:
     """Read a path, relative to `directory`."""
     if not text or "\0" in text:
         raise BadValue("the path of a directory")
-    return directory / Path(text).expanduser()
+    try:
+        return directory / Path(text).expanduser()
+    except RuntimeError:  # there is no such user
+        raise BadValue("the path of a directory; ~ is the home of a user that exists") from None
 
 
 def endpoints(text: str, _: Path) -> tuple[str, ...]:
@@ -209,7 +212,10 @@ def connections(text: str, _: Path) -> int | None:
 
 def index_url(text: str, directory: Path) -> IndexUrl:
     """Read the address of the index database."""
-    expected = BadValue("sqlite:///PATH or mysql://user:password@host:3306/database")
+    expected = BadValue(
+        "sqlite:///PATH or mysql://user:password@host:3306/database, with ?unix_socket=, ?ssl_ca=, &ssl_cert=, "
+        "&ssl_key=, &ssl_verify_identity=off"
+    )
     try:
         url = urlsplit(text)
         port = url.port or 3306
@@ -219,7 +225,11 @@ def index_url(text: str, directory: Path) -> IndexUrl:
     if url.scheme == "sqlite" and not url.netloc and len(where) > 1:
         return IndexUrl(mysql=False, path=str(directory / where[1:]))
     query = dict(pair.partition("=")[::2] for pair in url.query.split("&") if pair)
+    files = {key: unquote(query.pop(key)) for key in ("ssl_ca", "ssl_cert", "ssl_key") if query.get(key)}
+    identity = query.pop("ssl_verify_identity", "on")
     if url.scheme != "mysql" or not re.fullmatch(r"/[\w$-]{1,64}", where, re.ASCII) or query.keys() - {"unix_socket"}:
+        raise expected
+    if identity not in ("on", "off") or (files and "ssl_ca" not in files):
         raise expected
     return IndexUrl(
         mysql=True,
@@ -229,6 +239,8 @@ def index_url(text: str, directory: Path) -> IndexUrl:
         password=unquote(url.password or ""),
         database=where[1:],
         unix_socket=unquote(query.get("unix_socket", "")),
+        tls=tuple((key, str(directory / name)) for key, name in files.items()),
+        tls_identity=identity == "on",
     )
 
 

@@ -48,6 +48,7 @@ def _mysql(url: IndexUrl) -> Backend:
         "charset": "utf8mb4",
         "connect_timeout": 5,
         **({"unix_socket": url.unix_socket} if url.unix_socket else {"host": url.host, "port": url.port}),
+        **({**dict(url.tls), "ssl_verify_cert": True, "ssl_verify_identity": url.tls_identity} if url.tls else {}),
     }
 
     def prepare(connection: Any) -> None:

@@ -22,8 +22,8 @@ from ocpproxy.model.stack import Stack
 
 _ORIENTATIONS = {Plane.XY: 0, Plane.XZ: 1, Plane.ZY: 2}
 """CATMAID's numbers of orientations."""
-_TYPES = (1, 4, 5, 7, 9)
-"""The tile source types that Python clients know, the best one first. Some refuse a stack that has any other."""
+_TYPES = (1, 4, 5)
+"""The tile source types that all clients know, the best one first: pymaid picks any mirror that answers fast."""
 
 
 def image_bases(entry: CatalogueEntry, planes: tuple[Plane, ...] = tuple(Plane)) -> Iterator[ImageBase]:
