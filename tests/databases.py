@@ -65,9 +65,12 @@ def _answers(options: dict[str, Any]) -> bool:
 
 
 class PrivateServer:
-    """A MariaDB server of one test, in a temporary directory, behind a socket: it may be frozen and killed."""
+    """A MariaDB server of one test, in a temporary directory, behind a socket: it may be frozen and killed.
 
-    def __init__(self) -> None:
+    :param more: options of the server.
+    """
+
+    def __init__(self, *more: str) -> None:
         program = shutil.which("mariadbd", path=os.environ["PATH"] + ":/usr/sbin")
         install = shutil.which("mariadb-install-db")
         if program is None or install is None:
@@ -84,7 +87,7 @@ class PrivateServer:
                 raise RuntimeError(f"mariadb-install-db failed: {made.stdout!r} {made.stderr!r}")
             shutil.rmtree(self.home / "data")
         self._command = [
-            *(program, *common, f"--socket={self.home}/s", "--skip-networking", f"--pid-file={self.home}/pid")
+            *(program, *common, f"--socket={self.home}/s", "--skip-networking", f"--pid-file={self.home}/pid", *more)
         ]
         self.options: dict[str, Any] = {"unix_socket": f"{self.home}/s", "user": "root", "password": ""}
         self.start()

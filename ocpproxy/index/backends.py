@@ -16,8 +16,6 @@ from ocpproxy.index.dialect import MYSQL, SQLITE, Dialect
 
 _STUCK = 10
 """Seconds after which a MySQL connection without an answer is given up; its thread is stuck until then."""
-_SCHEMA_STATEMENT = 300
-"""Seconds that one statement of a schema step may take."""
 _SQLITE_LOCKED = 4
 """Seconds that a statement waits for another process's transaction."""
 
@@ -27,10 +25,11 @@ class Backend:
     """One database server or file. Nothing is opened before one of the functions is called."""
 
     dialect: Dialect
-    make_pool: Callable[[Any], adbapi.ConnectionPool]
-    """Returns a pool for a reactor."""
-    connect: Callable[[], Any]
-    """Opens one connection outside of the pool, for the schema."""
+    make_pool: Callable[[Any, int], adbapi.ConnectionPool]
+    """Returns a pool for a reactor, of at most so many connections."""
+    most_connections: int
+    connect: Callable[[int], Any]
+    """Opens one connection outside of the pool, whose statements may take so many seconds."""
     lock_schema: Callable[[Any], bool]
     """Locks the schema for the connection of a cursor; returns whether it could."""
 
@@ -55,31 +54,34 @@ def _mysql(url: IndexUrl) -> Backend:
         cursor = connection.cursor()
         # Times are UTC. Gap locks would only make deadlocks: every writer of rows locks `metadata` first.
         cursor.execute("SET SESSION time_zone = '+00:00'")
+        cursor.execute("SET SESSION sql_mode = 'STRICT_TRANS_TABLES'")
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
         cursor.close()
 
-    def make_pool(reactor: Any) -> adbapi.ConnectionPool:
+    def make_pool(reactor: Any, size: int) -> adbapi.ConnectionPool:
         return adbapi.ConnectionPool(
             "pymysql",
             cp_reactor=reactor,
             cp_reconnect=True,
             cp_noisy=False,
             cp_min=1,
-            cp_max=8,
+            cp_max=size,
             cp_openfun=prepare,
             read_timeout=_STUCK,
             write_timeout=_STUCK,
             **options,
         )
 
-    def connect() -> Any:
-        return pymysql.connect(read_timeout=_SCHEMA_STATEMENT, **options)
+    def connect(timeout: int) -> Any:
+        return pymysql.connect(read_timeout=timeout, write_timeout=timeout, **options)
 
     def lock_schema(cursor: Any) -> bool:
+        # In a historical table a time may be 0, which strict modes refuse to write again.
+        cursor.execute("SET SESSION time_zone = '+00:00', sql_mode = ''")
         cursor.execute("SELECT GET_LOCK('ocpproxy schema', 1)")
         return bool(cursor.fetchone() == (1,))
 
-    return Backend(MYSQL, make_pool, connect, lock_schema)
+    return Backend(MYSQL, make_pool, 8, connect, lock_schema)
 
 
 def _sqlite(path: str) -> Backend:
@@ -88,21 +90,21 @@ def _sqlite(path: str) -> Backend:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
 
-    def make_pool(reactor: Any) -> adbapi.ConnectionPool:
+    def make_pool(reactor: Any, size: int) -> adbapi.ConnectionPool:
         return adbapi.ConnectionPool(
             "sqlite3",
             path,
             cp_reactor=reactor,
             cp_noisy=False,
             cp_min=1,
-            cp_max=2,
+            cp_max=size,
             cp_openfun=prepare,
             check_same_thread=False,
             isolation_level=None,
             timeout=_SQLITE_LOCKED,
         )
 
-    def connect() -> Any:
+    def connect(timeout: int) -> Any:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, isolation_level=None, timeout=_SQLITE_LOCKED)
         prepare(connection)
@@ -112,4 +114,4 @@ def _sqlite(path: str) -> Backend:
         cursor.execute(SQLITE.begin)
         return True
 
-    return Backend(SQLITE, make_pool, connect, lock_schema)
+    return Backend(SQLITE, make_pool, 2, connect, lock_schema)

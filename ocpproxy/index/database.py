@@ -5,8 +5,11 @@ MySQL (or MariaDB) through PyMySQL, or SQLite, behind one `Database`.
 **Available or not.** The gateway works without its index: a hit does not need it, and a miss is fetched and stored, and
 its rows are inserted later. So the database is *available* or *unavailable* at any time. While it is unavailable,
 `Database.run` raises `DatabaseUnavailable` at once. It becomes unavailable when it refuses a connection or a statement,
-or when an interaction takes longer than its caller waits (a frozen server neither answers nor refuses). A probe
-connects again and again until it succeeds. At the start the database is unavailable until its schema is checked.
+when it is damaged, read-only or without its tables, or when an interaction takes longer than its caller waits (a frozen
+server neither answers nor refuses). Then all connections are dropped, for the next ones may reach another server, or
+another file. A probe on a connection of its own looks again and again: it makes missing tables, and writes. When the
+database fails again soon after a look that went well, the next look is later. At the start the database is unavailable
+until the first look.
 
 **Run twice.** A connection that MySQL has closed is noticed only by the statement that uses it (adbapi's
 ``cp_reconnect`` still lets that one fail), and InnoDB may choose a transaction as the victim of a deadlock. In both
@@ -16,23 +19,22 @@ from the rows that they find, within the transaction.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-import pymysql
 from twisted.application.service import Service
 from twisted.enterprise import adbapi
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ocpproxy.concurrency.threads import LanedThreadPool
 from ocpproxy.index.availability import Availability
 from ocpproxy.index.backends import Backend
 from ocpproxy.index.dialect import Transaction
-from ocpproxy.index.schema.upgrade import upgrade
+from ocpproxy.index.probe import Probe
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -40,9 +42,13 @@ P = ParamSpec("P")
 PATIENCE = 5.0
 """Seconds that a background interaction may take before the database counts as unavailable."""
 _PROBE_EVERY = 0.5
+_LONGEST_PAUSE = 30.0
+"""Seconds between two looks at a database that fails soon after each look that went well."""
+_SOON = 10.0
 _ATTEMPTS = 10
 """Runs of one interaction: more than the pool has connections, for the server may have closed all of them."""
-_REFUSALS = (pymysql.OperationalError, pymysql.InterfaceError, sqlite3.OperationalError)
+_THREADS = 4
+"""Threads that probe, and that close pools, which may be stuck for seconds."""
 
 
 class DatabaseUnavailable(Exception):
@@ -65,29 +71,36 @@ class Database(Service):
         self._reactor = reactor
         self._backend = backend
         self._availability = Availability(report)
+        self._probe = Probe(backend)
         self._pool: adbapi.ConnectionPool | None = None
-        self._schema_known = False
-        self._probe = LoopingCall(self._look)
-        self._probe.clock = reactor
+        self._size = backend.most_connections
+        self._closing: Deferred[None] | None = None
+        self._up_since: float | None = None
+        self._pause, self._next_look = _PROBE_EVERY, 0.0
+        self._on_emptied: list[Callable[[], None]] = []
+        self._loop = LoopingCall(self._look)
+        self._loop.clock = reactor
         self._looking: Deferred[None] | None = None
 
     # -- life
 
     def startService(self) -> None:
-        """Make the pool, and start the probe. Not earlier, because twistd forks."""
+        """Start to look for the database. Not earlier, because twistd forks."""
         super().startService()
-        self._pool = self._backend.make_pool(self._reactor)
+        self._threads = LanedThreadPool(self._reactor, _THREADS, "index")
+        self._threads.startService()
         self._availability.start()
-        self._probe.start(_PROBE_EVERY)
+        self._next_look = 0.0
+        self._loop.start(_PROBE_EVERY)
 
-    def stopService(self) -> Deferred[None] | None:
+    def stopService(self) -> Deferred[None]:
         """Refuse interactions. The pool closes itself when the reactor stops, after the services that may use it."""
         super().stopService()
-        self._probe.stop()
+        self._loop.stop()
         self._availability.stop()
         if self._looking is not None:
             self._looking.cancel()
-        return None
+        return self._threads.stopService()
 
     def close(self) -> None:
         """Close the pool now; for programs that end without a reactor's shutdown."""
@@ -114,44 +127,74 @@ class Database(Service):
         """Return a Deferred that fires as soon as the database is available."""
         return self._availability.wait()
 
+    def when_emptied(self, call: Callable[[], None]) -> None:
+        """Call `call` when tables have gone, and are made again: the index knows nothing of what was there before."""
+        self._on_emptied.append(call)
+
     def _look(self) -> None:
-        """Connect to an unavailable database, unless an attempt is running."""
-        if self.available or self._looking is not None:
+        """Look at an unavailable database, unless that is being done, or it is too early."""
+        if self.available or self._looking is not None or self._reactor.seconds() < self._next_look:
             return
         self._looking = Deferred.fromCoroutine(self._try_connect())
         self._looking.addErrback(lambda failure: self._log.failure("looking for the database", failure))
         self._looking.addBoth(lambda _: setattr(self, "_looking", None))
 
     async def _try_connect(self) -> None:
-        pool = self._pool
-        if pool is None:
-            return
         try:
-            await pool.runInteraction(lambda cursor: cursor.execute("SELECT 1"))
-            if not self._schema_known:
-                steps = await deferToThreadPool(self._reactor, pool.threadpool, self._upgrade)
-                self._schema_known = True
-                self._log.info("the index schema is ready, {steps} steps were applied", steps=steps)
+            steps = await self._threads.run(self._probe.look)
         except CancelledError:
             return
         except Exception as error:  # whatever a driver may raise: it is still unavailable
             self._availability.down(str(error))
             return
-        if self.running:
-            self._availability.up()
+        if steps:
+            self._log.info("the index schema is ready, {steps} steps were applied", steps=steps)
+        if not self.running:
+            return
+        self._size = self._backend.most_connections
+        self._pool = self._backend.make_pool(self._reactor, self._size)
+        first, self._up_since = self._up_since is None, self._reactor.seconds()
+        self._availability.up()
+        if steps == self._probe.all_steps and not first:
+            for call in self._on_emptied:
+                call()
 
-    def _upgrade(self) -> int:
-        """Apply the missing steps of the schema, and return their number. (In a thread.)"""
-        connection = self._backend.connect()
-        try:
-            cursor = connection.cursor()
-            if not self._backend.lock_schema(cursor):
-                raise DatabaseUnavailable("another process is changing the schema")
-            steps = upgrade(cursor, self._backend.dialect.name, self._backend.dialect.errors)
-            connection.commit()
-            return steps
-        finally:
-            connection.close()
+    def _failed(self, pool: adbapi.ConnectionPool, reason: str) -> None:
+        """Note that the database is unavailable, and drop its connections."""
+        if pool is not self._pool:
+            return  # those were dropped before
+        now = self._reactor.seconds()
+        soon = self._up_since is not None and now - self._up_since < _SOON
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE) if soon else _PROBE_EVERY
+        self._next_look = now + (self._pause if soon else 0)
+        self._availability.down(reason)
+        self._pool = None
+        self._close_pool(pool)
+
+    def _close_pool(self, pool: adbapi.ConnectionPool) -> Deferred[None]:
+        """Close a pool in a thread: its own threads may be stuck for seconds."""
+        if pool.shutdownID:
+            self._reactor.removeSystemEventTrigger(pool.shutdownID)
+            pool.shutdownID = None
+        closing: Deferred[None] = self._threads.run(pool.close)
+        closing.addErrback(lambda failure: self._log.failure("closing connections to the index", failure))
+        return closing
+
+    async def _make_room(self, pool: adbapi.ConnectionPool) -> bool:
+        """Use fewer connections: the server gives no more. Return whether another attempt makes sense."""
+        if self._closing is None and pool is self._pool:
+            size = max(1, len(pool.connections))
+            if size >= self._size:
+                return False
+            self._log.warn("the index database gives only {count} connections", count=size)
+            self._size = size
+            self._pool = self._backend.make_pool(self._reactor, size)
+            self._closing = self._close_pool(pool).addBoth(lambda _: setattr(self, "_closing", None))
+        if self._closing is not None:
+            closed: Deferred[None] = Deferred(lambda _: None)
+            self._closing.addBoth(lambda _: None if closed.called else closed.callback(None))
+            await closed
+        return True
 
     # -- interactions
 
@@ -214,30 +257,36 @@ class Database(Service):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> T:
-        failed: Exception | None = None
+        failed: Exception = DatabaseUnavailable("it was not asked")
+        pool = self._pool
         dialect = self._backend.dialect
         for _ in range(_ATTEMPTS):
-            if not self.available or self._pool is None:
+            pool = self._pool
+            if not self.available or pool is None:
                 raise DatabaseUnavailable(self.reason)
             attempt = _Attempt(lambda cursor: interaction(begin(cursor), *args, **kwargs), late)
             try:
-                return await attempt.start(self._pool, self._reactor, patience, self._too_slow)
+                return await attempt.start(pool, self._reactor, patience, partial(self._too_slow, pool))
             except CancelledError:
                 raise
             except dialect.errors as error:
                 failed = error
                 if dialect.conflict(error) or dialect.lost(error):
                     continue
-                if isinstance(error, _REFUSALS):
+                if dialect.crowded(error) and await self._make_room(pool):
+                    continue
+                if dialect.refused(error):
                     break
                 raise
-        self._availability.down(str(failed))
+        if pool is not None:
+            self._probe.suspect(failed)
+            self._failed(pool, str(failed))
         raise DatabaseUnavailable(str(failed)) from failed
 
-    def _too_slow(self, patience: float) -> OutcomeUnknown:
+    def _too_slow(self, pool: adbapi.ConnectionPool, patience: float) -> OutcomeUnknown:
         reason = f"no answer within {patience:g} s"
         if patience == PATIENCE:  # that a caller in a hurry gave up means nothing
-            self._availability.down(reason)
+            self._failed(pool, reason)
         return OutcomeUnknown(reason)
 
 

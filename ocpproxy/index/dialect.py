@@ -39,6 +39,16 @@ class Dialect:
     """Returns whether the connection was lost: the same interaction may work on a new one."""
     conflict: Callable[[Exception], bool]
     """Returns whether another transaction was in the way: the same interaction may work now."""
+    crowded: Callable[[Exception], bool]
+    """Returns whether there was no connection because the server gives no more of them."""
+    refused: Callable[[Exception], bool]
+    """Returns whether the fault is the database's, not the interaction's: it is down, read-only, damaged, or tables
+    are missing."""
+    damage: tuple[type[Exception], ...]
+    """The classes of errors after which the whole database is read before it is used again."""
+    check: str
+    """A statement that shows whether the whole database can be read; its only row is ``ok``. Empty where a server
+    does that itself."""
 
 
 _MYSQL_LOST = {2006, 2013, 2055, 4031, 0, 1927}
@@ -47,6 +57,22 @@ _MYSQL_LOST = {2006, 2013, 2055, 4031, 0, 1927}
 _MYSQL_CONFLICT = {1213, 1205, 1020}
 """MySQL's errors for a deadlock (1213), a lock that was not free in time (1205), and a row that changed after it
 was read (1020)."""
+
+
+_MYSQL_CROWDED = {1040, 1203, 1226}
+"""MySQL's errors for too many connections: of the server, of a user, of a user's account."""
+_MYSQL_MISSING = {1046, 1049, 1051, 1054, 1146, 1932}
+"""MySQL's errors for a database, a table or a column that is not there (any more)."""
+
+
+def _mysql_refused(error: Exception) -> bool:
+    ours = (pymysql.IntegrityError, pymysql.DataError, pymysql.ProgrammingError, pymysql.NotSupportedError)
+    return not isinstance(error, ours) or _mysql_code(error) in _MYSQL_MISSING
+
+
+def _sqlite_refused(error: Exception) -> bool:
+    ours = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.NotSupportedError)
+    return not isinstance(error, ours)
 
 
 def _mysql_code(error: Exception) -> object:
@@ -64,6 +90,10 @@ MYSQL = Dialect(
     later="GREATEST(reftime, CAST({} AS DATETIME(6)))",
     lost=lambda error: _mysql_code(error) in _MYSQL_LOST,
     conflict=lambda error: _mysql_code(error) in _MYSQL_CONFLICT,
+    crowded=lambda error: _mysql_code(error) in _MYSQL_CROWDED,
+    refused=_mysql_refused,
+    damage=(),
+    check="",
 )
 SQLITE = Dialect(
     name="sqlite",
@@ -76,6 +106,10 @@ SQLITE = Dialect(
     later="MAX(reftime, {})",
     lost=lambda error: False,
     conflict=lambda error: isinstance(error, sqlite3.OperationalError) and "locked" in str(error),
+    crowded=lambda error: False,
+    refused=_sqlite_refused,
+    damage=(sqlite3.DatabaseError,),
+    check="PRAGMA quick_check(1)",
 )
 
 

@@ -45,6 +45,7 @@ class PendingRows:
         self.overflowed = False
         """True if more tiles were pending than are kept in memory: a sweep has to find the others."""
         database.when_available(self._database_available)
+        database.when_emptied(self._database_emptied)
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -93,6 +94,9 @@ class PendingRows:
         self._metrics.cache_tiles.set(self.usage.tiles)
         self._metrics.cache_bytes.set(self.usage.bytes)
         self._metrics.pending.set(len(self))
+
+    def _database_emptied(self) -> None:
+        self.overflowed = True  # the rows of all tiles are missing
 
     def _database_available(self) -> None:
         self.reconcile_soon()

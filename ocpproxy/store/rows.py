@@ -24,6 +24,9 @@ from ocpproxy.store.keys import Key
 _BATCH = 400
 """Keys in one statement."""
 
+_EARLIEST, _LATEST = 86400.0, 2.0**31 - 86400
+"""The times that TIMESTAMP can hold (1970 to 2038), with a day less, as servers count in zones of their own."""
+
 Stat = Callable[[Tile], tuple[int, float] | None]
 """Returns the size of a tile's file and the time when it was created (seconds since 1970), or None without a file."""
 
@@ -66,7 +69,11 @@ class Evicted:
 
 
 def stamp(seconds: float) -> str:
-    """Return a time as ``reftime`` stores it: UTC, to the microsecond."""
+    """Return a time as ``reftime`` stores it: UTC, to the microsecond, and within what TIMESTAMP can hold.
+
+    A file may have any time: 1970, or 2100.
+    """
+    seconds = min(max(seconds, _EARLIEST), _LATEST)
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 

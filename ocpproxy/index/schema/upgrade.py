@@ -1,9 +1,9 @@
 """The upgrade of the schema, in numbered steps.
 
-Step 0 is the historical set-up; each later file adds to it. A fresh database goes through all of them, a historical one
-begins at 1, so there is one source for the schema, and a fresh database equals an upgraded one. ``metadata.version`` is
-the number of steps that were applied. MySQL commits every ALTER at once, so a step that was interrupted is applied
-again; what exists already is skipped.
+Step 0 is the historical set-up; each later file adds to it. A fresh database and a historical one go through all of
+them, so there is one source for the schema, and a fresh database equals an upgraded one. ``metadata.version`` is the
+number of steps that were applied. MySQL commits every statement at once, so a step that was interrupted is applied
+again, and all of them are when a table is missing; what exists already is skipped.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from importlib.resources import files
 from typing import Protocol
 
 _PACKAGE = "ocpproxy.index.schema"
-_EXISTS = {1050, 1060, 1061}
-"""MySQL: table exists, duplicate column, duplicate index."""
+_EXISTS = {1050, 1060, 1061, 1068}
+"""MySQL: table exists, duplicate column, duplicate index, multiple primary key."""
+_EXISTS_WORDS = ("already exists", "duplicate column name")
+"""SQLite's words for the same."""
+_TABLES = ("contents", "datasets", "metadata", "fetching")
 _ADD_VERSION = "ALTER TABLE metadata ADD COLUMN version INT NOT NULL DEFAULT 0"
 
 
@@ -52,7 +55,7 @@ def upgrade(cursor: Cursor, dialect: str, errors: type[Exception]) -> int:
     :param errors: the driver's error class.
     :raises SchemaTooNew: when the database has more steps than this version knows.
     """
-    applied = _applied(cursor, errors)
+    applied = steps_applied(cursor, errors)
     last = steps(dialect)
     if applied > last:
         raise SchemaTooNew(f"the index has schema {applied}, this version knows {last}: install a newer ocpproxy")
@@ -69,25 +72,23 @@ def upgrade(cursor: Cursor, dialect: str, errors: type[Exception]) -> int:
     return last - applied
 
 
-def _applied(cursor: Cursor, errors: type[Exception]) -> int:
-    """Return how many steps the database has; a historical one has step 0, made by hand."""
+def steps_applied(cursor: Cursor, errors: type[Exception]) -> int:
+    """Return how many steps the database has; none when a table is missing, or its version."""
     try:
-        cursor.execute("SELECT numtiles FROM metadata")
-    except errors:
-        return 0
-    cursor.fetchone()
-    try:
+        for table in _TABLES:
+            cursor.execute(f"SELECT 1 FROM {table} WHERE 1 = 0")
+            cursor.fetchone()
         cursor.execute("SELECT MAX(version) FROM metadata")
     except errors:
-        _execute(cursor, _ADD_VERSION, errors)
-        return 1
+        return 0
     row = cursor.fetchone()
-    return max(1, int(str(row[0]))) if row and row[0] is not None else 1
+    return int(str(row[0])) if row and row[0] is not None else 0
 
 
 def _execute(cursor: Cursor, statement: str, errors: type[Exception]) -> None:
     try:
         cursor.execute(statement)
     except errors as error:
-        if not error.args or error.args[0] not in _EXISTS:
+        code = error.args[0] if error.args else None
+        if code not in _EXISTS and not any(word in str(code) for word in _EXISTS_WORDS):
             raise

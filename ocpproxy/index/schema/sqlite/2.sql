@@ -1,0 +1,1 @@
+-- Nothing: SQLite's tables have a key (rowid), and its times are text. See ../mysql/2.sql.
