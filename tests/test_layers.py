@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import ocpproxy
 
 PACKAGES = (
+    "log",
     "model",
     "imagery",
     "config",

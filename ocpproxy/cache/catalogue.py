@@ -25,11 +25,11 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from ocpproxy.concurrency.fairness import FairSemaphore, TooManyWaiting
 from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.index.descriptions import Description
+from ocpproxy.log import Logger
 from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import Channel, Dataset
 from ocpproxy.model.display import DEFAULT_DISPLAY, DisplaySettings

@@ -14,11 +14,11 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.index.leases import LeaseHolder
+from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
 from ocpproxy.store.capacity import Capacity
 from ocpproxy.store.rows import Usage

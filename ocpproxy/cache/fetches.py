@@ -28,7 +28,6 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 
 from ocpproxy.cache.catalogue import Catalogue, DatasetSource
 from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup
@@ -38,6 +37,7 @@ from ocpproxy.concurrency.fairness import FairSemaphore, TooManyWaiting
 from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.index.database import DatabaseUnavailable, OutcomeUnknown
 from ocpproxy.index.leases import LeaseHolder
+from ocpproxy.log import Logger
 from ocpproxy.model.dataset import Cutout
 from ocpproxy.model.stack import Cuboid, Tile
 from ocpproxy.store.tile_store import Pictures

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from twisted.logger import Logger
-
 from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry
 from ocpproxy.cache.fetches import CuboidFetches
 from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup
 from ocpproxy.imagery import png
+from ocpproxy.log import Logger
 from ocpproxy.model.address import TileAddress
 from ocpproxy.model.stack import Stack, Tile
 from ocpproxy.upstream.base import OutOfRange, UnknownToken, UpstreamFailure, UpstreamRefused

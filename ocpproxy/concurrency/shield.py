@@ -6,8 +6,9 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+from ocpproxy.log import Logger
 
 T = TypeVar("T")
 

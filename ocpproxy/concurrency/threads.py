@@ -22,8 +22,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
+
+from ocpproxy.log import Logger
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -17,9 +17,9 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults, mayb
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
 
+from ocpproxy.log import Logger
 from ocpproxy.metrics import LoopLag
 from ocpproxy.web.connections import Pausable
 from ocpproxy.web.site import GatewaySite

@@ -16,7 +16,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, maybeDeferred
 from twisted.internet.protocol import Factory, connectionDone
-from twisted.logger import Logger, globalLogBeginner, textFileLogObserver
+from twisted.logger import globalLogBeginner, textFileLogObserver
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
@@ -24,6 +24,7 @@ from ocpproxy import config
 from ocpproxy.daemon.gateway import WorkerSlot, make_gateway
 from ocpproxy.daemon.link import ANSWER_WITHIN, FIRST_SOCKET, LINK, GetAllMetrics, GetMetrics, WorkerReady
 from ocpproxy.daemon.services import CleanExit, measure_monotonic, stop
+from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
 from ocpproxy.upstream.registry import KINDS
 

@@ -25,7 +25,6 @@ from twisted.internet.defer import Deferred, DeferredList, gatherResults, maybeD
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
@@ -33,6 +32,7 @@ from ocpproxy.config import Settings
 from ocpproxy.daemon.link import ANSWER_WITHIN, FIRST_SOCKET, LINK, GetAllMetrics, GetMetrics, WorkerReady
 from ocpproxy.daemon.scraping import add_dead, merge_metrics
 from ocpproxy.daemon.services import endpoint, listen, url
+from ocpproxy.log import Logger
 from ocpproxy.store.files import TileFiles
 
 _PAUSE, _LONGEST_PAUSE = 0.1, 30.0

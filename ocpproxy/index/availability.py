@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.logger import Logger
+
+from ocpproxy.log import Logger
 
 
 class Availability:

@@ -27,7 +27,6 @@ from twisted.application.service import Service
 from twisted.enterprise import adbapi
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ocpproxy.concurrency.threads import LanedThreadPool
@@ -35,6 +34,7 @@ from ocpproxy.index.availability import Availability
 from ocpproxy.index.backends import Backend
 from ocpproxy.index.dialect import Transaction
 from ocpproxy.index.probe import Probe
+from ocpproxy.log import Logger
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -20,10 +20,10 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 
 from ocpproxy.index.database import Database, DatabaseUnavailable, OutcomeUnknown
 from ocpproxy.index.dialect import Transaction
+from ocpproxy.log import Logger
 
 PATIENCE = 0.5
 """Seconds that a miss waits for a database that answers nothing, before it goes on without a lease."""

@@ -20,9 +20,9 @@ from itertools import islice
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 
 from ocpproxy.index.database import DatabaseUnavailable, OutcomeUnknown
+from ocpproxy.log import Logger
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import keys, rows
 from ocpproxy.store.files import TornTile

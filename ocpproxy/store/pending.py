@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 
 from ocpproxy.index.database import Database, DatabaseUnavailable
+from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import rows

@@ -17,11 +17,11 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 
 from ocpproxy.concurrency.shield import shield
 from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.index.database import PATIENCE, Database, OutcomeUnknown
+from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import rows

@@ -8,9 +8,9 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 
 from ocpproxy.index.database import Database, DatabaseUnavailable
+from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import rows

@@ -15,10 +15,10 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from cachetools import LRUCache, TTLCache
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from ocpproxy.concurrency.gather import gather
 from ocpproxy.concurrency.single_flight import Flight, SingleFlight
+from ocpproxy.log import Logger
 from ocpproxy.model.dataset import Box
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import UpstreamBroken, UpstreamFailure

@@ -30,7 +30,6 @@ from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime, ITransport
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed, ResponseNeverReceived
 from twisted.web.http import PotentialDataLoss
@@ -41,6 +40,7 @@ from ocpproxy._version import __version__
 from ocpproxy.concurrency import progress
 from ocpproxy.concurrency.fairness import FairSemaphore
 from ocpproxy.concurrency.progress import Progress
+from ocpproxy.log import Logger
 from ocpproxy.upstream.base import (
     RedirectRefused,
     RequestRejected,

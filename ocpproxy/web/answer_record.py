@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from twisted.logger import Logger
-
 from ocpproxy.cache.lookup import Result
+from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
 
 _HITS = (Result.HIT_MEMORY.value, Result.HIT_DISK.value)

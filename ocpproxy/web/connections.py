@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
+
+from ocpproxy.log import Logger
 
 _UNSENT = 64 * 2**20
 """Bytes of answers that wait for clients who do not read, all together."""

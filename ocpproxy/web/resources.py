@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from ocpproxy.concurrency.fairness import working_for
+from ocpproxy.log import Logger
 from ocpproxy.web import answers
 from ocpproxy.web.answers import Reply
 from ocpproxy.web.front import network

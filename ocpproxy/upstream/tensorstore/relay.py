@@ -14,11 +14,11 @@ from urllib.parse import unquote
 
 from cachetools import LRUCache
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
+from ocpproxy.log import Logger
 from ocpproxy.upstream.base import UpstreamBroken, UpstreamFailure
 from ocpproxy.upstream.chunks import MissingChunks
 from ocpproxy.upstream.http import HttpResponse
