@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import signal
 import sys
@@ -17,6 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults, mayb
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.python.logfile import LogFile
 from twisted.web.client import HTTPConnectionPool
 
 from ocpproxy.log import Logger
@@ -132,25 +134,47 @@ class BackgroundTask(Service):
         return self._running
 
 
-class CleanExit(Service):
-    """The handler of TERM that ends the daemon with exit code 0.
+class Signals(Service):
+    """The handlers of signals. TERM ends the daemon with exit code 0; HUP and USR1 are for its log file, if it has one.
 
-    twistd stops on TERM too, but then kills itself with the same signal, which a supervisor takes for a crash.
+    twistd stops on TERM too, but then kills itself with the same signal, which a supervisor takes for a crash. USR1
+    begins a new log file, as twistd does it. HUP opens the log file again, which logrotate has moved away. Without a
+    log file both do nothing, where Python would let them kill the process.
     """
+
+    _log = Logger()
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._stopping = False
 
     def startService(self) -> None:
-        """Install the handler, after the reactor has installed its own."""
+        """Install the handlers; that of TERM after the reactor has installed its own."""
         super().startService()
         self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._term)
+        if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+            signal.signal(signal.SIGUSR1, self._nothing_to_do)
+        self._log_file = _log_file_of_twistd()
+        signal.signal(signal.SIGHUP, self._nothing_to_do if self._log_file is None else self._reopen)
+
+    def _nothing_to_do(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        self._reactor.callFromThread(self._log.info, "{name}: there is no log file to open again", name=name)
+
+    def _reopen(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._log_file.reopen)
 
     def _term(self, number: int, frame: FrameType | None) -> None:
         if not self._stopping:  # a second TERM does not stop it any faster
             self._stopping = True
             self._reactor.callFromThread(stop, self._reactor)
+
+
+def _log_file_of_twistd() -> Any:
+    """Return the `LogFile` that twistd writes to, or None. Only twistd's own handler of USR1 knows it."""
+    handler = signal.getsignal(signal.SIGUSR1)
+    names = inspect.getclosurevars(handler).nonlocals if inspect.isfunction(handler) else {}
+    return next((value for value in names.values() if isinstance(value, LogFile)), None)
 
 
 def stop(reactor: Any) -> None:

@@ -15,7 +15,7 @@ from twisted.python import usage
 from ocpproxy import config
 from ocpproxy.config import BadConfiguration, Fault, Settings
 from ocpproxy.daemon.gateway import make_gateway
-from ocpproxy.daemon.services import CleanExit, OrderedServices, endpoint, measure_monotonic
+from ocpproxy.daemon.services import OrderedServices, Signals, endpoint, measure_monotonic
 from ocpproxy.daemon.workers import WorkerPool
 from ocpproxy.metrics import Metrics
 from ocpproxy.upstream.registry import KINDS
@@ -75,5 +75,5 @@ def makeService(options: Options) -> IService:
     else:
         services = OrderedServices()
         WorkerPool(settings, reactor).setServiceParent(services)
-    CleanExit(reactor).setServiceParent(services)
+    Signals(reactor).setServiceParent(services)
     return services
