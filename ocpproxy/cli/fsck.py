@@ -60,6 +60,8 @@ async def _fsck(reactor: Any, settings: Settings) -> int:
         await services.stopService()
         return _COULD_NOT_LOOK
     try:
+        if storage.store.disk.full:
+            await storage.store.disk.make_room()
         await storage.database.wait_available().addTimeout(_INDEX_WITHIN, reactor)
         await _mend(storage, report)
     except (DatabaseUnavailable, DeferredTimeout):

@@ -34,6 +34,7 @@ from ocpproxy.daemon.scraping import add_dead, merge_metrics
 from ocpproxy.daemon.services import endpoint, listen, url
 from ocpproxy.log import Logger
 from ocpproxy.store.files import TileFiles
+from ocpproxy.store.full_disk import is_full
 
 _PAUSE, _LONGEST_PAUSE = 0.1, 30.0
 """Seconds before a dead worker is restarted: at first, and at most. The pause doubles each time that one dies young."""
@@ -132,7 +133,11 @@ class WorkerPool(Service):
         :raises OSError: the cache directory cannot be written to.
         """
         super().startService()
-        TileFiles(self._settings.cache.directory / "tiles", f"parent-{os.getpid()}").check_writable()
+        try:
+            TileFiles(self._settings.cache.directory / "tiles", f"parent-{os.getpid()}").check_writable()
+        except OSError as error:
+            if not is_full(error):  # on a full disk the workers serve what is there
+                raise
         for number in range(self._settings.server.workers):
             self._start(number)
         self._asking.start(_ASK_EVERY, now=False)

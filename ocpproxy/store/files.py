@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import heapq
 import os
+import shutil
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from threading import Lock
@@ -36,6 +39,8 @@ _VALIDATORS = "user.ocpproxy.said"
 _LONGEST_VALIDATORS = 1024
 _READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """No link is followed, and nothing waits for a FIFO."""
+_MOST_LOOKED_AT = 200_000
+"""Files that are looked at to find the oldest."""
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV}
 
 
@@ -250,8 +255,14 @@ class TileFiles:
     def remove(self, tile: Tile) -> None:
         """Remove the tile's file, and the directories that become empty with it."""
         name = self._at(tile)
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        try:
             os.unlink(name)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except (IsADirectoryError, PermissionError):  # by the system: a directory cannot be unlinked
+            if not os.path.isdir(name) or os.path.islink(name):
+                raise
+            shutil.rmtree(name)
         parent = Path(name).parent
         while parent != self.directory:
             try:
@@ -259,6 +270,27 @@ class TileFiles:
             except OSError:
                 return
             parent = parent.parent
+
+    def remove_oldest(self, size: int, at_most: int) -> list[Tile]:
+        """Remove the files that were made or read longest ago, until so many bytes are free; return their tiles.
+
+        Of a large cache only a part is looked at. Shared files are left, for a name of one takes no space.
+        """
+        found: list[tuple[float, int, Tile]] = []
+        for path, _ in islice(self.walk(), _MOST_LOOKED_AT):
+            tile = keys.tile_at(path)
+            with contextlib.suppress(FileNotFoundError):
+                file = os.lstat(os.path.join(self.directory, path))
+                if tile is not None and stat.S_ISREG(file.st_mode) and file.st_nlink == 1:
+                    found.append((max(file.st_atime, file.st_mtime), file.st_size, tile))
+        removed: list[Tile] = []
+        for _, bytes_, tile in heapq.nsmallest(at_most, found):
+            if size <= 0:
+                break
+            self.remove(tile)
+            removed.append(tile)
+            size -= bytes_
+        return removed
 
     def remove_temporary(self, path: str) -> None:
         """Remove a temporary file of a dead process."""

@@ -12,6 +12,7 @@ Everything here blocks. `Journal.note` is called in threads, the rest from one t
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -65,22 +66,36 @@ class Journal:
         self._list: int | None = None
 
     def open(self) -> None:
-        """Make the journal and lock it. Until the lock is held, its name hides it from other processes."""
+        """Make the journal and lock it. Until the lock is held, its name hides it from other processes.
+
+        :raises OSError: the disk refuses; the next `note` tries again.
+        """
         self._all.mkdir(parents=True, exist_ok=True)
         new = self._all / f".{self._owner}"
-        new.mkdir()
-        self._fd = os.open(new, os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        new.rename(self._own)
+        new.mkdir(exist_ok=True)
+        fd = os.open(new, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            new.rename(self._own)
+        except OSError:
+            os.close(fd)
+            raise
+        self._fd = fd
 
     def note(self, tiles: Iterable[Tile]) -> None:
-        """Note that the files of these tiles are about to be created or removed."""
+        """Note that the files of these tiles are about to be created or removed.
+
+        :raises OSError: the disk refuses.
+        """
         lines = "".join(keys.path(tile) + "\n" for tile in tiles).encode()
         with self._lock:
+            if self._fd is None:
+                self.open()
             if self._list is None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
                 self._list = os.open(self._own / _LIST, flags, 0o644)
-            os.write(self._list, lines)
+            if os.write(self._list, lines) != len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._own))
 
     def clear(self) -> None:
         """Forget everything that was noted: the index knows about it."""

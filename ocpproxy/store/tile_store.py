@@ -27,6 +27,7 @@ from ocpproxy.model.stack import Tile
 from ocpproxy.store import rows
 from ocpproxy.store.capacity import CacheLimits, Capacity
 from ocpproxy.store.files import OpenTile, StoredTile, TileFiles, TornTile
+from ocpproxy.store.full_disk import FullDisk, is_full
 from ocpproxy.store.journal import Journal
 from ocpproxy.store.pending import PendingRows
 from ocpproxy.store.rows import Evicted, Usage
@@ -70,20 +71,26 @@ class TileStore(Service):
         self.metrics = metrics
         self.pending = PendingRows(database, self.files.stat, metrics, self.clear_journal)
         self.capacity = Capacity(directory.limits, lambda: self.usage, reactor)
+        self.disk = FullDisk(self, reactor)
         self._uses = LastUses(database, reactor, metrics)
         self._changes = 0
 
     # -- life
 
     def startService(self) -> None:
-        """Take the directory into use.
+        """Take the directory into use. A full disk is no reason not to serve what is on it.
 
-        :raises OSError: when it cannot be written to.
+        :raises OSError: when it cannot be written to for another reason.
         """
         super().startService()
-        self.files.directory.mkdir(parents=True, exist_ok=True)
-        self.journal.open()
-        self.files.check_writable()
+        try:
+            self.files.directory.mkdir(parents=True, exist_ok=True)
+            self.journal.open()
+            self.files.check_writable()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self.disk.refused(error)
         self._uses.start()
 
     def stopService(self) -> Deferred[None]:
@@ -92,6 +99,7 @@ class TileStore(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        await self.disk.stop()
         await self._uses.stop()
         self.pending.reconcile_soon()
         await self.pending.pause()
@@ -171,7 +179,9 @@ class TileStore(Service):
         error = await shield(self._change(created, self._create, pictures, created))
         if error is not None:
             self.metrics.unstored.inc(len(pictures) - len(created))
-            self._log.error("a tile could not be stored: {reason}", reason=str(error))
+            self.disk.refused(error)
+        elif created:
+            self.disk.accepted()
         return len(created)
 
     def _create(self, pictures: Pictures, created: dict[Tile, int]) -> OSError | None:
@@ -194,9 +204,21 @@ class TileStore(Service):
         tiles = list(tiles)
         await shield(self._change(dict.fromkeys(tiles, 0), self._remove, tiles))
 
+    def note_removed(self, tiles: list[Tile]) -> None:
+        """Note that the files of these tiles were removed: their rows follow."""
+        self.pending.add(dict.fromkeys(tiles, 0))
+
+    def _note(self, tiles: Iterable[Tile]) -> None:
+        """Note tiles in the journal, if it can be written: to remove files is what makes room for it."""
+        try:
+            self.journal.note(tiles)
+        except OSError as error:
+            if not is_full(error):
+                raise
+
     def _remove(self, tiles: Sequence[Tile]) -> None:
         """Remove files. (In a thread.)"""
-        self.journal.note(tiles)
+        self._note(tiles)
         for tile in tiles:
             self.files.remove(tile)
 
@@ -246,7 +268,7 @@ class TileStore(Service):
         intended: dict[Tile, int] = {}
 
         def intend(tiles: list[Tile]) -> None:
-            self.journal.note(tiles)
+            self._note(tiles)
             intended.update(dict.fromkeys(tiles, 0))
 
         ended: Deferred[Evicted | None] = Deferred()
