@@ -278,7 +278,7 @@ class ReadmeTests(DaemonCase):
             match [Path(words[0]).name, *words[1:]]:
                 case ["make", _] | ["python3", "-m", "venv", _] | ["pip", "install", _]:
                     pass  # CommandTests
-                case ["twistd", "-n", "ocpproxy", "--config", "ocp.ini"]:
+                case ["twistd", "-n", "--pidfile=", "ocpproxy", "--config", "ocp.ini"]:
                     options = ServerOptions()
                     options.parseOptions([*words[1:-1], str(self.config)])
                     self.assertTrue(options["nodaemon"])

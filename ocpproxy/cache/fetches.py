@@ -30,6 +30,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from ocpproxy.cache.catalogue import Catalogue, DatasetSource
+from ocpproxy.cache.colourings import Colourings
 from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup
 from ocpproxy.cache.rendering import CuboidRenderer, RenderLanes
 from ocpproxy.cache.shared_cutouts import SharedCutouts
@@ -95,6 +96,7 @@ class CuboidFetches(Service):
         self._slots: dict[DatasetSource, FairSemaphore] = {}
         self._queued: dict[Cuboid, tuple[FairSemaphore, Deferred[str]]] = {}
         """The flights that wait for a slot."""
+        self._colourings = Colourings(context.clock)
         self._flights: SingleFlight[Cuboid, Tile, Found] = SingleFlight(self._fly, context.clock)
 
     def stopService(self) -> Deferred[None]:
@@ -161,9 +163,11 @@ class CuboidFetches(Service):
             raise
         flight.progress.report()
         renderer = CuboidRenderer(flight, voxels, self._lanes, partial(self._deliver, flight))
+        stored = self._colourings.is_stored(cuboid.stack)
         async with renderer:
             async for pictures in renderer.pictures():
-                await self._store.store(pictures)
+                if stored:
+                    await self._store.store(pictures)
 
     async def _fetch_picture(self, flight: CuboidFlight, upstream: Upstream, cutout: Cutout) -> bool:
         """Deliver and store the cuboid's only tile as the upstream draws it; return False when it does not."""

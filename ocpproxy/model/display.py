@@ -111,8 +111,11 @@ def draw_mode(dataset: Dataset, channel: Channel, display: DisplaySettings) -> D
 def _false_colours(
     dataset: Dataset, names: tuple[ChannelName, ...], display: DisplaySettings
 ) -> tuple[ShownChannel, ...]:
-    """Return the channels of a list, each in the colour it names, else in the colour of its position."""
-    shown = []
+    """Return the channels of a list, each in the colour it names, else in the colour of its position.
+
+    They are in the order of their names, for colours are added: one picture has one name, whatever the order of a list.
+    """
+    shown: list[ShownChannel] = []
     for default_colour, item in zip(COLOURS, names, strict=False):
         if item.name == PLACEHOLDER:
             continue
@@ -122,9 +125,11 @@ def _false_colours(
                 f"channel {channel.name} of {dataset.token} is {channel.kind} {channel.dtype}: it has colours of its "
                 "own, and cannot be one of a false colour"
             )
+        if any(other.channel is channel for other in shown):
+            raise CannotDisplay(f"a false colour has each channel once, and {channel.name} is named twice")
         shown.append(ShownChannel(channel, display.window(channel), item.colour or default_colour))
     if not shown:
         raise CannotDisplay(
             f"the channel list names no channel of {dataset.token}: all its places are kept free ({PLACEHOLDER})"
         )
-    return tuple(shown)
+    return tuple(sorted(shown, key=lambda item: item.channel.name))

@@ -19,6 +19,9 @@ from ocpproxy.model.stack import Tile
 
 _LEVEL, _ID, _TIME = 16, 24, 23
 _COL, _ROW, _SLICE = 20, 20, 23
+LEVEL_BITS = _LEVEL
+IDS = 1 << _ID
+"""Ids of stacks are below this."""
 Key = tuple[int, int]
 
 _PATH = re.compile(
@@ -74,8 +77,8 @@ def pack(tile: Tile, datasetid: int) -> Key:
     :raises NotIndexable: when a number does not fit. A key never wraps around.
     """
     _check(tile)
-    if not 0 < datasetid < 1 << _ID:
-        raise NotIndexable(f"dataset id {datasetid} is beyond the index: expected 1 to {(1 << _ID) - 1}")
+    if not 0 < datasetid < IDS:
+        raise NotIndexable(f"dataset id {datasetid} is beyond the index: expected 1 to {IDS - 1}")
     high = tile.time << (_ID + _LEVEL) | datasetid << _LEVEL | tile.level
     low = tile.slice << (_ROW + _COL) | tile.row << _COL | tile.col
     return high, low
@@ -83,7 +86,7 @@ def pack(tile: Tile, datasetid: int) -> Key:
 
 def datasetid(highkey: int) -> int:
     """Return the id of the stack in a highkey."""
-    return highkey >> _LEVEL & (1 << _ID) - 1
+    return highkey >> _LEVEL & IDS - 1
 
 
 def unpack(key: Key, stack: str) -> Tile | None:

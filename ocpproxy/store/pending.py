@@ -28,15 +28,24 @@ class PendingRows:
 
     :param stat: looks at a tile's file.
     :param on_reconciled: called after each run of reconciling.
+    :param on_refused: called with tiles that have a file and can have no row.
     """
 
     _log = Logger()
 
-    def __init__(self, database: Database, stat: Stat, metrics: Metrics, on_reconciled: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        stat: Stat,
+        metrics: Metrics,
+        on_reconciled: Callable[[], None],
+        on_refused: Callable[[list[Tile]], None],
+    ) -> None:
         self._database = database
         self._stat = stat
         self._metrics = metrics
         self._on_reconciled = on_reconciled
+        self._on_refused = on_refused
         self._sizes: dict[Tile, int] = {}
         self._usage = Usage()
         self._totals = Usage()
@@ -120,7 +129,10 @@ class PendingRows:
             batch = {tile: self._sizes[tile] for tile, _ in zip(self._sizes, range(_BATCH), strict=False)}
             totals = None
             try:
-                totals = (await self._database.run(rows.reconcile, list(batch), self._stat)).usage
+                done = await self._database.run(rows.reconcile, list(batch), self._stat)
+                totals = done.usage
+                if done.refused:
+                    self._on_refused(done.refused)
             except DatabaseUnavailable:
                 return
             except CancelledError:

@@ -54,6 +54,8 @@ class Reconciled:
     inserted: list[Tile] = field(default_factory=list)
     deleted: list[Tile] = field(default_factory=list)
     resized: list[Tile] = field(default_factory=list)
+    refused: list[Tile] = field(default_factory=list)
+    """Tiles that have a file and can have no row: no id is left for their stack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,15 @@ def _marks(values: Iterable[object]) -> str:
 
 
 def _lock(tx: Transaction) -> Usage:
-    tiles, size = tx.one("SELECT numtiles, bytes FROM metadata" + tx.dialect.for_update)
-    return Usage(int(tiles), int(size))
+    """Lock the totals and return them. A row that somebody has deleted is made again."""
+    select = "SELECT COALESCE(numtiles, 0), COALESCE(bytes, 0) FROM metadata"
+    row = tx.maybe(select + tx.dialect.for_update)
+    if row is None:
+        tx.run("INSERT INTO metadata (numtiles) VALUES (0)")
+        counted = tx.one("SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM contents")
+        tx.run("UPDATE metadata SET numtiles = ?, bytes = ?", *counted)
+        row = tx.one(select)
+    return Usage(int(row[0]), int(row[1]))
 
 
 def _add(tx: Transaction, before: Usage, tiles: int, size: int) -> Usage:
@@ -96,16 +105,63 @@ def _stack_ids(tx: Transaction, names: Iterable[str], *, make: bool) -> dict[str
     ids: dict[str, int] = {}
     for name in names:
         row = tx.maybe("SELECT datasetid FROM datasets WHERE dataset = ?", name)
-        if row is None and make:
-            tx.run(
-                "INSERT INTO datasets (dataset, ximagesz, yimagesz, zoffset, zmaxslice, zscale) "
-                "VALUES (?, 0, 0, 0, 0, 1)",
-                name,
-            )
-            row = tx.one("SELECT datasetid FROM datasets WHERE dataset = ?", name)
-        if row is not None:
-            ids[name] = int(row[0])
+        found = int(row[0]) if row is not None else _new_id(tx, name) if make else None
+        if found is not None:
+            ids[name] = found
     return ids
+
+
+def _new_id(tx: Transaction, name: str) -> int | None:
+    """Insert the row of a stack, and return its id; None when there is none left that fits into a key."""
+    columns = "dataset, ximagesz, yimagesz, zoffset, zmaxslice, zscale"
+    tx.run(f"INSERT INTO datasets ({columns}) VALUES (?, 0, 0, 0, 0, 1)", name)
+    (found,) = tx.one("SELECT datasetid FROM datasets WHERE dataset = ?", name)
+    if int(found) < keys.IDS:
+        return int(found)
+    tx.run("DELETE FROM datasets WHERE dataset = ?", name)
+    free = _free_id(tx)
+    if free is None and _forget_empty_stacks(tx):
+        free = _free_id(tx)
+    if free is not None:
+        tx.run(f"INSERT INTO datasets ({columns}, datasetid) VALUES (?, 0, 0, 0, 0, 1, ?)", name, free)
+    return free
+
+
+def _free_id(tx: Transaction) -> int | None:
+    """Return the smallest id that no row has, of those that fit into a key."""
+    if tx.maybe("SELECT datasetid FROM datasets WHERE datasetid = 1") is None:
+        return 1
+    row = tx.maybe(
+        "SELECT MIN(one.datasetid) + 1 FROM datasets one LEFT JOIN datasets next ON next.datasetid = one.datasetid + 1 "
+        "WHERE next.datasetid IS NULL AND one.datasetid + 1 < ?",
+        keys.IDS,
+    )
+    return None if row is None or row[0] is None else int(row[0])
+
+
+def _forget_empty_stacks(tx: Transaction) -> int:
+    """Delete rows of stacks that have no tiles, some thousands at most; return how many."""
+    distinct = f"SELECT DISTINCT (highkey >> {keys.LEVEL_BITS}) & {keys.IDS - 1} FROM contents"
+    used = {int(row[0]) for row in tx.many(distinct)}
+    next_ids = "SELECT datasetid FROM datasets WHERE datasetid > ? AND dataset LIKE ? ORDER BY datasetid LIMIT 10000"
+    after = 0
+    while page := tx.many(next_ids, after, "%/%"):
+        after = int(page[-1][0])
+        empty = [int(row[0]) for row in page if int(row[0]) not in used]
+        for first in range(0, len(empty), _BATCH):
+            some = empty[first : first + _BATCH]
+            tx.run(f"DELETE FROM datasets WHERE datasetid IN ({_marks(some)})", *some)
+        if empty:
+            return len(empty)
+    return 0
+
+
+def without_id(tx: Transaction, names: Iterable[str]) -> list[str]:
+    """Give each of these stacks an id; return those for which none is left."""
+    names = list(names)
+    _lock(tx)
+    ids = _stack_ids(tx, names, make=True)
+    return [name for name in names if name not in ids]
 
 
 def _by_highkey(tiles: Iterable[Tile], ids: Mapping[str, int]) -> dict[int, dict[int, Tile]]:
@@ -148,9 +204,9 @@ def reconcile(tx: Transaction, tiles: Iterable[Tile], stat: Stat) -> Reconciled:
     """Make rows and totals agree with the files of these tiles."""
     done = Reconciled(_lock(tx))
     files = {tile: stat(tile) for tile in tiles}
-    # A new stack gets an id only when one of its tiles has a file.
     ids = _stack_ids(tx, {tile.stack for tile, file in files.items() if file}, make=True)
     ids |= _stack_ids(tx, {tile.stack for tile in files} - ids.keys(), make=False)
+    done.refused = [tile for tile, file in files.items() if file and tile.stack not in ids]
     groups = _by_highkey(files, ids)
     rows = _rows(tx, groups)
     new: list[tuple[int, int, str, str, int]] = []

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cachetools import LRUCache
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 
 from ocpproxy.concurrency.shield import shield
 from ocpproxy.concurrency.threads import RunInThread
-from ocpproxy.index.database import PATIENCE, Database, OutcomeUnknown
+from ocpproxy.index.database import PATIENCE, Database, DatabaseUnavailable, OutcomeUnknown
 from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.stack import Tile
@@ -33,6 +34,9 @@ from ocpproxy.store.pending import PendingRows
 from ocpproxy.store.rows import Evicted, Usage
 from ocpproxy.store.uses import LastUses
 
+_WAIT_FOR_ID = 2.0
+"""Seconds that tiles wait for the id of their stack before they are stored."""
+_MOST_STACKS = 10_000
 Pictures = list[tuple[Tile, bytes]]
 """Tiles and their encoded pictures."""
 
@@ -69,11 +73,13 @@ class TileStore(Service):
         self.database = database
         self.run_in_thread = run_in_thread
         self.metrics = metrics
-        self.pending = PendingRows(database, self.files.stat, metrics, self.clear_journal)
+        self.pending = PendingRows(database, self.files.stat, metrics, self.clear_journal, self._refused)
         self.capacity = Capacity(directory.limits, lambda: self.usage, reactor)
         self.disk = FullDisk(self, reactor)
         self._uses = LastUses(database, reactor, metrics)
         self._changes = 0
+        self._with_id: LRUCache[str, None] = LRUCache(_MOST_STACKS)
+        """Stacks that have an id in the index."""
 
     # -- life
 
@@ -154,6 +160,9 @@ class TileStore(Service):
 
         Tiles that exist stay as they are.
         """
+        if not await self._have_ids({tile.stack for tile, _ in pictures}):
+            self.metrics.unstored.inc(len(pictures))
+            return 0
         wanted = Usage(len(pictures), sum(len(picture) for _, picture in pictures))
         async with self.capacity.reserve(wanted) as granted:
             fitting = []
@@ -169,6 +178,31 @@ class TileStore(Service):
                     all=len(pictures),
                 )
             return await self.write(fitting) if fitting else 0
+
+    async def _have_ids(self, stacks: set[str]) -> bool:
+        """Return whether these stacks have ids in the index, or nobody can tell now.
+
+        Without an id a tile has no row, and would never be evicted.
+        """
+        new = stacks - self._with_id.keys()
+        if not new:
+            return True
+        try:
+            refused = await self.database.run_within(_WAIT_FOR_ID, None, rows.without_id, new)
+        except DatabaseUnavailable:
+            return True
+        if refused:
+            self._log.error("no dataset id is left for {stacks}: nothing of them is stored", stacks=refused)
+            return False
+        self._with_id.update(dict.fromkeys(new))
+        return True
+
+    def _refused(self, tiles: list[Tile]) -> None:
+        """Remove tiles that can have no row; they were stored while the index was unavailable."""
+        self._log.error("{count} tiles are removed: no dataset id is left for them", count=len(tiles))
+        Deferred.fromCoroutine(self.discard(tiles)).addErrback(
+            lambda failure: self._log.failure("removing tiles without a row", failure)
+        )
 
     async def write(self, pictures: Pictures) -> int:
         """Write the tiles to disk, and return how many are new; those that exist stay as they are.
