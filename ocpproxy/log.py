@@ -33,8 +33,13 @@ class Logger(logger.Logger):
         failure = values.get("log_failure")
         if isinstance(failure, Failure):
             _escape_traceback(failure)
-        shown = {name: str(v) if isinstance(v, BaseException) else v for name, v in values.items()}
-        super().emit(level, format, **{name: escape(v) if isinstance(v, str) else v for name, v in shown.items()})
+        super().emit(level, format, **{name: _escaped(value) for name, value in values.items()})
+
+
+def _escaped(value: object) -> object:
+    if isinstance(value, BaseException) and not isinstance(value, Failure):
+        value = str(value)
+    return escape(value) if isinstance(value, str) else value
 
 
 def _escape_traceback(failure: Failure) -> None:

@@ -234,6 +234,12 @@ class BruteForce(SynchronousTestCase):
             else:
                 self.assertTrue(cuboid.box[2 * axis] <= level.offset[axis] + at < cuboid.box[2 * axis + 1])
 
+    def test_flat_volume(self) -> None:
+        """Of a flat volume in wide chunks a slab has hundreds of slices, not thousands, each of which is a file."""
+        levels = {0: Level((8192, 8192, 4), (0, 0, 0), (4096, 4096, 1))}
+        stack = Stack.build(Dataset("t", levels, (IMAGE,), "image"), ImageBase("t", Plane.XZ))
+        self.assertEqual(len(next(cuboids(stack, 0)).tiles()), 512)
+
     def test_thin_slabs(self) -> None:
         """Wider voxels and more channels make thinner slabs, never larger cutouts."""
         levels = {0: Level((2000, 2000, 200), (0, 0, 0), (128, 128, 64))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -101,6 +102,35 @@ class FilesTests(SynchronousTestCase):
         self.assertIsNone(self.files.read(one))
         self.assertEqual(list(self.files.directory.iterdir()), [])
 
+    def test_links_to_elsewhere(self) -> None:
+        """A directory that is a link is not followed: what it leads to is neither read, changed nor removed."""
+        self.files.create(tile(1), PICTURES[0])
+        elsewhere = Path(self.mktemp()).absolute()
+        own = (self.files.directory / keys.path(tile(1))).parent
+        for directory in (own, own.parent, own.parents[3]):
+            if elsewhere.exists():
+                shutil.rmtree(elsewhere)
+            elsewhere.parent.mkdir(exist_ok=True)
+            directory.rename(elsewhere)
+            directory.symlink_to(elsewhere)
+            before = sorted(elsewhere.rglob("*"))
+            with self.assertRaises(BlockingIOError):
+                self.files.open_now(tile(1))
+            self.assertIsNone(self.files.read(tile(1)))
+            self.assertIsNone(self.files.stat(tile(1)))
+            self.files.remove(tile(1))
+            self.assertTrue(self.files.create(tile(1), PICTURES[0]))
+            self.assertEqual(sorted(elsewhere.rglob("*")), before)
+            self.assertEqual(self.all(), [keys.path(tile(1))])
+
+    def test_directory_in_place_of_a_tile(self) -> None:
+        """It is torn, and removed with all that is in it."""
+        place = self.files.directory / keys.path(tile(1))
+        (place / "inner").mkdir(parents=True)
+        self.assertRaises(TornTile, self.files.read, tile(1))
+        self.files.remove(tile(1))
+        self.assertTrue(self.files.create(tile(1), PICTURES[0]))
+
     def test_disk_full(self) -> None:
         """A write that fails leaves nothing."""
         import resource
@@ -141,6 +171,7 @@ class FilesTests(SynchronousTestCase):
 
     def test_without_waiting(self) -> None:
         """A file in the page cache is read at once; for another one, `open_now` raises instead of waiting."""
+        self.files.directory.mkdir()
         self.assertRaises(BlockingIOError, self.files.open_now, tile(1))  # nobody has looked there yet
         self.files.create(tile(1), PICTURES[0])
         self.assertIsNone(self.files.read(tile(2)))

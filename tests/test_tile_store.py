@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 from twisted.internet import reactor
@@ -46,6 +47,17 @@ class StoreTests(OpenStoreMixin):
         self.assertEqual(stored.picture, PICTURES[3])
         self.assertIsNone(await opened.store.read(tile(99)))
         self.assertEqual(journalled(opened.store.journal), set())
+
+    async def test_times_of_files(self) -> None:
+        """A file may have any time, of which the index holds 1970 to 2038; a sweep does not stop at it."""
+        opened = await self.open_store()
+        await opened.store.write([(tile(n), PICTURES[n % 4]) for n in range(4)])
+        await opened.store.pending.reconciled()
+        await opened.database.run(lambda tx: (tx.run("DELETE FROM contents"), tx.run("DELETE FROM metadata")))
+        for n, time in enumerate((0, -(10**9), 4_102_444_800, 2**33)):
+            os.utime(opened.store.files.directory / keys.path(tile(n)), (time, time))
+        await opened.fsck.sweep()
+        self.assertEqual((await opened.assert_consistent()).tiles, 4)
 
     async def test_two_processes(self) -> None:
         """Two that store the same and other tiles at once agree on every total."""

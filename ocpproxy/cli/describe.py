@@ -7,12 +7,14 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ocpproxy.cache.catalogue import CatalogueEntry
 from ocpproxy.cli.reactor import run_in_reactor
 from ocpproxy.cli.settings import load_settings
 from ocpproxy.config import Settings
 from ocpproxy.daemon import describing
 from ocpproxy.daemon.describing import DatasetReport
 from ocpproxy.model.dataset import Level
+from ocpproxy.web.catmaid import image_bases
 from ocpproxy.web.tiles import description
 
 
@@ -77,7 +79,7 @@ def lines(report: DatasetReport) -> Iterator[str]:
     yield "left out:" if dataset.notes else "left out: nothing"
     yield from (f"  {note}" for note in dataset.notes)
     yield "image bases:"
-    yield from (f"  {base}" for base in description(report.entry, "")["image_bases"])
+    yield from (f"  {base}" for base in _description(report.entry)["image_bases"])
 
 
 def _printable(line: str) -> str:
@@ -91,6 +93,10 @@ def _readable(text: str) -> str:
         return json.dumps(json.loads(text), indent=1, ensure_ascii=False) if text else ""
     except (ValueError, RecursionError):
         return text
+
+
+def _description(entry: CatalogueEntry) -> dict[str, Any]:
+    return description(entry, image_bases(entry), "")
 
 
 def _level(level: Level) -> str:
@@ -109,7 +115,7 @@ def as_json(report: DatasetReport) -> dict[str, Any]:
             {"address": document.address, "outcome": document.outcome, "text": document.text}
             for document in report.documents
         ],
-        "dataset": None if report.entry is None else description(report.entry, ""),
+        "dataset": None if report.entry is None else _description(report.entry),
         "fault": None if failure is None else failure.fault,
         "reason": None if failure is None else str(failure),
     }

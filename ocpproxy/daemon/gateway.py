@@ -109,7 +109,7 @@ def make_gateway(
     metrics.renders_queued.set_function(renders.queued)
 
     cache = TileCache(catalogue, lookup, fetches, now)
-    sources = TileSources(catalogue, cache, DerivedTiles(cache, lanes.urgent), now)
+    sources = TileSources(catalogue, cache, DerivedTiles(cache, lanes.urgent), now, reactor)
     site = _make_site(settings, reactor, sources, lookup, _state(settings, storage, metrics, slot), metrics)
     evictor = Evictor(storage.store, storage.leases, settings.cache.reclaim_interval, reactor, metrics)
     services = OrderedServices()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from twisted.application.service import IService, MultiService
+from twisted.application.service import IService
 from twisted.python import usage
 
 from ocpproxy import config
@@ -70,10 +70,10 @@ def makeService(options: Options) -> IService:
 
     measure_monotonic(reactor)
     settings: Settings = options["settings"]
-    if settings.server.workers == 1:
-        services: MultiService = make_gateway(settings, reactor, Metrics()).services
-    else:
-        services = OrderedServices()
-        WorkerPool(settings, reactor).setServiceParent(services)
+    services = OrderedServices()
     Signals(reactor).setServiceParent(services)
+    if settings.server.workers == 1:
+        make_gateway(settings, reactor, Metrics()).services.setServiceParent(services)
+    else:
+        WorkerPool(settings, reactor).setServiceParent(services)
     return services

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from ocpproxy import config
 from ocpproxy.daemon.gateway import WorkerSlot, make_gateway
 from ocpproxy.daemon.link import ANSWER_WITHIN, FIRST_SOCKET, LINK, GetAllMetrics, GetMetrics, WorkerReady
-from ocpproxy.daemon.services import Signals, measure_monotonic, stop
+from ocpproxy.daemon.services import OrderedServices, Signals, measure_monotonic, stop
 from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
 from ocpproxy.upstream.registry import KINDS
@@ -75,8 +75,9 @@ def main() -> None:
     parent = _ParentConnection(metrics, reactor)
     sockets = range(FIRST_SOCKET, FIRST_SOCKET + task["sockets"])
     slot = WorkerSlot(task["number"], settings.server.workers, tuple(sockets), parent.all_metrics)
-    services = make_gateway(settings, reactor, metrics, slot).services
+    services = OrderedServices()
     Signals(reactor).setServiceParent(services)
+    make_gateway(settings, reactor, metrics, slot).services.setServiceParent(services)
 
     def start() -> None:
         reactor.adoptStreamConnection(LINK, socket.AF_UNIX, Factory.forProtocol(lambda: parent))

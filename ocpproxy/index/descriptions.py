@@ -32,7 +32,10 @@ def load(tx: Transaction, token: str, origin: str) -> Description | None:
     row = tx.maybe(
         "SELECT info, read_at FROM datasets WHERE dataset = ? AND origin = ? AND info IS NOT NULL", token, origin
     )
-    return None if row is None or row[1] is None else Description(str(row[0]), float(row[1]))
+    try:
+        return None if row is None else Description(str(row[0]), float(row[1]))
+    except (TypeError, ValueError):  # it makes no sense: the upstream is asked again
+        return None
 
 
 def save(tx: Transaction, token: str, origin: str, description: Description, historical: tuple[object, ...]) -> None:

@@ -20,7 +20,7 @@ This is computed in exact fractions, so tiles do not depend on the noise of floa
 same slice; nothing is interpolated, and ids stay ids. What lies outside is *blank*, never an error, and never fetched.
 
 A slab is as thick as the upstream's cube, or the thickest divisor of it that keeps the cutouts of all channels
-together within `max_cutout` bytes.
+together within `max_cutout` bytes, and has `MAX_SLAB` slices at most.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from ocpproxy.model.display import DEFAULT_DISPLAY, DisplaySettings, DrawMode, S
 
 MAX_CUTOUT = 16 * 2**20
 """Bytes of voxels that a cuboid may take by default."""
+MAX_SLAB = 512
+"""Slices of a slab, each of which is a tile: of a flat volume, thousands fit into a cutout."""
 EARLIER_EPOCHS = 8
 """The number of earlier epochs in which a tile is looked up."""
 
@@ -231,7 +233,7 @@ class Stack:
                 f"a single {self.plane.value} tile of this level of {self.dataset.token} needs "
                 f"{needed / 2**20:.0f} MiB of voxels, and a cutout may have {self.max_cutout / 2**20:.0f}"
             )
-        return max(n for n in range(1, min(cube, most) + 1) if cube % n == 0)
+        return max(n for n in range(1, min(cube, most, MAX_SLAB) + 1) if cube % n == 0)
 
 
 @dataclass(frozen=True, slots=True)

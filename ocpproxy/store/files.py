@@ -97,8 +97,8 @@ class TileFiles:
     """
 
     def __init__(self, directory: Path, owner: str) -> None:
-        self.directory = directory
-        self._uniform = directory.parent / "uniform"
+        self.directory = Path(os.path.realpath(directory))
+        self._uniform = self.directory.parent / "uniform"
         self._sharing = Lock()  # threads of one process would write to the same temporary file
         self._temporary = f".{owner}.tmp"
         self._page_cache = PageCache(_READING)
@@ -106,13 +106,31 @@ class TileFiles:
     def _at(self, tile: Tile) -> str:
         return os.path.join(self.directory, keys.path(tile))
 
+    def _at_own(self, tile: Tile) -> str:
+        """Return the path of a tile, none of whose directories is a symbolic link: links are removed.
+
+        What a link leads to is not ours: it is neither read nor changed.
+        """
+        name = self._at(tile)
+        parent = os.path.dirname(name)
+        while os.path.realpath(parent) != parent:
+            for directory in reversed(Path(parent).relative_to(self.directory).parents):
+                self._unlink_symlink(self.directory / directory)
+            self._unlink_symlink(Path(parent))
+        return name
+
+    def _unlink_symlink(self, directory: Path) -> None:
+        if directory != self.directory and directory.is_symlink():
+            with contextlib.suppress(FileNotFoundError):
+                directory.unlink()
+
     def read(self, tile: Tile) -> StoredTile | None:
         """Return the tile, or None when it has no file: one ``open``.
 
         :raises TornTile: when the file is torn or not a tile.
         """
         try:
-            fd = os.open(self._at(tile), _READING)
+            fd = os.open(self._at_own(tile), _READING)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -145,7 +163,7 @@ class TileFiles:
     def stat(self, tile: Tile) -> tuple[int, float] | None:
         """Return (bytes, seconds since 1970 of its making) of the tile's file, or None when it has none."""
         try:
-            found = os.stat(self._at(tile), follow_symlinks=False)
+            found = os.stat(self._at_own(tile), follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return None
         return (found.st_size, _made(found)) if stat.S_ISREG(found.st_mode) else None
@@ -169,7 +187,7 @@ class TileFiles:
 
         :raises OSError: when the disk refuses; then nothing is left behind.
         """
-        name = self._at(tile)
+        name = self._at_own(tile)
         if is_uniform(picture):
             try:
                 return self._link_uniform(name, picture)
@@ -254,7 +272,7 @@ class TileFiles:
 
     def remove(self, tile: Tile) -> None:
         """Remove the tile's file, and the directories that become empty with it."""
-        name = self._at(tile)
+        name = self._at_own(tile)
         try:
             os.unlink(name)
         except (FileNotFoundError, NotADirectoryError):

@@ -5,7 +5,7 @@ But then a slow disk, or a dead file server, would block the event loop. Linux c
 disk, and to fail with EAGAIN otherwise:
 
 * ``openat2`` with ``RESOLVE_CACHED`` (Linux 5.12; openat2(2)) opens a file only when every name on its path is in the
-  cache of names. It also finds names that are known not to exist;
+  cache of names. It also finds names that are known not to exist. ``RESOLVE_NO_SYMLINKS`` follows no link on the way;
 * ``preadv2`` with ``RWF_NOWAIT`` (4.14; readv(2)) reads only what is in the page cache. Python has it as `os.preadv`.
 
 EAGAIN is Python's BlockingIOError. An older kernel, a file system that cannot tell, and a sandbox that forbids the call
@@ -21,7 +21,7 @@ import sys
 
 _OPENAT2 = 437
 """The number of the system call, the same on every architecture."""
-_RESOLVE_CACHED = 0x20
+_RESOLVE_NO_SYMLINKS, _RESOLVE_CACHED = 0x04, 0x20
 _AT_FDCWD = -100
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.E2BIG, errno.EPERM}
 """The errors of a kernel or a sandbox without the call or the flag."""
@@ -45,7 +45,7 @@ class PageCache:
     """A reader of files that are in the page cache, for one thread."""
 
     def __init__(self, flags: int) -> None:
-        self._how = _How(flags, 0, _RESOLVE_CACHED)
+        self._how = _How(flags, 0, _RESOLVE_CACHED | _RESOLVE_NO_SYMLINKS)
         self._call = _system_call()
         self._able = True
         self._scratch = bytearray(2**18)
@@ -53,6 +53,7 @@ class PageCache:
     def open(self, path: str) -> int:
         """Return a descriptor of the file.
 
+        :param path: without symbolic links.
         :raises BlockingIOError: when that needs the disk, or the system cannot tell.
         :raises OSError: as `os.open`.
         """

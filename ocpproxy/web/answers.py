@@ -9,7 +9,7 @@ copy without it in a browser's cache breaks the next request that needs it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from math import ceil
@@ -81,8 +81,17 @@ def text(code: int, sentence: str, **headers: str) -> Reply:
 
 def document(code: int, value: object) -> Reply:
     """Return a JSON document."""
-    body = json.dumps(value, indent=1).encode()
-    return Reply(code, body, {b"content-type": b"application/json", b"cache-control": b"no-cache"})
+    return json_reply(code, json_parts(value))
+
+
+def json_parts(value: object) -> Iterator[str]:
+    """Yield the text of a JSON document in small parts, each made when it is asked for."""
+    return json.JSONEncoder(indent=1).iterencode(value)
+
+
+def json_reply(code: int, parts: Iterable[str]) -> Reply:
+    """Return a JSON document that consists of these parts."""
+    return Reply(code, "".join(parts).encode(), {b"content-type": b"application/json", b"cache-control": b"no-cache"})
 
 
 def page(html: str) -> Reply:

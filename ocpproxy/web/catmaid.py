@@ -9,7 +9,7 @@ addresses, and those before the first one are blank. Columns and rows begin with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -61,11 +61,11 @@ class StackInfo:
         return _id(write_base(self.base))
 
 
-def stack_infos(entry: CatalogueEntry) -> list[StackInfo]:
-    """Return every stack that CATMAID has an orientation for; none when the volume has no level 0."""
-    if 0 not in entry.dataset.levels:
-        return []
-    return [_stack_info(entry.stack(base), base) for base in image_bases(entry, tuple(_ORIENTATIONS))]
+def stack_infos(entry: CatalogueEntry) -> Iterator[StackInfo]:
+    """Yield every stack that CATMAID has an orientation for; none when the volume has no level 0."""
+    if 0 in entry.dataset.levels:
+        for base in image_bases(entry, tuple(_ORIENTATIONS)):
+            yield _stack_info(entry.stack(base), base)
 
 
 def _stack_info(stack: Stack, base: ImageBase) -> StackInfo:
@@ -110,13 +110,12 @@ def _id(name: str) -> int:
     return crc32(name.encode()) & 0x7FFFFFFF or 1
 
 
-def exported_project(entry: CatalogueEntry, root: str) -> dict[str, Any]:
+def exported_project(token: str, infos: Iterable[StackInfo], root: str) -> dict[str, Any]:
     """Return one project of ``/projects/export``, as CATMAID's importer reads it: strings where it wants strings."""
-    token = entry.dataset.token
     return {
         "project": {
             "title": f"{token} (ocpproxy)",
-            "stacks": [_exported_stack(info, root) for info in stack_infos(entry)],
+            "stacks": [_exported_stack(info, root) for info in infos],
         }
     }
 
@@ -151,32 +150,32 @@ def _exported_stack(info: StackInfo, root: str) -> dict[str, Any]:
     }
 
 
-def project(entry: CatalogueEntry) -> dict[str, Any]:
+def project(token: str, infos: Iterable[StackInfo]) -> dict[str, Any]:
     """Return one item of ``/projects/``."""
     return {
-        "id": project_id(entry.dataset.token),
-        "title": entry.dataset.token,
+        "id": project_id(token),
+        "title": token,
         "comment": "",
-        "stacks": [{"id": info.id, "title": info.title, "comment": ""} for info in stack_infos(entry)],
+        "stacks": [{"id": info.id, "title": info.title, "comment": ""} for info in infos],
         "stackgroups": [],
     }
 
 
-def stacks(entry: CatalogueEntry) -> list[dict[str, Any]]:
+def stacks(token: str, infos: Iterable[StackInfo]) -> list[dict[str, Any]]:
     """Return ``/{project}/stacks``."""
-    pid = project_id(entry.dataset.token)
-    return [{"id": info.id, "pid": pid, "title": info.title, "comment": ""} for info in stack_infos(entry)]
+    pid = project_id(token)
+    return [{"id": info.id, "pid": pid, "title": info.title, "comment": ""} for info in infos]
 
 
-def stack_document(entry: CatalogueEntry, stack_id: int, root: str) -> dict[str, Any] | None:
+def stack_document(token: str, infos: Iterable[StackInfo], stack_id: int, root: str) -> dict[str, Any] | None:
     """Return ``/{project}/stack/{stack}/info`` with the keys that CATMAID has, or None when there is no such stack."""
-    info = next((info for info in stack_infos(entry) if info.id == stack_id), None)
+    info = next((info for info in infos if info.id == stack_id), None)
     if info is None:
         return None
     return {
         "sid": info.id,
-        "pid": project_id(entry.dataset.token),
-        "ptitle": entry.dataset.token,
+        "pid": project_id(token),
+        "ptitle": token,
         "stitle": info.title,
         "downsample_factors": [_xyz(factor) for factor in info.factors],
         "num_zoom_levels": -1,

@@ -12,9 +12,11 @@ from twisted.internet.interfaces import IReactorTime
 
 from ocpproxy import __version__
 from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry
+from ocpproxy.concurrency.pieces import in_pieces
 from ocpproxy.store.rows import Usage
 from ocpproxy.web import answers, catmaid
 from ocpproxy.web.answers import Reply
+from ocpproxy.web.catmaid import StackInfo
 from ocpproxy.web.open_requests import OpenRequests
 from ocpproxy.web.request import GatewayRequest
 
@@ -102,13 +104,20 @@ td,th{{text-align:left;padding:.2em 1em .2em 0}}</style>
 
     async def export(self, request: GatewayRequest) -> Reply:
         """Return what CATMAID's importer reads: a list of projects, one for each dataset described in time."""
-        entries = await self._entries(self._catalogue.tokens())
-        return answers.document(200, [catmaid.exported_project(entry, request.root_url) for entry in entries])
+        root = request.root_url
+        projects = [
+            catmaid.exported_project(entry.dataset.token, await self._stacks(entry), root)
+            for entry in await self._entries(self._catalogue.tokens())
+        ]
+        return await self._document(projects)
 
     async def projects(self, request: GatewayRequest) -> Reply:
         """Return the datasets, as CATMAID lists its projects."""
-        entries = await self._entries(self._catalogue.tokens())
-        return answers.document(200, [catmaid.project(entry) for entry in entries])
+        projects = [
+            catmaid.project(entry.dataset.token, await self._stacks(entry))
+            for entry in await self._entries(self._catalogue.tokens())
+        ]
+        return await self._document(projects)
 
     async def project(self, request: GatewayRequest) -> Reply:
         """Return ``/{project}/stacks`` or ``/{project}/stack/{stack}/info``, as CATMAID does."""
@@ -122,12 +131,21 @@ td,th{{text-align:left;padding:.2em 1em .2em 0}}</style>
             sentence = f"the upstream of {tokens[0]} does not describe it now; try again"
             return answers.text(503, sentence, retry_after="1")
         for entry in entries:
+            token, infos = entry.dataset.token, await self._stacks(entry)
             if rest == ["stacks"]:
-                return answers.document(200, catmaid.stacks(entry))
-            document = catmaid.stack_document(entry, int(rest[1]), request.root_url)
+                return await self._document(catmaid.stacks(token, infos))
+            document = catmaid.stack_document(token, infos, int(rest[1]), request.root_url)
             if document is not None:
                 return answers.document(200, document)
         return answers.text(404, "expected the ids of a project and a stack that /projects/ lists")
+
+    async def _stacks(self, entry: CatalogueEntry) -> list[StackInfo]:
+        """Return the stacks of a dataset, of which there may be thousands."""
+        return await in_pieces(catmaid.stack_infos(entry), self._clock)
+
+    async def _document(self, value: object) -> Reply:
+        """Return a document that may be long."""
+        return answers.json_reply(200, await in_pieces(answers.json_parts(value), self._clock))
 
     async def _entries(self, tokens: list[str]) -> list[CatalogueEntry]:
         """Return the entries of the datasets that are described in time."""

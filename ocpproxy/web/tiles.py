@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
 
 from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry
 from ocpproxy.cache.derived import DerivedTiles
 from ocpproxy.cache.lookup import Result
 from ocpproxy.cache.tiles import TileAnswer, TileCache, max_age
+from ocpproxy.concurrency.pieces import in_pieces
 from ocpproxy.model import address
 from ocpproxy.model.address import BadAddress, ImageBase, OverviewAddress, TileAddress, write_base
 from ocpproxy.model.dataset import Level, Triple
@@ -41,6 +44,7 @@ class TileSources:
     derived: DerivedTiles
     now: Callable[[], float]
     """Returns the seconds since 1970."""
+    clock: IReactorTime
 
 
 class TokenResource(AsyncResource):
@@ -53,6 +57,7 @@ class TokenResource(AsyncResource):
         self._catalogue = sources.catalogue
         self._routes = routes
         self._now = sources.now
+        self._clock = sources.clock
         self._policy = policy
 
     async def answer(self, request: GatewayRequest) -> Reply:
@@ -114,7 +119,9 @@ class TokenResource(AsyncResource):
                 entry.dataset.channel(channel.name)
         trouble = self._catalogue.trouble(base.token)
         reason = None if trouble is None else trouble.failure.explanation
-        return answers.document(200, description(entry, request.root_url, reason))
+        bases = await in_pieces(catmaid.image_bases(entry), self._clock)
+        document = description(entry, bases, request.root_url, reason)
+        return answers.json_reply(200, await in_pieces(answers.json_parts(document), self._clock))
 
 
 def _read_address(request: GatewayRequest) -> tuple[str, TileAddress | OverviewAddress | ImageBase]:
@@ -148,9 +155,12 @@ def _token(request: GatewayRequest) -> str:
     return re.sub(r"[^\w-]", "?", segments[0])[:64] if segments else ""
 
 
-def description(entry: CatalogueEntry, root: str, trouble: str | None = None) -> dict[str, Any]:
+def description(
+    entry: CatalogueEntry, bases: Iterable[ImageBase], root: str, trouble: str | None = None
+) -> dict[str, Any]:
     """Return what the gateway knows of a dataset, with the image bases to paste into a viewer.
 
+    :param bases: `catmaid.image_bases`, which may be thousands.
     :param trouble: why its upstream does not describe it now.
     """
     dataset = entry.dataset
@@ -171,7 +181,7 @@ def description(entry: CatalogueEntry, root: str, trouble: str | None = None) ->
             for channel in dataset.channels
         ],
         "default_channel": entry.source.display.channel or dataset.default_channel,
-        "image_bases": [f"{root}/ocpcatmaid/{write_base(base)}" for base in catmaid.image_bases(entry)],
+        "image_bases": [f"{root}/ocpcatmaid/{write_base(base)}" for base in bases],
         "catmaid_project": catmaid.project_id(dataset.token),
         "notes": [*dataset.notes, *([] if trouble is None else [f"shown by an earlier description: {trouble}"])],
     }
