@@ -199,7 +199,7 @@ class ValuesTests(SynchronousTestCase):
             "[upstream]\nurl = https://hunter2@h/v",
             "[upstream]\nurl = https://h/v;hunter2 x\ntype = zarr\nmissing_status = x",
             "[upstream]\nurl = image: https://h/v\n  image: https://h/v;sig=hunter2",
-            "[dataset a]\ntype = dvid\nurl = s3://h/v;hunter2",
+            "[dataset a]\ntype = n5\nurl = precomputed://https://h/v;hunter2",
             "[upstream]\ntype = ${KIND}",
             "[index]\nurl = mysql://h/d?password=hunter2",
             "[index]\nurl = mysql://u:hunter2@h:port/d",
