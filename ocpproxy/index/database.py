@@ -147,7 +147,7 @@ class Database(Service):
         except Exception as error:  # whatever a driver may raise: it is still unavailable
             self._availability.down(str(error))
             return
-        if steps:
+        if steps or self._up_since is None:
             self._log.info("the index schema is ready, {steps} steps were applied", steps=steps)
         if not self.running:
             return
