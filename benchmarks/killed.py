@@ -112,14 +112,15 @@ def run(on: Stage, name: str, url: str, kills: int) -> bool:
                     client.start()
             some = 1 if workers == "1" else min(todo, _WORKERS_KILLED)
             for n in range(some):
-                time.sleep(0.1 + 0.5 * random.Random(todo + n).random())
+                time.sleep(0.3 + 1.2 * random.Random(todo + n).random())
+                if workers == "1":
+                    evicted += metric(port, "ocpproxy_reclaimed_tiles_total")
                 kill(process, None if workers == "1" else n % 2)
             todo -= some
-            if workers == "2" or not todo:
-                evicted += metric(port, "ocpproxy_reclaimed_tiles_total") if workers == "2" else 0
             if workers == "1":
                 on.running.remove(process)
             else:
+                evicted += metric(port, "ocpproxy_reclaimed_tiles_total")
                 on.stop(process)
     for client in clients:
         client.port = 0
@@ -133,7 +134,7 @@ def run(on: Stage, name: str, url: str, kills: int) -> bool:
     tiles, wrong = sum(c.tiles for c in clients), sum(c.wrong for c in clients)
     mended = re.findall("mended: .*", fsck.stdout)
     print(
-        f"{name}: {kills} kills, {tiles} tiles, {wrong} wrong, {evicted:.0f} evicted by workers, "
+        f"{name}: {kills} kills, {tiles} tiles, {wrong} wrong, {evicted:.0f} evicted, "
         f"{unsettled:.0f} rows pending, {left} leases left, fsck: {fsck.returncode} {fsck.stdout.splitlines()[-1:]}",
         *mended[:20],
         sep="\n  ",

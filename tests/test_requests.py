@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
 from ipaddress import ip_network
 from typing import Any
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from treq.client import HTTPClient
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
@@ -295,6 +297,25 @@ class ManyConnectionsTests(DaemonCase):
         answers = await gatherResults([Deferred.fromCoroutine(daemon.get("kat/9/0_0_0.png")) for _ in range(60)])
         self.assertEqual({code for code, _, _ in answers}, {200})
         await pause(0)
+        self.assertNotIn("Traceback", daemon.log)
+
+    async def test_no_descriptors(self) -> None:
+        """A daemon that has no descriptors left answers 503, not with a traceback, and goes on when it has some."""
+        self.service = ocpserver.Service(em(), 2)
+        daemon = await self.start(self.configure(self.serve(self.service), cache_memory="0"))
+        await daemon.get("kat/1/0_0_0.png")
+        used = len(os.listdir(f"/proc/{daemon.pid}/fd"))
+        before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (used + 3, before[1]))
+        asked = [Deferred.fromCoroutine(daemon.get(f"kat/{n % 20 + 1}/{n % 2}_0_0.png")) for n in range(40)]
+        for answered, answer in await DeferredList(asked, consumeErrors=True):
+            if answered:  # else it could not be accepted
+                code, _, headers = answer
+                self.assertIn(code, (200, 503))
+                self.assertEqual("retry-after" in headers, code == 503)
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
+        code, _, _ = await daemon.get("kat/1/0_0_0.png")
+        self.assertEqual(code, 200)
         self.assertNotIn("Traceback", daemon.log)
 
     async def test_body(self) -> None:

@@ -73,6 +73,7 @@ class _BoundedHeads:
 
     def connect(self, factory: Any) -> Deferred[Any]:
         """Return the factory's protocol, connected; see `IStreamClientEndpoint`."""
+        factory.noisy = False
         wrapping = WrappingFactory(factory)
         wrapping.protocol = _HeadCounter
         wrapping.noisy = False

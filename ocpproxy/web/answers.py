@@ -8,6 +8,7 @@ copy without it in a browser's cache breaks the next request that needs it.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ COMMON = {
 }
 """Headers of every answer."""
 ALLOWED = b"GET, HEAD, OPTIONS"
+_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 
 _CACHE_STATUS = {
     Result.HIT_MEMORY: b"ocpproxy; hit; detail=memory",
@@ -211,6 +213,8 @@ def failure(error: Exception, token: str, *, as_text: bool) -> Reply | None:
         return text(404, f"unknown token {token}", cache_status="ocpproxy; detail=unknown-token")
     if isinstance(error, UpstreamRefused):
         return text(403, f"the upstream does not let this gateway read {token}", cache_status="ocpproxy; fwd=miss")
+    if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
+        return picture_or_text(503, "this gateway has no descriptor left; try again", "busy", 1, as_text=as_text)
     if isinstance(error, UpstreamFailure):
         sentence = f"the upstream of {token} is {error.outcome}; try again"
         return _passing(error, sentence, as_text=as_text)

@@ -92,7 +92,8 @@ td,th{{text-align:left;padding:.2em 1em .2em 0}}</style>
         try:
             await self._state.check_writable()
         except OSError as error:
-            return answers.text(503, f"not ready: the cache directory cannot be written: {error.strerror}")
+            sentence = f"not ready: the cache directory cannot be written: {error.strerror}"
+            return answers.text(503, sentence, retry_after="30")
         if self._state.index_available():
             return answers.text(200, "ready")
         return answers.text(200, "ready; the index database is unavailable: the rows of new tiles follow later")
