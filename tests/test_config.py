@@ -208,6 +208,7 @@ class ValuesTests(SynchronousTestCase):
             "[upstream]\nauthorization = hunter2\nAuthorization_2 = hunter2\nbearer-token = hunter2",
             "[cache]\ndirectoy = https://u:hunter2@h/",
             "[dataset a]\ncolour = https://h/?sig=hunter2",
+            "[cache]\nsize = 10;hunter2",
         ):
             with self.assertRaises(BadConfiguration, msg=lines) as caught:
                 config.parse(lines + "\n", HERE, environ, KINDS)

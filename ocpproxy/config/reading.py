@@ -247,7 +247,10 @@ def _shown(key: str, text: str, option: Option | None = None) -> str:
     """Return what a fault shows of a value: nothing of one that may hold a secret."""
     secret = (option is not None and option.secret) or _LOOKS_SECRET.search(key)
     is_address = key == "url" or "://" in text
-    return NOT_SHOWN if secret or (is_address and re.search("[@?#;]", text)) else text
+    if secret or (is_address and re.search("[@?#;]", text)):
+        return NOT_SHOWN
+    shown, semicolon, _ = text.partition(";")  # what follows may be meant for a comment
+    return f"{shown}; {NOT_SHOWN}" if semicolon else text
 
 
 def _sections(text: str) -> dict[str, dict[str, str]]:
