@@ -15,7 +15,7 @@ from twisted import logger
 
 _CONTROL = re.compile(
     "[\x00-\x08\x0a-\x1f\x7f-\x9f"  # C0 but the tab, C1
-    "\u2028-\u202e\u2066-\u2069\ud800-\udfff]"  # separators, directions, halves of letters
+    "\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"  # separators, directions, halves of letters
 )
 _NAMES = {"\n": "\\n", "\r": "\\r"}
 

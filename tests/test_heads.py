@@ -66,6 +66,8 @@ class HeadTests(UpstreamCase):
             (b"HTTP/1.1 200 OK\r\nX: ", b"y" * 10_000),
             (b"HTTP/1.1 200 ", b"O" * 10_000),
             (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
+            (b"HTTP/1.0 100 C\r\n\r\nHTTP/1.1 200 OK\r\n", b"X: y\r\n" * 10_000),
+            (b"HTTP/1.1 0100 C\r\n\r\nHTTP/1.1 200 OK\r\n", b"X: y\r\n" * 10_000),
             (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n", b"X: y\r\n" * 10_000),
         ):
             with self.assertRaises(UpstreamFailure, msg=piece[:20]):

@@ -194,6 +194,8 @@ class Catalogue(Service):
         self._troubles: dict[str | None, Trouble] = {}
         """By token; under None that of all tokens without a section of their own."""
         self._places = None if default is None else FairSemaphore(max(1, default.flights // 8), _MOST_QUESTIONS)
+        self._queued: dict[str, Deferred[str]] = {}
+        """Tokens that wait for a place."""
         self._describing: SingleFlight[str, str, CatalogueEntry] = SingleFlight(self._describe, clock)
 
     def stopService(self) -> Deferred[None]:
@@ -238,10 +240,17 @@ class Catalogue(Service):
         failure = self._lasting.get(token)
         if failure is None:
             try:
-                return await self._describing.join(token, token)
+                return await self._join(token)
             except UpstreamFailure as error:
                 failure = error
         raise Undescribed(token, failure, configured=token in self._sources) from None
+
+    def _join(self, token: str) -> Deferred[CatalogueEntry]:
+        """Describe a token, or join whoever does; if that waits for its turn, it may be ours that comes first."""
+        joined = self._describing.join(token, token)
+        if token in self._queued and self._places is not None:
+            self._places.join(self._queued[token])
+        return joined
 
     async def current_entry(self, token: str, entry: CatalogueEntry) -> CatalogueEntry:
         """Return the entry in the current epoch.
@@ -367,9 +376,12 @@ class Catalogue(Service):
             yield
             return
         try:
-            client = await self._places.acquire().addTimeout(_WAIT_FOR_PLACE, self._clock)
+            waiting = self._queued[token] = self._places.acquire()
+            client = await waiting.addTimeout(_WAIT_FOR_PLACE, self._clock)
         except (TooManyWaiting, DeferredTimeout):
             raise UpstreamBusy("too many tokens without a section are asked for", _WAIT_FOR_PLACE / 2) from None
+        finally:
+            self._queued.pop(token, None)
         try:
             yield
         finally:

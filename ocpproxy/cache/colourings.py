@@ -8,7 +8,7 @@ made from voxels whenever they are not in memory: they evict nobody's tiles.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
@@ -46,17 +46,18 @@ class Colourings:
         if stack.mode is not DrawMode.FALSE_COLOUR:
             return True
         key, now = (stack.dataset.token, stack.plane.value), self._clock.seconds()
+        name = replace(stack, epoch=0).name  # tiles that are fetched again are of the same colouring
         stored = self._stored.get(key)
         if stored is None:
             stored = self._stored[key] = _Stored(last=now)
-        if stack.name in stored.names:
-            stored.names.move_to_end(stack.name)
+        if name in stored.names:
+            stored.names.move_to_end(name)
             return True
         if len(stored.names) >= _FIRST:
             if now - stored.last < _ONE_MORE_EVERY:
                 return False
             stored.last = now
-        stored.names[stack.name] = None
+        stored.names[name] = None
         if len(stored.names) > _MOST_KNOWN:
             stored.names.popitem(last=False)
         return True

@@ -48,6 +48,7 @@ class FairSemaphore:
         self._queues: OrderedDict[str, deque[Deferred[str]]] = OrderedDict()
         """Those that wait, by client; one that has been joined is in several queues."""
         self._waiting = 0
+        self._serving = False
 
     def __len__(self) -> int:
         return self._waiting
@@ -73,13 +74,10 @@ class FairSemaphore:
 
     def join(self, waiting: Deferred[str]) -> None:
         """Let one that waits be for the current client too: whose turn comes first counts."""
-        client = _client.get()
-        queue = self._queues.setdefault(client, deque())
+        queue = self._queues.get(_client.get(), ())
         if not waiting.called and waiting not in queue:
-            queue.append(waiting)
+            self._queues.setdefault(_client.get(), deque()).append(waiting)
             self._serve()
-        if not queue:
-            self._queues.pop(client, None)
 
     def release(self, client: str) -> None:
         """Give a place back, which was taken for this client."""
@@ -103,17 +101,30 @@ class FairSemaphore:
         return self._taken < self.limit and self._used[client] < self.limit - kept
 
     def _serve(self) -> None:
-        """Give free places to those that wait."""
-        while self._taken < self.limit:
-            client = next((client for client in self._queues if self._may_have(client)), None)
-            if client is None:
-                return
-            waiting = self._queues[client][0]
-            self._remove(waiting)
-            if client in self._queues:
-                self._queues.move_to_end(client)
-            self._take(client)
-            waiting.callback(client)
+        """Give free places to those that wait.
+
+        Who gets one may be done at once, and give it back. That only frees the place: the loop here goes on, and
+        thousands in a row take no stack.
+        """
+        if self._serving:
+            return
+        self._serving = True
+        try:
+            while (client := self._next_client()) is not None:
+                waiting = self._queues[client][0]
+                self._remove(waiting)
+                if client in self._queues:
+                    self._queues.move_to_end(client)
+                self._take(client)
+                waiting.callback(client)
+        finally:
+            self._serving = False
+
+    def _next_client(self) -> str | None:
+        """Return whose turn it is; None when there is no place, or nobody may have one."""
+        if self._taken >= self.limit:
+            return None
+        return next((client for client in self._queues if self._may_have(client)), None)
 
     def _leave(self, waiting: Deferred[str]) -> None:
         self._remove(waiting)

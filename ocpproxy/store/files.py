@@ -112,17 +112,12 @@ class TileFiles:
         What a link leads to is not ours: it is neither read nor changed.
         """
         name = self._at(tile)
-        parent = os.path.dirname(name)
-        while os.path.realpath(parent) != parent:
-            for directory in reversed(Path(parent).relative_to(self.directory).parents):
-                self._unlink_symlink(self.directory / directory)
-            self._unlink_symlink(Path(parent))
+        at = len(os.fspath(self.directory))
+        while (at := name.find("/", at + 1)) > 0:
+            if os.path.islink(name[:at]):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name[:at])
         return name
-
-    def _unlink_symlink(self, directory: Path) -> None:
-        if directory != self.directory and directory.is_symlink():
-            with contextlib.suppress(FileNotFoundError):
-                directory.unlink()
 
     def read(self, tile: Tile) -> StoredTile | None:
         """Return the tile, or None when it has no file: one ``open``.
@@ -292,6 +287,8 @@ class TileFiles:
     def remove_oldest(self, size: int, at_most: int) -> list[Tile]:
         """Remove the files that were made or read longest ago, until so many bytes are free; return their tiles.
 
+        Of those that are looked at half stay.
+
         Of a large cache only a part is looked at. Shared files are left, for a name of one takes no space.
         """
         found: list[tuple[float, int, Tile]] = []
@@ -302,7 +299,7 @@ class TileFiles:
                 if tile is not None and stat.S_ISREG(file.st_mode) and file.st_nlink == 1:
                     found.append((max(file.st_atime, file.st_mtime), file.st_size, tile))
         removed: list[Tile] = []
-        for _, bytes_, tile in heapq.nsmallest(at_most, found):
+        for _, bytes_, tile in heapq.nsmallest(min(at_most, -(-len(found) // 2)), found):
             if size <= 0:
                 break
             self.remove(tile)

@@ -40,9 +40,8 @@ class FullStore(Protocol):
     files: TileFiles
     run_in_thread: RunInThread
 
-    @property
-    def usage(self) -> Usage:
-        """What the store holds."""
+    async def refresh(self) -> Usage:
+        """Return what the store holds by the index."""
 
     async def evict(self, keep: Usage, at_most: int) -> Usage:
         """Evict the least recently used tiles, `at_most` of them, until `keep` is left; return what was evicted."""
@@ -91,15 +90,16 @@ class FullDisk:
     async def make_room(self) -> None:
         """Remove tiles that were not used for long."""
         store = self._store
-        room = min(_ROOM, store.usage.bytes // 2) or _ROOM
         try:
-            evicted = await store.evict(Usage(2**62, max(0, store.usage.bytes - room)), _MOST)
+            usage = await store.refresh()
+            room = min(_ROOM, usage.bytes // 2)
+            evicted = await store.evict(Usage(2**62, usage.bytes - room), _MOST)
         except (DatabaseUnavailable, OSError):
             evicted = Usage()
         if evicted.tiles:
             self._log.info("{count} tiles were evicted to make room on the disk", count=evicted.tiles)
             return
-        removed: list[Tile] = await store.run_in_thread(store.files.remove_oldest, room, _MOST)
+        removed: list[Tile] = await store.run_in_thread(store.files.remove_oldest, _ROOM, _MOST)
         store.note_removed(removed)
         self._log.warn("{count} files were removed to make room on the disk", count=len(removed))
 

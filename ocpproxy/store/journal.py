@@ -94,7 +94,9 @@ class Journal:
             if self._list is None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
                 self._list = os.open(self._own / _LIST, flags, 0o644)
-            if os.write(self._list, lines) != len(lines):
+            written = os.write(self._list, lines)
+            if written != len(lines):
+                os.ftruncate(self._list, os.fstat(self._list).st_size - written)  # no half line before the next one
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._own))
 
     def clear(self) -> None:

@@ -24,6 +24,8 @@ from zope.interface import implementer
 
 _HOSTS = 256
 _LONGEST_HEAD = 64 * 2**10
+_INTERIM = re.compile(rb"[^ \n]* +0*1\d\d\b")
+"""A status of an interim response, as Twisted reads it: another head follows."""
 _HEAD_ENDS = re.compile(rb"\n\r?\n")
 
 
@@ -110,7 +112,7 @@ class _HeadCounter(ProtocolWrapper):
     def _count(self, data: bytes) -> None:
         seen = self._seen + data[: _LONGEST_HEAD + 4]
         while (end := _HEAD_ENDS.search(seen)) is not None:
-            if not seen.startswith(b"HTTP/1.1 1"):  # an interim response is followed by another head
+            if not _INTERIM.match(seen):
                 self._left, self._seen = None, b""
                 return
             seen = seen[end.end() :]

@@ -1,9 +1,10 @@
 """What clients see of the gateway: their own addresses and the gateway's, directly or through a front.
 
 A front (nginx, Apache, a load balancer) connects for its clients, and writes into headers who they are and what they
-asked for: ``Forwarded`` (RFC 7239), or ``X-Forwarded-For``, ``-Proto``, ``-Host`` and ``-Prefix``. Anybody can send
+asked for: ``X-Forwarded-For``, ``-Proto``, ``-Host`` and ``-Prefix``, or ``Forwarded`` (RFC 7239). Anybody can send
 these headers, so they count only from a front that the operator trusts, and from one on a unix socket, which only
-processes of this machine can open.
+processes of this machine can open. A front writes one kind and passes on what its client sent of the other. So
+``Forwarded`` counts only where there is no ``X-Forwarded-For``.
 
 Fronts in a row append to lists. Of addresses the last one counts that is no trusted front's; of anything else the first
 one, which is the client's.
@@ -71,9 +72,10 @@ class Front:
 
     def forwarded_client(self, headers: Mapping[bytes, Sequence[bytes]]) -> str | None:
         """Return the client that the headers of a front name, or None."""
-        elements = _elements(headers.get(b"forwarded", ()))
-        named = [element["for"] for element in elements if "for" in element]
-        named = named or _items(headers.get(b"x-forwarded-for", ()))
+        named = _items(headers.get(b"x-forwarded-for", ()))
+        if not named:
+            elements = _elements(headers.get(b"forwarded", ()))
+            named = [element["for"] for element in elements if "for" in element]
         client = None
         for text in reversed(named[-_MOST:]):
             address = _address(_without_port(text))
@@ -94,7 +96,8 @@ class Front:
         scheme, host = "https" if secure else "http", _first(headers, b"host")
         prefix = ""
         if peer.trusted:
-            forwarded = _elements(headers.getRawHeaders(b"forwarded", []))
+            own_kind = headers.hasHeader(b"x-forwarded-for")
+            forwarded = [] if own_kind else _elements(headers.getRawHeaders(b"forwarded", []))
             asked = {name: value for element in reversed(forwarded) for name, value in element.items()}
             proto = (asked.get("proto") or _first(headers, b"x-forwarded-proto")).lower()
             scheme = proto if proto in ("http", "https") else scheme
@@ -121,7 +124,7 @@ def _items(values: Sequence[bytes]) -> list[str]:
 
 def _elements(values: Sequence[bytes]) -> list[dict[str, str]]:
     """Return the elements of ``Forwarded``: names in small letters, and values without quotes."""
-    return [dict(_pairs(element)) for element in _items(values)[:_MOST]]
+    return [dict(_pairs(element)) for element in _items(values)[-_MOST:]]
 
 
 def _pairs(element: str) -> Iterator[tuple[str, str]]:
