@@ -22,6 +22,8 @@ _NAMES = {"\n": "\\n", "\r": "\\r"}
 
 def escape(text: str) -> str:
     """Return a text without control characters and line breaks."""
+    if text.isprintable():  # nearly always, and ten times as fast
+        return text
     return _CONTROL.sub(lambda found: _NAMES.get(found[0]) or f"\\u{ord(found[0]):04x}", text)
 
 
@@ -30,16 +32,15 @@ class Logger(logger.Logger):
 
     def emit(self, level: Any, format: str | None = None, **values: object) -> None:
         """Emit an event."""
-        failure = values.get("log_failure")
-        if isinstance(failure, Failure):
-            _escape_traceback(failure)
-        super().emit(level, format, **{name: _escaped(value) for name, value in values.items()})
-
-
-def _escaped(value: object) -> object:
-    if isinstance(value, BaseException) and not isinstance(value, Failure):
-        value = str(value)
-    return escape(value) if isinstance(value, str) else value
+        for name, value in values.items():
+            if isinstance(value, str):
+                if not value.isprintable():
+                    values[name] = escape(value)
+            elif isinstance(value, Failure):
+                _escape_traceback(value)
+            elif isinstance(value, BaseException):
+                values[name] = escape(str(value))
+        super().emit(level, format, **values)
 
 
 def _escape_traceback(failure: Failure) -> None:

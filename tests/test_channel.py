@@ -160,14 +160,14 @@ class ListeningTests(DaemonCase):
         daemon = await self.start(self.configure(self.serve(ocpserver.Service(em(), 2)), server_listen=listen))
         port = int(daemon.url.rpartition(":")[2])
 
-        def exchange() -> tuple[str | None, bytes]:
+        tiles = b"GET /kat/3/0_0_0.png HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + b"GET /healthz HTTP/1.0\r\n\r\n"
+
+        def exchange(requests: bytes = tiles) -> tuple[str | None, bytes]:
             context = ssl.create_default_context()
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             context.set_alpn_protocols(["h2", "http/1.1"])
             with context.wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=300)) as client:
-                client.sendall(
-                    b"GET /kat/3/0_0_0.png HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + b"GET /healthz HTTP/1.0\r\n\r\n"
-                )
+                client.sendall(requests)
                 return client.selected_alpn_protocol(), read_all(client)
 
         await deferToThread(exchange)
@@ -177,6 +177,13 @@ class ListeningTests(DaemonCase):
         self.assertEqual(first, second)
         self.assertTrue(first.startswith(b"1 200 OK") and first.endswith(b"IEND\xaeB`\x82"))
         self.assertIn(b"alive", health)
+        for refused, status in (
+            (b"POST /kat/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc", b" 405 "),
+            (b"nonsense\r\n\r\n", b" 400 "),
+        ):
+            _, answer = await deferToThread(exchange, refused)
+            self.assertIn(status, answer[:20])
+        self.assertNotIn("Traceback", daemon.log)
 
 
 def certificate() -> bytes:

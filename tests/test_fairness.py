@@ -54,6 +54,15 @@ class SemaphoreTests(SynchronousTestCase):
         self.failureResultOf(self.acquire(places, "new"), TooManyWaiting)
         self.assertEqual(len(places), 16)
 
+    def test_done_at_once(self) -> None:
+        """Thousands whose work is done at once leave the semaphore as it was."""
+        places = FairSemaphore(1)
+        self.acquire(places, "x")
+        queue = [self.acquire(places, client).addCallback(places.release) for client in "abc" * 2000]
+        places.release("x")
+        self.assertTrue(all(one.called for one in queue))
+        self.assertEqual([self.acquire(places, "y").called for _ in range(2)], [True, False])
+
     def test_leave(self) -> None:
         """Who leaves has no turn."""
         places = FairSemaphore(1)

@@ -210,7 +210,31 @@ class ConnectionsTests(SynchronousTestCase):
         connections.answered(held[0])
         self.assertFalse(port.accepts)
         clock.pump([0.5, 0.5])
-        self.assertEqual((port.accepts, held[0].closed, len(connections)), (True, True, 1))
+        self.assertEqual((port.accepts, held[0].closed, len(connections)), (True, True, 2))
+        connections.closed(held[0])
+        self.assertEqual((len(connections), clock.getDelayedCalls()), (1, []))
+
+    def test_burst(self) -> None:
+        """A burst that is accepted at once does not go far beyond the bound, and leaves one timer."""
+        clock = Clock()
+        connections = Connections(5, clock)
+        held = [_Held() for _ in range(400)]
+        for one in held:
+            connections.opened(one)
+        self.assertLessEqual(sum(not one.closed for one in held), 5 + 64)
+        self.assertEqual(len(clock.getDelayedCalls()), 1)
+
+    def test_bytes_are_no_use(self) -> None:
+        """A client that sends byte by byte has not used its connection."""
+        clock = Clock()
+        connections = Connections(2, clock)
+        slow, busy = _Held(), _Held()
+        for one in (slow, busy):
+            connections.opened(one)
+        clock.advance(1)
+        connections.used(busy)
+        connections.opened(_Held())
+        self.assertEqual((slow.closed, busy.closed), (True, False))
 
     def test_unsent(self) -> None:
         """What clients do not read is bounded; those go that have not been reading for longest."""

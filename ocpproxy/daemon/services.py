@@ -162,7 +162,17 @@ class Signals(Service):
         self._reactor.callFromThread(self._log.info, "{name}: there is no log file to open again", name=name)
 
     def _reopen(self, number: int, frame: FrameType | None) -> None:
-        self._reactor.callFromThread(self._log_file.reopen)
+        self._reactor.callFromThread(self._reopen_file, self._log_file)
+
+    def _reopen_file(self, file: LogFile) -> None:
+        """Open a log file again, unless that is impossible: `LogFile.reopen` closes the old one first."""
+        try:
+            with open(file.path, "a"):
+                pass
+        except OSError as error:
+            self._log.error("the log file cannot be opened again: {reason}", reason=str(error))
+        else:
+            file.reopen()
 
     def _term(self, number: int, frame: FrameType | None) -> None:
         if not self._stopping:  # a second TERM does not stop it any faster

@@ -25,7 +25,8 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from twisted.application.service import Service
 from twisted.enterprise import adbapi
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
@@ -77,6 +78,8 @@ class Database(Service):
         self._closing: Deferred[None] | None = None
         self._up_since: float | None = None
         self._pause, self._next_look = _PROBE_EVERY, 0.0
+        self._asking: Deferred[Any] | None = None
+        self._askers: list[Deferred[bool]] = []
         self._on_emptied: list[Callable[[], None]] = []
         self._loop = LoopingCall(self._look)
         self._loop.clock = reactor
@@ -173,6 +176,8 @@ class Database(Service):
 
     def _close_pool(self, pool: adbapi.ConnectionPool) -> Deferred[None]:
         """Close a pool in a thread: its own threads may be stuck for seconds."""
+        if not self.running:  # it closes itself when the reactor stops
+            return succeed(None)
         if pool.shutdownID:
             self._reactor.removeSystemEventTrigger(pool.shutdownID)
             pool.shutdownID = None
@@ -213,12 +218,25 @@ class Database(Service):
         return await self._run(self._transaction, PATIENCE, None, interaction, args, kwargs)
 
     async def answers(self, patience: float) -> bool:
-        """Return whether the database answers anything within `patience` seconds; one that is only slow does."""
+        """Return whether the database answers anything within `patience` seconds; one that is only slow does.
+
+        It is asked on a connection of its own: those of the pool may all be waiting for locks.
+        """
+        if self._asking is None:
+            self._asking = self._threads.run(self._probe.answers)
+            self._asking.addErrback(lambda _: False).addCallback(self._asked)
+        answer: Deferred[bool] = Deferred(lambda _: None)
+        self._askers.append(answer)
         try:
-            await self._run(self._transaction, patience, None, lambda tx: tx.one("SELECT 1"), (), {})
-        except DatabaseUnavailable:
+            return await answer.addTimeout(patience, self._reactor)
+        except DeferredTimeout:
             return False
-        return True
+
+    def _asked(self, answers: bool) -> None:
+        self._asking, askers, self._askers = None, self._askers, []
+        for asker in askers:
+            if not asker.called:
+                asker.callback(answers)
 
     async def run_within(
         self,

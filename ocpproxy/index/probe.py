@@ -53,6 +53,14 @@ class Probe:
         self._try(lambda cursor: cursor.execute(_WRITE))
         return applied
 
+    def answers(self) -> bool:
+        """Return whether the server answers anything, and be it that it gives no more connections."""
+        try:
+            self._try(lambda cursor: cursor.execute("SELECT 1"))
+        except self._backend.dialect.errors as error:
+            return self._backend.dialect.crowded(error)
+        return True
+
     def _try(self, work: Any) -> Any:
         """Return what some statements return, on a connection of their own."""
         connection = self._backend.connect(_TIMEOUT)

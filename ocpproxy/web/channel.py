@@ -137,8 +137,8 @@ class PromptChannel(HTTPChannel):
         self._lingering = True
         self._cancel_deadline()
         self.setTimeout(None)
-        if hasattr(self.transport, "loseWriteConnection"):
-            self.transport.loseWriteConnection()
+        half = getattr(self.transport, "loseWriteConnection", None) if self.socket is not None else None
+        (half or self.transport.loseConnection)()  # TLS has no half that can be closed
         self._lingering_ends = self.callLater(_LINGER, self.abort)
 
     def loseConnection(self) -> None:
@@ -149,8 +149,8 @@ class PromptChannel(HTTPChannel):
             super().loseConnection()
 
     def close(self) -> None:
-        """Close the connection: at once when the client does not read."""
-        if self.unsent_bytes():
+        """Close the connection: at once when the client does not read, or would have to agree (TLS)."""
+        if self._lingering or self.socket is None or self.unsent_bytes():
             self.abort()
         else:
             self.loseConnection()

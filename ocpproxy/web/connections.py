@@ -14,13 +14,16 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from ocpproxy.log import Logger
 
 _UNSENT = 64 * 2**20
 """Bytes of answers that wait for clients who do not read, all together."""
 _YOUNG = 0.5
+_OVERSHOOT = 64
+"""Connections beyond the bound that are kept: Twisted accepts that many before it can be stopped."""
+_WARN_EVERY = 60.0
 _OTHERS = 48
 """Descriptors that are left for files, upstreams and the database, at least."""
 
@@ -29,7 +32,7 @@ class Connection(Protocol):
     """A connection, as this module sees it."""
 
     def close(self) -> None:
-        """Close it, as soon as its client has read what was sent."""
+        """Close it, in a moment at most."""
 
     def abort(self) -> None:
         """Close it at once."""
@@ -54,6 +57,8 @@ def most_connections(wanted: int | None) -> int:
     :param wanted: None for as many as are sensible.
     """
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        descriptors = 2**16
     possible = max(1, descriptors - max(_OTHERS, descriptors // 4))
     return min(possible, wanted or 4096)
 
@@ -72,23 +77,32 @@ class Connections:
         self._idle: OrderedDict[Connection, float] = OrderedDict()
         """Those that wait for no answer of ours, and since when; the longest idle first."""
         self._busy: set[Connection] = set()
+        self._closing: set[Connection] = set()
+        """Those that were closed, and still have a descriptor."""
         self._unsent: OrderedDict[Connection, None] = OrderedDict()
         self._guessed = 0
         """Bytes that are unsent at most."""
-        self._paused = self._warned = False
+        self._timer: IDelayedCall | None = None
+        """Runs while no connections are accepted."""
+        self._warned = -_WARN_EVERY
         self.ports: Sequence[Pausable] = ()
         """The sockets where they come from."""
 
     def __len__(self) -> int:
-        return len(self._idle) + len(self._busy)
+        return len(self._idle) + len(self._busy) + len(self._closing)
 
     def opened(self, connection: Connection) -> None:
-        """Add a new connection; close an idle one if there are too many."""
+        """Add a new connection; close an idle one if there are too many, or this one if there are far too many."""
         self._idle[connection] = self._clock.seconds()
-        if len(self) > self._most:
-            self._close_idle()
-        if len(self) >= self._most and self._longest_idle() is None:
+        if self._open > self._most and not self._close_idle() and len(self) > self._most + _OVERSHOOT:
+            self._close(connection)
+        if self._open >= self._most and self._longest_idle() is None:
             self._pause()
+
+    @property
+    def _open(self) -> int:
+        """The connections that are not being closed."""
+        return len(self._idle) + len(self._busy)
 
     def _longest_idle(self) -> Connection | None:
         """Return the connection that has been idle for longest; None when none has been so for long."""
@@ -100,19 +114,24 @@ class Connections:
         oldest = self._longest_idle()
         if oldest is None:
             return False
-        self.closed(oldest)
-        oldest.close()
+        self._close(oldest)
         return True
 
+    def _close(self, connection: Connection) -> None:
+        del self._idle[connection]
+        self._closing.add(connection)
+        connection.close()
+
     def closed(self, connection: Connection) -> None:
-        """Forget a connection."""
+        """Forget a connection, whose descriptor is free again."""
         self._idle.pop(connection, None)
         self._busy.discard(connection)
+        self._closing.discard(connection)
         self._unsent.pop(connection, None)
         self._resume()
 
     def used(self, connection: Connection) -> None:
-        """Note that an idle connection was of use just now."""
+        """Note that an idle connection has sent a whole request, and has its answer."""
         if connection in self._idle:
             self._idle[connection] = self._clock.seconds()
             self._idle.move_to_end(connection)
@@ -133,36 +152,46 @@ class Connections:
         """Note that so many bytes wait for a client; close the connections that have been waiting for longest."""
         self._guessed += size
         self._unsent.setdefault(connection)
+        if connection.unsent_bytes() <= size:  # its client had read everything before
+            self._unsent.move_to_end(connection)
         if self._guessed <= _UNSENT:
             return
         waiting = {one: one.unsent_bytes() for one in self._unsent}
         self._guessed = sum(waiting.values())
         self._unsent = OrderedDict.fromkeys(one for one, unsent in waiting.items() if unsent)
+        if self._guessed <= _UNSENT:
+            return
         while self._guessed > _UNSENT // 2 and len(self._unsent) > 1:
             slow, _ = self._unsent.popitem(last=False)
             self._guessed -= waiting[slow]
-            self.closed(slow)
             slow.abort()
 
     def _pause(self) -> None:
-        if not self._paused:
-            self._paused = True
-            if not self._warned:
-                self._warned = True
-                self._log.warn("{count} connections wait for answers: others wait until one ends", count=len(self))
+        if self._timer is None:
+            now = self._clock.seconds()
+            if now - self._warned >= _WARN_EVERY:
+                self._warned = now
+                self._log.warn("{count} connections are open: others wait until one can be closed", count=len(self))
             for port in self.ports:
                 port.pauseProducing()
-            self._clock.callLater(_YOUNG, self._look_again)
+            self._timer = self._clock.callLater(_YOUNG, self._look_again)
 
     def _look_again(self) -> None:
-        if self._paused:
-            while len(self) >= self._most and self._close_idle():
-                pass
-            if self._paused:
-                self._clock.callLater(_YOUNG, self._look_again)
+        while self._open >= self._most and self._close_idle():
+            pass
+        if self._open < self._most:
+            self._timer = None
+            self._accept()
+        else:
+            self._timer = self._clock.callLater(_YOUNG, self._look_again)
 
     def _resume(self) -> None:
-        if self._paused and len(self) < self._most:
-            self._paused = False
-            for port in self.ports:
-                port.resumeProducing()
+        if self._timer is not None and self._open < self._most:
+            timer, self._timer = self._timer, None
+            if timer.active():
+                timer.cancel()
+            self._accept()
+
+    def _accept(self) -> None:
+        for port in self.ports:
+            port.resumeProducing()

@@ -39,7 +39,7 @@ class GatewayRequest(server.Request):
         site = channel.site
         site.connections.answering(channel)
         site.open_requests.begin()
-        self.notifyFinish().addBoth(self._ended, channel)
+        self.notifyFinish().addBoth(lambda _: site.open_requests.end())
         if site.open_requests.draining or channel.has_body:
             channel.persistent = False
             self.setHeader(b"connection", b"close")
@@ -54,11 +54,6 @@ class GatewayRequest(server.Request):
             return
         self.path = self.uri.partition(b"?")[0]
         super().process()
-
-    def _ended(self, _: object, channel: Any) -> None:
-        """Note that the answer is complete, or its client has left."""
-        channel.site.connections.answered(channel)
-        channel.site.open_requests.end()
 
     @property
     def client_host(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web import resource, server
+from twisted.web.http import Request
 
 from ocpproxy.web import answers
 from ocpproxy.web.answer_record import AnswerRecord
@@ -45,13 +46,17 @@ class HotChannel(PromptChannel):
         self._connections.closed(self)
         super().connectionLost(reason)
 
+    def requestDone(self, request: Request) -> None:
+        """Note that a request has its answer, before the next one begins."""
+        self._connections.answered(self)
+        super().requestDone(request)
+
     def left_unsent(self, size: int) -> None:
         """Count what waits for a client who does not read."""
         self._connections.left_unsent(self, size)
 
     def dataReceived(self, data: bytes) -> None:
         """Answer the requests that the hot path can answer, and give the rest to Twisted."""
-        self._connections.used(self)
         done = 0
         if self.socket is not None:
             while self._at_boundary and not self.requests and self._answer(data, done):
@@ -72,6 +77,7 @@ class HotChannel(PromptChannel):
         answer = self.site.hot_path.answer(request, self.peer)
         if answer is None:
             return False
+        self._connections.used(self)
         try:
             self.leave((*answer.head, answer.body), answer.send(self.socket))
         finally:
