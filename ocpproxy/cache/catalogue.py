@@ -13,8 +13,8 @@ dataset. While the upstream does not answer the epoch before goes on, for old ti
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from math import inf, isfinite
@@ -26,7 +26,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 
-from ocpproxy.concurrency.fairness import FairSemaphore, TooManyWaiting
+from ocpproxy.cache.questions import Questions
 from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.index.descriptions import Description
 from ocpproxy.log import Logger
@@ -38,7 +38,6 @@ from ocpproxy.upstream.base import (
     UnknownToken,
     Upstream,
     UpstreamBroken,
-    UpstreamBusy,
     UpstreamFailure,
     UpstreamRefused,
 )
@@ -51,9 +50,6 @@ _WRITABLE_FOR = 3600.0
 """Seconds that tiles are good for whose voxels the upstream calls writable."""
 _RETRY_EVERY = 30.0
 """Seconds between questions to an upstream that does not describe a token."""
-_WAIT_FOR_PLACE = 10.0
-"""Seconds that a question for a token without a section waits for its turn."""
-_MOST_QUESTIONS = 512
 _MOST_TOKENS = 10_000
 _MOST_STACKS = 1000
 
@@ -193,9 +189,7 @@ class Catalogue(Service):
         self._lasting: TTLCache[str, UpstreamFailure] = TTLCache(_MOST_TOKENS, _ASK_AGAIN_AFTER, clock.seconds)
         self._troubles: dict[str | None, Trouble] = {}
         """By token; under None that of all tokens without a section of their own."""
-        self._places = None if default is None else FairSemaphore(max(1, default.flights // 8), _MOST_QUESTIONS)
-        self._queued: dict[str, Deferred[str]] = {}
-        """Tokens that wait for a place."""
+        self._questions = None if default is None else Questions(max(1, default.flights // 8), clock)
         self._describing: SingleFlight[str, str, CatalogueEntry] = SingleFlight(self._describe, clock)
 
     def stopService(self) -> Deferred[None]:
@@ -248,8 +242,8 @@ class Catalogue(Service):
     def _join(self, token: str) -> Deferred[CatalogueEntry]:
         """Describe a token, or join whoever does; if that waits for its turn, it may be ours that comes first."""
         joined = self._describing.join(token, token)
-        if token in self._queued and self._places is not None:
-            self._places.join(self._queued[token])
+        if self._questions is not None:
+            self._questions.join(token)
         return joined
 
     async def current_entry(self, token: str, entry: CatalogueEntry) -> CatalogueEntry:
@@ -366,29 +360,9 @@ class Catalogue(Service):
             self._log.warn("the index has a bad description of {token}: {reason}", token=token, reason=str(error))
             return None
 
-    @asynccontextmanager
-    async def _place(self, token: str) -> AsyncIterator[None]:
-        """Hold a place among the questions for tokens that have no section, which anybody can make up.
-
-        :raises UpstreamBusy: too many are asked for.
-        """
-        if token in self._sources or self._places is None:
-            yield
-            return
-        try:
-            waiting = self._queued[token] = self._places.acquire()
-            client = await waiting.addTimeout(_WAIT_FOR_PLACE, self._clock)
-        except (TooManyWaiting, DeferredTimeout):
-            raise UpstreamBusy("too many tokens without a section are asked for", _WAIT_FOR_PLACE / 2) from None
-        finally:
-            self._queued.pop(token, None)
-        try:
-            yield
-        finally:
-            self._places.release(client)
-
     async def _ask_upstream(self, token: str, source: DatasetSource) -> CatalogueEntry:
-        async with self._place(token):
+        questions = None if token in self._sources else self._questions
+        async with questions.place(token) if questions is not None else nullcontext():
             text = await source.upstream.describe(source.alias_of or token)
         entry = make_entry(source, source.dataset(token, text), self._now())
         saving = Deferred.fromCoroutine(

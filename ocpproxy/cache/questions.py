@@ -1,0 +1,59 @@
+"""Places for questions about tokens that have no section in the configuration.
+
+Anybody can make up such tokens, and an upstream may take long to say that it does not know one. So few questions are
+asked at a time, in turns of the clients, and the queue has an end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.interfaces import IReactorTime
+
+from ocpproxy.concurrency.fairness import FairSemaphore, TooManyWaiting
+from ocpproxy.upstream.base import UpstreamBusy
+
+_PATIENCE = 10.0
+"""Seconds that a question waits for its turn."""
+_MOST = 512
+"""Questions that wait; an eighth of them for one client."""
+
+
+class Questions:
+    """The questions to one upstream.
+
+    :param at_a_time: how many are asked at a time.
+    """
+
+    def __init__(self, at_a_time: int, clock: IReactorTime) -> None:
+        self._places = FairSemaphore(at_a_time, _MOST)
+        self._clock = clock
+        self._waiting: dict[str, Deferred[str]] = {}
+        """The tokens that wait for a place."""
+
+    def join(self, token: str) -> None:
+        """Let a question that waits be the current client's too: whose turn comes first counts."""
+        waiting = self._waiting.get(token)
+        if waiting is not None:
+            self._places.join(waiting)
+
+    @asynccontextmanager
+    async def place(self, token: str) -> AsyncIterator[None]:
+        """Hold a place for the time of a block.
+
+        :raises UpstreamBusy: too many questions wait.
+        """
+        waiting = self._waiting[token] = self._places.acquire()
+        try:
+            client = await waiting.addTimeout(_PATIENCE, self._clock)
+        except (TooManyWaiting, DeferredTimeout):
+            raise UpstreamBusy("too many tokens without a section are asked for", _PATIENCE / 2) from None
+        finally:
+            del self._waiting[token]
+        try:
+            yield
+        finally:
+            self._places.release(client)
