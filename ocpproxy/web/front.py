@@ -47,7 +47,7 @@ class Front:
     """The fronts that are trusted.
 
     :param trusted: their networks.
-    :param public_url: what clients are told of this gateway's address; empty for what they ask for.
+    :param public_url: the address of this gateway for its clients; empty for the one that they ask for.
     """
 
     trusted: tuple[Network, ...] = ()
