@@ -288,6 +288,25 @@ class DeadlineTests(MemoryGatewayCase):
         self.assertAlmostEqual(self.reactor.seconds() - began, 20, delta=2)
 
 
+class FrontDaemonTests(DaemonCase):
+    """The real daemon behind a front."""
+
+    async def test_behind_a_front(self) -> None:
+        """Misses, hits of both ways and documents show the client, and what it asked the front for."""
+        service = ocpserver.Service(em(), 2)
+        sent = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "t.example.org"}
+        for trusted in ("127.0.0.0/8", ""):
+            daemon = await self.start(self.configure(self.serve(service), server_trusted_proxies=trusted))
+            for _ in range(4):
+                code, _, _ = await daemon.get("kat/3/0_0_0.png", **sent)
+                self.assertEqual(code, 200)
+            lines = [line for line in daemon.log.splitlines() if "GET /kat/3/" in line]
+            self.assertEqual([" 192.0.2.7 " in line for line in lines], [bool(trusted)] * 4)
+            _, body, _ = await daemon.get("projects/export", **{**sent, "X-Forwarded-Prefix": "/ocp"})
+            self.assertEqual(b"https://t.example.org/ocp/ocpcatmaid/kat/" in body, bool(trusted))
+            await daemon.stop()
+
+
 class ManyConnectionsTests(DaemonCase):
     """The real daemon, and more clients than it has connections."""
 

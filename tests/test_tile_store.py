@@ -200,6 +200,17 @@ class StoreTests(OpenStoreMixin):
 class SQLiteStoreTests(OnSQLite, StoreTests, TestCase):
     """The same on SQLite."""
 
+    async def test_numbers_that_are_none(self) -> None:
+        """SQLite keeps words in columns of numbers: eviction goes on, and a sweep mends them."""
+        opened = await self.open_store()
+        await opened.store.write([(tile(n), PICTURES[n % 4]) for n in range(8)])
+        await opened.store.pending.reconciled()
+        await opened.database.run(lambda tx: tx.run("UPDATE contents SET bytes = 'many' WHERE (lowkey >> 40) % 2 = 0"))
+        await opened.database.run(lambda tx: tx.run("UPDATE metadata SET bytes = 'y', numtiles = NULL"))
+        self.assertEqual((await opened.store.evict(Usage(2**62, 0), 2)).tiles, 2)
+        await opened.fsck.sweep()
+        self.assertEqual((await opened.assert_consistent()).tiles, 6)
+
 
 class MariaDBStoreTests(OnMariaDB, StoreTests, TestCase):
     """The same on MariaDB."""

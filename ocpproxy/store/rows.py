@@ -79,20 +79,27 @@ def stamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
+def _number(value: object) -> int:
+    """Return a number of the index; 0 for what is none, which SQLite keeps in any column."""
+    try:
+        return int(value)  # type: ignore[call-overload, no-any-return]
+    except (TypeError, ValueError):
+        return 0
+
+
 def _marks(values: Iterable[object]) -> str:
     return ", ".join("?" for _ in values)
 
 
 def _lock(tx: Transaction) -> Usage:
-    """Lock the totals and return them. A row that somebody has deleted is made again."""
-    select = "SELECT COALESCE(numtiles, 0), COALESCE(bytes, 0) FROM metadata"
-    row = tx.maybe(select + tx.dialect.for_update)
+    """Lock the totals and return them. What somebody has deleted, or made no numbers, is counted again."""
+    row = tx.maybe("SELECT numtiles, bytes FROM metadata" + tx.dialect.for_update)
     if row is None:
         tx.run("INSERT INTO metadata (numtiles) VALUES (0)")
-        counted = tx.one("SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM contents")
-        tx.run("UPDATE metadata SET numtiles = ?, bytes = ?", *counted)
-        row = tx.one(select)
-    return Usage(int(row[0]), int(row[1]))
+    if row is None or not all(isinstance(value, int) for value in row):
+        row = tx.one("SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM contents")
+        tx.run("UPDATE metadata SET numtiles = ?, bytes = ?", *map(_number, row))
+    return Usage(_number(row[0]), _number(row[1]))
 
 
 def _add(tx: Transaction, before: Usage, tiles: int, size: int) -> Usage:
@@ -185,7 +192,7 @@ def _rows(tx: Transaction, groups: Mapping[int, Iterable[int]]) -> dict[Key, int
             for low, size in tx.many(
                 f"SELECT lowkey, bytes FROM contents WHERE highkey = ? AND lowkey IN ({_marks(some)})", high, *some
             ):
-                found[high, int(low)] = int(size)
+                found[high, int(low)] = _number(size)
     return found
 
 
@@ -263,7 +270,7 @@ def delete_least_recent(tx: Transaction, at_most: int, keep: Usage, intend: Call
         if left.bytes <= keep.bytes and left.tiles <= keep.tiles:
             break
         found.append((int(high), int(low)))
-        removed += Usage(1, int(nbytes))
+        removed += Usage(1, _number(nbytes))
     named = _named(tx, found)
     intend(list(named.values()))
     _delete(tx, found)
@@ -289,7 +296,7 @@ def _named(tx: Transaction, found: list[Key]) -> dict[Key, Tile]:
 def usage(tx: Transaction) -> Usage:
     """Return the totals."""
     tiles, size = tx.one("SELECT numtiles, bytes FROM metadata")
-    return Usage(int(tiles), int(size))
+    return Usage(_number(tiles), _number(size))
 
 
 def without_row(tx: Transaction, sizes: Mapping[Tile, int]) -> list[Tile]:
@@ -325,7 +332,7 @@ def drop_rows(tx: Transaction, wanted: Iterable[Key]) -> int:
         row = tx.maybe("SELECT bytes FROM contents WHERE highkey = ? AND lowkey = ?", *key)
         if row is not None:
             gone += _delete(tx, [key])
-            size += int(row[0])
+            size += _number(row[0])
     _add(tx, before, -gone, -size)
     return gone
 
@@ -337,7 +344,7 @@ def count(tx: Transaction) -> tuple[Usage, Usage]:
         "SELECT (SELECT numtiles FROM metadata), (SELECT bytes FROM metadata), COUNT(*), COALESCE(SUM(bytes), 0) "
         "FROM contents"
     )
-    return Usage(int(total_tiles), int(total_size)), Usage(int(tiles), int(size))
+    return Usage(_number(total_tiles), _number(total_size)), Usage(_number(tiles), _number(size))
 
 
 def correct_totals(tx: Transaction) -> tuple[Usage, Usage]:
