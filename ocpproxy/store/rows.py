@@ -294,9 +294,9 @@ def _named(tx: Transaction, found: list[Key]) -> dict[Key, Tile]:
 
 
 def usage(tx: Transaction) -> Usage:
-    """Return the totals."""
-    tiles, size = tx.one("SELECT numtiles, bytes FROM metadata")
-    return Usage(_number(tiles), _number(size))
+    """Return the totals; none when somebody has deleted their row, which the next change makes again."""
+    row = tx.maybe("SELECT numtiles, bytes FROM metadata") or (0, 0)
+    return Usage(_number(row[0]), _number(row[1]))
 
 
 def without_row(tx: Transaction, sizes: Mapping[Tile, int]) -> list[Tile]:
