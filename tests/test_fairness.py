@@ -36,13 +36,19 @@ class SemaphoreTests(SynchronousTestCase):
         self.assertTrue(late.called)
 
     def test_kept_for_others(self) -> None:
-        """One client never has all places, unless they are few; work for nobody may."""
-        places = FairSemaphore(8)
-        many = [self.acquire(places, "a") for _ in range(10)]
-        self.assertEqual(sum(one.called for one in many), 7)
+        """A client who wants hundreds of things leaves some places to others; one with a screen of tiles has all."""
+        places = FairSemaphore(8, kept=5)
+        for _ in range(40):
+            self.acquire(places, "a")
+        self.assertEqual(len(places), 32)
+        more = [self.acquire(places, "a") for _ in range(60)]
+        for _ in range(5):
+            places.release("a")
+        self.assertEqual(len(places), 92)
         self.assertTrue(self.acquire(places, "b").called)
-        alone = FairSemaphore(8)
-        self.assertEqual(sum(self.acquire(alone, "").called for _ in range(10)), 8)
+        places.release("a")
+        self.assertEqual(len(places), 91)
+        self.assertFalse(any(one.called for one in more))
 
     def test_bounds(self) -> None:
         """A queue has an end, and nobody has more than an eighth of it."""

@@ -204,7 +204,7 @@ class CuboidFetches(Service):
     @asynccontextmanager
     async def _slot(self, flight: CuboidFlight, source: DatasetSource) -> AsyncIterator[None]:
         """Hold one of the slots of an upstream for the time of a block."""
-        slots = self._slots.setdefault(source, FairSemaphore(source.flights, _MOST_WAITING))
+        slots = self._slots.setdefault(source, FairSemaphore(source.flights, _MOST_WAITING, source.flights // 2 + 1))
         waiting = slots.acquire()
         self._queued[flight.key] = (slots, waiting)
         try:

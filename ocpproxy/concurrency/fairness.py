@@ -1,8 +1,8 @@
 """Places that clients take in turn, so that one who wants hundreds of things does not make the others wait.
 
 Whom a piece of work is for is a context variable, which coroutines and Deferreds pass on (`working_for`). A semaphore
-that is `FairSemaphore` gives each free place to the client who has not had one for longest. While a client has all
-places but a few, the last ones are kept for others. Work that is for nobody in particular has no such limit.
+that is `FairSemaphore` gives each free place to the client who has not had one for longest. While dozens of things that
+one client wants are waiting, some places can be kept for others.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from contextvars import ContextVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 
-NOBODY = ""
-_client: ContextVar[str] = ContextVar("client", default=NOBODY)
+_MANY = 32
+"""More than a screen of tiles."""
+_client: ContextVar[str] = ContextVar("client", default="")
+"""Empty for work that is for nobody in particular."""
 
 
 @contextmanager
@@ -37,11 +39,13 @@ class FairSemaphore:
 
     :param limit: the number of places.
     :param most: how many may wait; an eighth of them for one client. None for any number.
+    :param kept: places that a client does not get while more than `_MANY` things that it wants are waiting.
     """
 
-    def __init__(self, limit: int, most: int | None = None) -> None:
+    def __init__(self, limit: int, most: int | None = None, kept: int = 0) -> None:
         self.limit = limit
         self._most = most
+        self._kept = kept
         self._taken = 0
         self._used: Counter[str] = Counter()
         """Places by the client that has them."""
@@ -97,7 +101,7 @@ class FairSemaphore:
 
     def _may_have(self, client: str) -> bool:
         """Return whether there is a place for a client."""
-        kept = max(1, self.limit // 8) if client != NOBODY and self.limit >= 4 else 0
+        kept = self._kept if len(self._queues.get(client, ())) > _MANY else 0
         return self._taken < self.limit and self._used[client] < self.limit - kept
 
     def _serve(self) -> None:
