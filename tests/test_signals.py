@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 
@@ -24,7 +25,7 @@ class SignalTests(DaemonCase):
         for workers in ("1", "2"):
             service = ocpserver.Service(em(), 2)
             daemon = await self.start(self.configure(self.serve(service), server_workers=workers))
-            while workers == "2" and daemon.log.count("is ready") < 2:
+            while workers == "2" and len(re.findall(r"worker \d is ready", daemon.log)) < 2:
                 await pause(0.05)
             processes = [daemon.pid, *(children(daemon.pid) if workers == "2" else [])]
             for pid in processes:
