@@ -16,6 +16,7 @@ from ocpproxy.config import IndexUrl
 from tests import ocpserver
 from tests.daemons import Daemon, DaemonCase, pause
 from tests.databases import PrivateServer, mysql_database
+from tests.test_channel import certificate
 from tests.volumes import em
 
 
@@ -137,6 +138,32 @@ class WrongIndexTests(DaemonCase):
         index = mysql_database(self, server.options)
         await self.start_daemon(index)
         self.assertNotIn("unavailable", self.daemon.log)
+
+    async def test_tls(self) -> None:
+        """A connection is encrypted for the authority that signed the server's certificate, and refused for another."""
+        pem, other = self.place / "server.pem", self.place / "other.pem"
+        pem.write_bytes(certificate())
+        other.write_bytes(certificate())
+        server: PrivateServer = await deferToThread(
+            PrivateServer, f"--ssl-cert={pem}", f"--ssl-key={pem}", f"--ssl-ca={pem}"
+        )
+        self.addCleanup(deferToThread, server.end)
+        index = mysql_database(self, server.options)
+        self.execute(
+            index,
+            "CREATE USER tiles@localhost REQUIRE SSL",
+            f"GRANT ALL ON {index.database}.* TO tiles@localhost",
+        )
+        config = self.configure("http://127.0.0.1:1", replace(index, user="tiles"))
+        lines = config.read_text()
+        for tls, up in ((f"&ssl_ca={other}", False), (f"&ssl_ca={pem}", True)):
+            line = next(line for line in lines.splitlines() if line.startswith("url = mysql"))
+            config.write_text(lines.replace(line, f"{line}{tls}&ssl_verify_identity=off"))
+            daemon = await self.start(config)
+            while "the index database is" not in daemon.log:
+                await pause(0.05)
+            self.assertEqual("the index database is available" in daemon.log, up, (tls, daemon.log))
+            await daemon.stop()
 
     async def test_damaged_file(self) -> None:
         """An SQLite file with bad pages, and one that is none, are unavailable until they are replaced."""
