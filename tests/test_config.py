@@ -209,6 +209,7 @@ class ValuesTests(SynchronousTestCase):
             "[cache]\ndirectoy = https://u:hunter2@h/",
             "[dataset a]\ncolour = https://h/?sig=hunter2",
             "[cache]\nsize = 10;hunter2",
+            "[server]\ntoken = hunter2",
         ):
             with self.assertRaises(BadConfiguration, msg=lines) as caught:
                 config.parse(lines + "\n", HERE, environ, KINDS)

@@ -113,6 +113,7 @@ class FrontTests(SynchronousTestCase):
             (front, {"x_forwarded_for": "192.0.2.1, nonsense"}, "10.0.0.1"),
             (front, {"forwarded": 'for=192.0.2.60;proto=http, For="[2001:db8::1]:47"'}, "2001:db8::1"),
             (front, {"forwarded": "for=192.0.2.60", "x_forwarded_for": "192.0.2.1"}, "192.0.2.1"),
+            (front, {"forwarded": "for=192.0.2.60", "x_forwarded_proto": "https"}, "10.0.0.1"),
             (front, {"forwarded": ", ".join([*["for=9.9.9.9"] * 40, "for=192.0.2.1"])}, "192.0.2.1"),
         ):
             self.assertEqual(self.client(peer, **fields), expected, fields)
@@ -132,6 +133,7 @@ class FrontTests(SynchronousTestCase):
             (trusted, {"x_forwarded_proto": "gopher", "x_forwarded_prefix": "/../x y"}, "http://inner:8080"),
             (trusted, {"forwarded": 'proto=https;host="t.org:8443", host=inner'}, "https://t.org:8443"),
             (trusted, {"x_forwarded_host": "<script>"}, ""),
+            (trusted, {"x_forwarded_proto": "http", "forwarded": "host=evil;proto=https"}, "http://inner:8080"),
             (trusted, {"x_forwarded_for": "192.0.2.1", "forwarded": "host=evil;proto=https"}, "http://inner:8080"),
         ):
             self.assertEqual(front.root_url(peer, headers(host="inner:8080", **fields), secure=False), expected)

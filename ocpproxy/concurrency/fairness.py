@@ -1,8 +1,8 @@
 """Places that clients take in turn, so that one who wants hundreds of things does not make the others wait.
 
-Whom a piece of work is for is a context variable, which coroutines and Deferreds pass on (`working_for`). A semaphore
-that is `FairSemaphore` gives each free place to the client who has not had one for longest. While dozens of things that
-one client wants are waiting, some places can be kept for others.
+`working_for` keeps the client of some work in a context variable, which coroutines pass on. `FairSemaphore` gives each
+free place to the client who has not had one for longest. While dozens of things that one client wants are waiting, some
+places can be kept for others.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ _SINGLE = {"server": SERVER, "cache": CACHE, "index": INDEX}
 """The sections that are there once and have fixed options."""
 _LETTERS = "a TOKEN has up to 64 of the letters a to z, A to Z, 0 to 9, _ and -, and does not begin with -"
 _DEMO_CACHE_MIB = 4096
-_LOOKS_SECRET = re.compile(r"auth|pass|secret|key|cred|.token|token.|^pw", re.IGNORECASE)
+_LOOKS_SECRET = re.compile(r"auth|token|pass|secret|key|cred|^pw", re.IGNORECASE)
 """Names of options that somebody may have meant for a secret."""
 _NO_SECRETS = ("", "Token", "Bearer", "Basic", "Token public")
 """What an authorization may consist of beside names of the environment."""
@@ -244,8 +244,11 @@ def _safe_letters(before: str, after: str) -> str | None:
 
 
 def _shown(key: str, text: str, option: Option | None = None) -> str:
-    """Return what a fault shows of a value: nothing of one that may hold a secret."""
-    secret = (option is not None and option.secret) or _LOOKS_SECRET.search(key)
+    """Return what a fault shows of a value: nothing of one that may hold a secret.
+
+    :param option: None where there is no such option, so that only its name can tell.
+    """
+    secret = _LOOKS_SECRET.search(key) if option is None else option.secret
     is_address = key == "url" or "://" in text
     if secret or (is_address and re.search("[@?#;]", text)):
         return NOT_SHOWN

@@ -54,7 +54,7 @@ class Probe:
         return applied
 
     def answers(self) -> bool:
-        """Return whether the server answers anything, and be it that it gives no more connections."""
+        """Return whether the server answers anything. That it gives no more connections is an answer too."""
         try:
             self._try(lambda cursor: cursor.execute("SELECT 1"))
         except self._backend.dialect.errors as error:

@@ -21,6 +21,7 @@ from ocpproxy.log import Logger
 _UNSENT = 64 * 2**20
 """Bytes of answers that wait for clients who do not read, all together."""
 _YOUNG = 0.5
+"""Seconds that a connection is idle at least before it is closed for another one."""
 _OVERSHOOT = 64
 """Connections beyond the bound that are kept: Twisted accepts that many before it can be stopped."""
 _WARN_EVERY = 60.0

@@ -3,8 +3,8 @@
 A front (nginx, Apache, a load balancer) connects for its clients, and writes into headers who they are and what they
 asked for: ``X-Forwarded-For``, ``-Proto``, ``-Host`` and ``-Prefix``, or ``Forwarded`` (RFC 7239). Anybody can send
 these headers, so they count only from a front that the operator trusts, and from one on a unix socket, which only
-processes of this machine can open. A front writes one kind and passes on what its client sent of the other. So
-``Forwarded`` counts only where there is no ``X-Forwarded-For``.
+processes of this machine can open. A front writes one kind, and passes on what its client sent of the other. So
+``Forwarded`` counts only where there is no ``X-Forwarded-For``, ``-Proto`` or ``-Host``.
 
 Fronts in a row append to lists. Of addresses the last one counts that is no trusted front's; of anything else the first
 one, which is the client's.
@@ -23,8 +23,10 @@ from twisted.internet.interfaces import IAddress
 from twisted.web.http_headers import Headers
 
 Network = IPv4Network | IPv6Network
-FORWARDING = (b"forwarded", b"x-forwarded-for")
-"""The headers that name a client."""
+_OTHER_KIND = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
+"""Headers of a front that does not write ``Forwarded``."""
+FORWARDING = (b"forwarded", *_OTHER_KIND)
+"""The headers that decide which client a front names."""
 HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]{0,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{0,5})?", re.ASCII)
 """The value of ``Host`` (RFC 9110, 7.2; RFC 3986, 3.2.2)."""
 _SAFE_HOST = re.compile(r"[\w.:\[\]-]{1,255}", re.ASCII)
@@ -73,7 +75,7 @@ class Front:
     def forwarded_client(self, headers: Mapping[bytes, Sequence[bytes]]) -> str | None:
         """Return the client that the headers of a front name, or None."""
         named = _items(headers.get(b"x-forwarded-for", ()))
-        if not named:
+        if not any(headers.get(name) for name in _OTHER_KIND):
             elements = _elements(headers.get(b"forwarded", ()))
             named = [element["for"] for element in elements if "for" in element]
         client = None
@@ -96,8 +98,8 @@ class Front:
         scheme, host = "https" if secure else "http", _first(headers, b"host")
         prefix = ""
         if peer.trusted:
-            own_kind = headers.hasHeader(b"x-forwarded-for")
-            forwarded = [] if own_kind else _elements(headers.getRawHeaders(b"forwarded", []))
+            other_kind = any(map(headers.hasHeader, _OTHER_KIND))
+            forwarded = [] if other_kind else _elements(headers.getRawHeaders(b"forwarded", []))
             asked = {name: value for element in reversed(forwarded) for name, value in element.items()}
             proto = (asked.get("proto") or _first(headers, b"x-forwarded-proto")).lower()
             scheme = proto if proto in ("http", "https") else scheme
