@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import socket
 from ipaddress import ip_network
 from typing import Any
@@ -156,8 +157,9 @@ class _Held:
 
     aborted = closed = False
 
-    def __init__(self, unsent: int = 0) -> None:
+    def __init__(self, unsent: int = 0, *, unheard: bool = False) -> None:
         self.unsent = unsent
+        self.unheard = unheard
 
     def close(self) -> None:
         self.closed = True
@@ -167,6 +169,9 @@ class _Held:
 
     def unsent_bytes(self) -> int:
         return self.unsent
+
+    def is_unheard(self) -> bool:
+        return self.unheard
 
 
 class _Port:
@@ -237,6 +242,23 @@ class ConnectionsTests(SynchronousTestCase):
         connections.used(busy)
         connections.opened(_Held())
         self.assertEqual((slow.closed, busy.closed), (True, False))
+
+    def test_unheard(self) -> None:
+        """A connection whose request was not read, because this process was busy, is not idle."""
+        clock = Clock()
+        connections = Connections(3, clock)
+        held = [_Held(unheard=n != 1) for n in range(3)]
+        for one in held:
+            connections.opened(one)
+        clock.advance(10)
+        connections.opened(_Held())
+        self.assertEqual([one.closed for one in held], [False, True, False])
+        clock.advance(0.4)
+        connections.opened(_Held())
+        self.assertEqual([one.closed for one in held], [False, True, False])
+        held[2].unheard = False
+        clock.advance(0.1)
+        self.assertEqual([one.closed for one in held], [False, True, True])
 
     def test_unsent(self) -> None:
         """What clients do not read is bounded; those go that have not been reading for longest."""
@@ -341,8 +363,15 @@ class ManyConnectionsTests(DaemonCase):
         daemon = await self.start_small()
         await daemon.get("kat/")
         self.service.delay = 1.0
-        answers = await gatherResults([Deferred.fromCoroutine(daemon.get("kat/9/0_0_0.png")) for _ in range(60)])
-        self.assertEqual({code for code, _, _ in answers}, {200})
+        port = int(daemon.url.rpartition(":")[2])
+        os.kill(daemon.pid, signal.SIGSTOP)  # so that all requests are there before the first connection is accepted
+        clients = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(60)]
+        for client in clients:
+            self.addCleanup(client.close)
+            client.sendall(b"GET /kat/9/0_0_0.png HTTP/1.1\r\nHost: x\r\n\r\n")
+        os.kill(daemon.pid, signal.SIGCONT)
+        answers = await gatherResults([deferToThread(client.recv, 12) for client in clients])
+        self.assertEqual(answers, [b"HTTP/1.1 200"] * 60)
         await pause(0)
         self.assertNotIn("Traceback", daemon.log)
 

@@ -17,6 +17,7 @@ closed when the client has had time to read it.
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -52,6 +53,8 @@ class PromptChannel(HTTPChannel):
     """The plain socket of the connection, if it has one."""
     behind = False
     """True while the transport's buffer is full, because the client reads slowly."""
+    heard = False
+    """True when the client has sent something."""
     has_body = False
     """True while a request is answered that is followed by a body."""
     refusal_headers: Mapping[bytes, bytes] = {}
@@ -74,6 +77,7 @@ class PromptChannel(HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         """Take what the client sends."""
+        self.heard = True
         if self._lingering:
             return
         if self._deadline is None and not self._answering and data.strip(b"\r\n"):
@@ -158,6 +162,14 @@ class PromptChannel(HTTPChannel):
     def abort(self) -> None:
         """Close the connection at once."""
         self.transport.abortConnection()
+
+    def is_unheard(self) -> bool:
+        """Return whether the client has sent something, and nothing has been read from the connection yet."""
+        if self.heard:
+            return False
+        asked = select.poll()
+        asked.register(self.transport.fileno(), select.POLLIN)
+        return bool(asked.poll(0))
 
     # -- at once
 

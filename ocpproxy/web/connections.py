@@ -2,7 +2,8 @@
 
 Each connection takes a descriptor, and one whose client does not read takes memory. Anybody can open connections, so
 both are bounded. When there are as many connections as there may be, the one that has been idle for longest is closed
-for each new one. A connection is idle while it waits for a request, for the rest of one, or for its client to read.
+for each new one. A connection is idle while it waits for a request, for the rest of one, or for its client to read. One
+whose first request has arrived and was not read is not idle: it is this process that is slow.
 When none has been idle for `_YOUNG` seconds, new ones are not accepted for as long: a request may be on its way. So
 whoever opens connections to hold them loses them first, and nobody else waits for longer than that.
 """
@@ -40,6 +41,9 @@ class Connection(Protocol):
 
     def unsent_bytes(self) -> int:
         """Return the bytes of answers that its client has not taken."""
+
+    def is_unheard(self) -> bool:
+        """Return whether its client has sent something, and nothing has been read from it yet."""
 
 
 class Pausable(Protocol):
@@ -107,8 +111,15 @@ class Connections:
 
     def _longest_idle(self) -> Connection | None:
         """Return the connection that has been idle for longest; None when none has been so for long."""
-        oldest, since = next(iter(self._idle.items()), (None, 0.0))
-        return oldest if self._clock.seconds() - since >= _YOUNG else None
+        now = self._clock.seconds()
+        for _ in range(len(self._idle)):
+            oldest, since = next(iter(self._idle.items()))
+            if now - since < _YOUNG:
+                break
+            if not oldest.is_unheard():
+                return oldest
+            self.used(oldest)
+        return None
 
     def _close_idle(self) -> bool:
         """Close the connection that has been idle for longest; return False when none has been so for long."""
@@ -132,7 +143,7 @@ class Connections:
         self._resume()
 
     def used(self, connection: Connection) -> None:
-        """Note that an idle connection has sent a whole request, and has its answer."""
+        """Note that an idle connection has sent a whole request, and has its answer, or is to be read at once."""
         if connection in self._idle:
             self._idle[connection] = self._clock.seconds()
             self._idle.move_to_end(connection)

@@ -62,6 +62,7 @@ class HotChannel(PromptChannel):
             while self._at_boundary and not self.requests and self._answer(data, done):
                 done = data.index(b"\r\n\r\n", done) + 4
                 if done == len(data):
+                    self.heard = True
                     self.resetTimeout()
                     return
         rest = data[done:] if done else data
