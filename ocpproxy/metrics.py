@@ -71,6 +71,11 @@ class Metrics:
         self.waiters = Gauge("ocpproxy_waiters", "Requests waiting for a fetch", registry=registry)
         self.flights = Gauge("ocpproxy_flights", "Cuboids being fetched", registry=registry)
         self.renders_queued = Gauge("ocpproxy_renders_queued", "Renders waiting for a thread", registry=registry)
+        self.lookahead = Counter(
+            "ocpproxy_lookahead_cuboids", "Cuboids fetched before they were asked for", ["result"], registry=registry
+        )
+        for result in ("used", "wasted", "given_up", "failed"):
+            self.lookahead.labels(result)
         self.index_up = Gauge("ocpproxy_index_up", "1 while the index database answers", registry=registry)
         self.pending = Gauge(
             "ocpproxy_unsettled_tiles", "Stored tiles whose rows in the index are pending", registry=registry

@@ -175,14 +175,14 @@ class CapTests(UpstreamCase):
         http = self.context.http
         cap = http.cap("http://h", 5)
         for _ in range(4):
-            await cap.acquire()
+            claim = await cap.acquire()
         self.assertIs(http.cap("http://h/other", 2), cap)
         waiter = cap.acquire()
         for _ in range(2):
-            cap.release("")
+            cap.release(claim)
         self.assertFalse(waiter.called)
-        cap.release("")
+        cap.release(claim)
         self.assertTrue(waiter.called)
-        cap.release("")
-        cap.release("")
+        cap.release(claim)
+        cap.release(claim)
         self.assertEqual([cap.acquire().called for _ in range(3)], [True, True, False])

@@ -7,52 +7,59 @@ import socket
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy.concurrency.fairness import FairSemaphore, TooManyWaiting, working_for
+from ocpproxy.concurrency.fairness import FairSemaphore, TooManyWaiting
+from ocpproxy.concurrency.work import Claim, Lane, Work, working_for
 from ocpproxy.web.front import network
 from tests import ocpserver
 from tests.daemons import DaemonCase, pause
 from tests.volumes import em
 
 
+def claim(client: str, lane: Lane = Lane.INTERACTIVE) -> Claim:
+    """Return a claim of a client."""
+    return Claim(lane, client)
+
+
 class SemaphoreTests(SynchronousTestCase):
     """`FairSemaphore`."""
 
-    def acquire(self, places: FairSemaphore, client: str) -> Deferred[str]:
+    def acquire(self, places: FairSemaphore, client: str) -> Deferred[Claim]:
         """Ask for a place for a client."""
         with working_for(client):
             return places.acquire()
 
     def test_turns(self) -> None:
         """A client who comes late is served before the many that another one wants."""
-        places = FairSemaphore(2)
+        places = FairSemaphore(2, Clock())
         first = [self.acquire(places, "a") for _ in range(6)]
         late = self.acquire(places, "b")
         self.assertEqual([one.called for one in first], [True, True, *[False] * 4])
-        places.release("a")
+        places.release(claim("a"))
         self.assertFalse(late.called, "it is the turn of the one who waits first")
-        places.release("a")
+        places.release(claim("a"))
         self.assertTrue(late.called)
 
     def test_kept_for_others(self) -> None:
         """A client who wants hundreds of things leaves some places to others; one with a screen of tiles has all."""
-        places = FairSemaphore(8, kept=5)
+        places = FairSemaphore(8, Clock(), kept=5)
         for _ in range(40):
             self.acquire(places, "a")
         self.assertEqual(len(places), 32)
         more = [self.acquire(places, "a") for _ in range(60)]
         for _ in range(5):
-            places.release("a")
+            places.release(claim("a"))
         self.assertEqual(len(places), 92)
         self.assertTrue(self.acquire(places, "b").called)
-        places.release("a")
+        places.release(claim("a"))
         self.assertEqual(len(places), 91)
         self.assertFalse(any(one.called for one in more))
 
     def test_bounds(self) -> None:
         """A queue has an end, and nobody has more than an eighth of it."""
-        places = FairSemaphore(1, 16)
+        places = FairSemaphore(1, Clock(), most=16)
         self.acquire(places, "x")
         for client in "abcdefgh":
             waiting = [self.acquire(places, client) for _ in range(3)]
@@ -62,41 +69,89 @@ class SemaphoreTests(SynchronousTestCase):
 
     def test_done_at_once(self) -> None:
         """Thousands whose work is done at once leave the semaphore as it was."""
-        places = FairSemaphore(1)
+        places = FairSemaphore(1, Clock())
         self.acquire(places, "x")
         queue = [self.acquire(places, client).addCallback(places.release) for client in "abc" * 2000]
-        places.release("x")
+        places.release(claim("x"))
         self.assertTrue(all(one.called for one in queue))
         self.assertEqual([self.acquire(places, "y").called for _ in range(2)], [True, False])
 
     def test_leave(self) -> None:
         """Who leaves has no turn."""
-        places = FairSemaphore(1)
+        places = FairSemaphore(1, Clock())
         self.acquire(places, "x")
         left, stays = self.acquire(places, "a"), self.acquire(places, "b")
         left.cancel()
         self.failureResultOf(left, CancelledError)
-        places.release("x")
+        places.release(claim("x"))
         self.assertTrue(stays.called)
 
     def test_join(self) -> None:
         """What another client wants too is done when it is the turn of either."""
-        places = FairSemaphore(1)
+        places = FairSemaphore(1, Clock())
         self.acquire(places, "x")
-        queue = [self.acquire(places, "a") for _ in range(5)]
-        with working_for("b"):
-            places.join(queue[4])
-        places.release("x")
-        places.release("a")
+        queue = [self.acquire(places, "a") for _ in range(4)]
+        work = Work(claim("a"))
+        with work.as_current():
+            queue.append(places.acquire())
+        work.claim(claim("b"))
+        places.release(claim("x"))
+        places.release(claim("a"))
         self.assertEqual([one.called for one in queue], [True, False, False, False, True])
         self.assertEqual(len(places), 3)
+
+    def in_lane(self, places: FairSemaphore, lane: Lane, count: int) -> list[Deferred[Claim]]:
+        """Ask for places for a client of a lane."""
+        with working_for(f"client of {lane.name}", lane):
+            return [places.acquire() for _ in range(count)]
+
+    def test_lanes(self) -> None:
+        """A lane is served when nobody waits in those before it, and what is done ahead leaves places free."""
+        clock = Clock()
+        places = FairSemaphore(8, clock)
+        prefetch = self.in_lane(places, Lane.PREFETCH, 10)
+        self.assertEqual(sum(one.called for one in prefetch), 4)
+        ahead = self.in_lane(places, Lane.LOOKAHEAD, 10)
+        self.assertEqual(sum(one.called for one in ahead), 2)
+        viewer = self.in_lane(places, Lane.INTERACTIVE, 3)
+        self.assertEqual([one.called for one in viewer], [True, True, False])
+        places.release(self.successResultOf(prefetch[0]))
+        self.assertTrue(viewer[2].called)
+        for one in [*prefetch[1:4], *viewer]:
+            places.release(self.successResultOf(one))
+        self.assertEqual(sum(one.called for one in ahead), 6)
+        for one in ahead:
+            places.release(self.successResultOf(one))
+        self.assertEqual(sum(one.called for one in prefetch), 5, "one at a time, for a viewer was here just now")
+        clock.advance(10)
+        places.release(self.successResultOf(prefetch[4]))
+        self.assertEqual(sum(one.called for one in prefetch), 9)
+
+    def test_promoted(self) -> None:
+        """What was begun ahead, and is wanted now, is served with what is wanted now."""
+        places = FairSemaphore(1, Clock())
+        (first,) = self.in_lane(places, Lane.INTERACTIVE, 1)
+        queue = self.in_lane(places, Lane.LOOKAHEAD, 2)
+        work = Work(claim("job 1", Lane.PREFETCH))
+        with work.as_current():
+            promoted = places.acquire()
+        work.claim(claim("viewer"))
+        places.release(self.successResultOf(first))
+        self.assertEqual(self.successResultOf(promoted), claim("viewer"))
+        self.assertFalse(any(one.called for one in queue))
+
+    def test_single_place(self) -> None:
+        """Whoever comes has the only place if nobody else wants it."""
+        for lane in Lane:
+            (one,) = self.in_lane(FairSemaphore(1, Clock()), lane, 1)
+            self.assertTrue(one.called)
 
     @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(("take", "give", "leave"))), max_size=60))
     def test_anything(self, steps: list[tuple[str, str]]) -> None:
         """Never more places than there are, and none is lost."""
-        places = FairSemaphore(4)
-        held: list[str] = []
-        queue: list[Deferred[str]] = []
+        places = FairSemaphore(4, Clock())
+        held: list[Claim] = []
+        queue: list[Deferred[Claim]] = []
         for client, step in steps:
             if step == "take":
                 queue.append(self.acquire(places, client))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ocpproxy.cache.catalogue import Catalogue, DatasetSource
 from ocpproxy.cache.fetches import CuboidFetches, FetchContext
 from ocpproxy.cache.lookup import Found, Result, TileLookup
-from ocpproxy.cache.rendering import RenderLanes
+from ocpproxy.cache.rendering import RenderThreads
 from ocpproxy.cache.shared_cutouts import SharedCutouts
 from ocpproxy.index.descriptions import Description
 from ocpproxy.model.dataset import Cutout, Dataset
@@ -40,6 +40,10 @@ class NoStore:
     async def store(self, pictures: list[tuple[Tile, bytes]]) -> int:
         """Store nothing."""
         return 0
+
+    async def missing(self, tiles: Sequence[Tile]) -> list[Tile]:
+        """Return all tiles."""
+        return list(tiles)
 
     async def keep_validators(self, tile: Tile, validators: Mapping[str, str]) -> None:
         """Store nothing."""
@@ -97,8 +101,8 @@ class FetchTests(SynchronousTestCase):
         self.urgent, self.ahead = ManualLane(), ManualLane()
         self.lookup = TileLookup(store, 2**24)
         catalogue = Catalogue({}, DatasetSource(Noise(), 60, 4, 60), NoDescriptions(), clock, clock.seconds)
-        lanes: Any = RenderLanes(self.urgent, self.ahead)
-        context = FetchContext(catalogue, SharedCutouts(clock, 2**24), lanes, clock, clock.seconds)
+        threads: Any = RenderThreads(self.urgent, self.ahead)
+        context = FetchContext(catalogue, SharedCutouts(clock, 2**24), threads, clock, clock.seconds)
         self.fetches = CuboidFetches(self.lookup, store, EveryLease(), context)
 
     def fetch(self, slice_: int) -> Deferred[Found]:

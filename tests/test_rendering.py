@@ -17,10 +17,10 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from ocpproxy.cache.lookup import EncodedTile, Found, Result
-from ocpproxy.cache.rendering import CuboidRenderer, RenderLanes
+from ocpproxy.cache.rendering import CuboidFlight, CuboidRenderer, RenderThreads
 from ocpproxy.concurrency import threads
-from ocpproxy.concurrency.single_flight import Flight, SingleFlight
-from ocpproxy.concurrency.threads import Lane, LanedThreadPool
+from ocpproxy.concurrency.single_flight import SingleFlight
+from ocpproxy.concurrency.threads import LanedThreadPool, Priority
 from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import Channel, Dataset, Level, Plane
 from ocpproxy.model.stack import Cuboid, Stack, Tile
@@ -68,21 +68,21 @@ class RenderingTests(SynchronousTestCase):
         self.urgent, self.ahead = ManualLane(), ManualLane()
         self.voxels: Any = np.random.default_rng(1).integers(0, 256, (16, 512, 512), np.uint8)
         self.kept: list[Pictures] = []
-        self.fetches: SingleFlight[Cuboid, Tile, Found] = SingleFlight(self.fly, Clock())
+        self.fetches: SingleFlight[Cuboid, Tile | None, Found | None] = SingleFlight(self.fly, Clock())
 
-    async def fly(self, flight: Flight[Cuboid, Tile, Found]) -> None:
+    async def fly(self, flight: CuboidFlight) -> None:
         """Render the tiles of a flight."""
 
         def deliver(tile: Tile, picture: bytes) -> None:
             flight.deliver(tile, Found(EncodedTile.of(tile, picture, 0.0), Result.MISS))
 
-        renderer = CuboidRenderer(flight, [self.voxels], RenderLanes(self.urgent, self.ahead), deliver)
+        renderer = CuboidRenderer(flight, [self.voxels], RenderThreads(self.urgent, self.ahead), deliver)
         self.voxels = None
         async with renderer:
             async for made in renderer.pictures():
                 self.kept.append(made)
 
-    def join(self, slice_: int) -> Deferred[Found]:
+    def join(self, slice_: int) -> Deferred[Found | None]:
         """Join the flight for a slice."""
         return self.fetches.join(STACK.cuboid(tile(0)), tile(slice_))
 
@@ -164,10 +164,10 @@ class PoolTests(TestCase):
         """Work with waiters overtakes other work; the work in hand is bounded; cancelled work is not begun."""
         pool = LanedThreadPool(reactor, 1, "test")
         done: list[str] = []
-        doing = [pool.lane(Lane.AHEAD)(done.append, f"ahead {n}") for n in range(3)]  # two of them are in hand
+        doing = [pool.at(Priority.AHEAD)(done.append, f"ahead {n}") for n in range(3)]  # two of them are in hand
         doing.append(pool.run(done.append, "arrived"))
-        doing.append(pool.lane(Lane.URGENT)(done.append, "urgent"))
-        left = pool.lane(Lane.URGENT)(done.append, "cancelled")
+        doing.append(pool.at(Priority.URGENT)(done.append, "urgent"))
+        left = pool.at(Priority.URGENT)(done.append, "cancelled")
         left.addErrback(lambda _: None)
         self.assertEqual(pool.queued(), 5)
         left.cancel()

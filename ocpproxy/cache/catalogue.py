@@ -234,17 +234,10 @@ class Catalogue(Service):
         failure = self._lasting.get(token)
         if failure is None:
             try:
-                return await self._join(token)
+                return await self._describing.join(token, token)
             except UpstreamFailure as error:
                 failure = error
         raise Undescribed(token, failure, configured=token in self._sources) from None
-
-    def _join(self, token: str) -> Deferred[CatalogueEntry]:
-        """Describe a token, or join whoever does; if that waits for its turn, it may be ours that comes first."""
-        joined = self._describing.join(token, token)
-        if self._questions is not None:
-            self._questions.join(token)
-        return joined
 
     async def current_entry(self, token: str, entry: CatalogueEntry) -> CatalogueEntry:
         """Return the entry in the current epoch.
@@ -362,7 +355,7 @@ class Catalogue(Service):
 
     async def _ask_upstream(self, token: str, source: DatasetSource) -> CatalogueEntry:
         questions = None if token in self._sources else self._questions
-        async with questions.place(token) if questions is not None else nullcontext():
+        async with questions.place() if questions is not None else nullcontext():
             text = await source.upstream.describe(source.alias_of or token)
         entry = make_entry(source, source.dataset(token, text), self._now())
         saving = Deferred.fromCoroutine(

@@ -18,11 +18,11 @@ again need not fetch. A failure reaches everyone who waits.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -32,10 +32,11 @@ from twisted.internet.task import deferLater
 from ocpproxy.cache.catalogue import Catalogue, DatasetSource
 from ocpproxy.cache.colourings import Colourings
 from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup
-from ocpproxy.cache.rendering import CuboidRenderer, RenderLanes
+from ocpproxy.cache.rendering import CuboidFlight, CuboidRenderer, RenderThreads
 from ocpproxy.cache.shared_cutouts import SharedCutouts
 from ocpproxy.concurrency.fairness import FairSemaphore, TooManyWaiting
-from ocpproxy.concurrency.single_flight import Flight, SingleFlight
+from ocpproxy.concurrency.single_flight import SingleFlight
+from ocpproxy.concurrency.work import Claim
 from ocpproxy.index.database import DatabaseUnavailable, OutcomeUnknown
 from ocpproxy.index.leases import LeaseHolder
 from ocpproxy.log import Logger
@@ -44,12 +45,15 @@ from ocpproxy.model.stack import Cuboid, Tile
 from ocpproxy.store.tile_store import Pictures
 from ocpproxy.upstream.base import OutOfRange, Picture, UnknownToken, Upstream, UpstreamBusy, UpstreamFailure
 
-CuboidFlight = Flight[Cuboid, Tile, Found]
 _POLL_INTERVALS = (0.01, 0.05)
 """Seconds between two looks for the files of another process: at first, and at most."""
 _RETRY_LEASE_EVERY = 0.25
 _MOST_WAITING = 4096
 """Flights that wait for the slots of one upstream; an eighth of them for one client."""
+_USUAL_SECONDS = 0.5
+"""Seconds that a cuboid takes from an upstream that has given none yet."""
+_INERTIA = 0.7
+"""The share of the earlier cuboids in the seconds that one is expected to take."""
 _RETRY_AFTER = 5.0
 """Seconds after which a client who was turned away may ask again."""
 
@@ -59,6 +63,9 @@ class TileWriter(Protocol):
 
     async def store(self, pictures: Pictures) -> int:
         """Store the tiles that there is space for; return how many are new."""
+
+    async def missing(self, tiles: Sequence[Tile]) -> list[Tile]:
+        """Return those of the tiles that are not stored."""
 
     async def keep_validators(self, tile: Tile, validators: Mapping[str, str]) -> None:
         """Keep an upstream's validators with a stored tile."""
@@ -73,7 +80,7 @@ class FetchContext:
 
     catalogue: Catalogue
     cutouts: SharedCutouts
-    lanes: RenderLanes
+    threads: RenderThreads
     clock: IReactorTime
     now: Callable[[], float]
     """Returns the seconds since 1970."""
@@ -90,14 +97,13 @@ class CuboidFetches(Service):
         self._leases = leases
         self._catalogue = context.catalogue
         self._cutouts = context.cutouts
-        self._lanes = context.lanes
+        self._threads = context.threads
         self._clock = context.clock
         self._now = context.now
         self._slots: dict[DatasetSource, FairSemaphore] = {}
-        self._queued: dict[Cuboid, tuple[FairSemaphore, Deferred[str]]] = {}
-        """The flights that wait for a slot."""
         self._colourings = Colourings(context.clock)
-        self._flights: SingleFlight[Cuboid, Tile, Found] = SingleFlight(self._fly, context.clock)
+        self._flights: SingleFlight[Cuboid, Tile | None, Found | None] = SingleFlight(self._fly, context.clock)
+        self._seconds: dict[DatasetSource, float] = {}
 
     def stopService(self) -> Deferred[None]:
         """Cancel flights that have received nothing yet, and finish the others."""
@@ -119,14 +125,27 @@ class CuboidFetches(Service):
         """
         shared = self._flights.is_flying(cuboid)
         joined = self._flights.join(cuboid, tile)
-        if shared and cuboid in self._queued:
-            slots, waiting = self._queued[cuboid]
-            slots.join(waiting)
         rendered_ahead = shared and joined.called
-        found = await joined
+        found = cast(Found, await joined)
         if rendered_ahead:  # when it was delivered nobody waited for it
             self._lookup.remember(tile, found.tile)
         return Found(found.tile, Result.COLLAPSED) if shared else found
+
+    async def fill(self, cuboid: Cuboid) -> bool:
+        """Fetch the cuboid unless it is stored, and return when all its tiles are that there is space for.
+
+        Return whether anything was missing.
+
+        :raises UpstreamFailure: the upstream did not give the voxels.
+        """
+        if not self._flights.is_flying(cuboid) and not await self._store.missing(cuboid.tiles()):
+            return False
+        await self._flights.join(cuboid, None)
+        return True
+
+    def expected_seconds(self, token: str) -> float:
+        """Return how long the upstream of a token takes for a cuboid, by the last ones."""
+        return self._seconds.get(self._catalogue.source(token), _USUAL_SECONDS)
 
     @property
     def waiters(self) -> int:
@@ -144,15 +163,15 @@ class CuboidFetches(Service):
             async with self._lease(flight, source.patience), self._slot(flight, source):
                 await self._deliver_stored(flight)
                 if flight.waiting_items():
-                    await self._fetch(flight, source.upstream)
+                    await self._fetch(flight, source)
         except UpstreamFailure as failure:
             self._log.warn(
                 "{cuboid}: {outcome}: {reason}", cuboid=flight.key.name, outcome=failure.outcome, reason=str(failure)
             )
             raise
 
-    async def _fetch(self, flight: CuboidFlight, upstream: Upstream) -> None:
-        cuboid = flight.key
+    async def _fetch(self, flight: CuboidFlight, source: DatasetSource) -> None:
+        cuboid, upstream, began = flight.key, source.upstream, self._clock.seconds()
         cutout = cuboid.picture_cutout()
         if cutout is not None and await self._fetch_picture(flight, upstream, cutout):
             return
@@ -162,12 +181,17 @@ class CuboidFetches(Service):
             self._catalogue.refresh(cuboid.stack.dataset.token)  # its description is out of date
             raise
         flight.progress.report()
-        renderer = CuboidRenderer(flight, voxels, self._lanes, partial(self._deliver, flight))
+        self._measure(source, self._clock.seconds() - began)
+        renderer = CuboidRenderer(flight, voxels, self._threads, partial(self._deliver, flight))
         stored = self._colourings.is_stored(cuboid.stack)
         async with renderer:
             async for pictures in renderer.pictures():
                 if stored:
                     await self._store.store(pictures)
+        flight.deliver(None, None)
+
+    def _measure(self, source: DatasetSource, seconds: float) -> None:
+        self._seconds[source] = seconds + _INERTIA * (self._seconds.get(source, seconds) - seconds)
 
     async def _fetch_picture(self, flight: CuboidFlight, upstream: Upstream, cutout: Cutout) -> bool:
         """Deliver and store the cuboid's only tile as the upstream draws it; return False when it does not."""
@@ -185,6 +209,7 @@ class CuboidFetches(Service):
         self._deliver(flight, tile, picture.body)
         if await self._store.store([(tile, picture.body)]) and picture.validators:
             await self._store.keep_validators(tile, picture.validators)
+        flight.deliver(None, None)
         return True
 
     def _deliver(self, flight: CuboidFlight, tile: Tile, picture: bytes) -> None:
@@ -197,6 +222,10 @@ class CuboidFetches(Service):
     async def _deliver_stored(self, flight: CuboidFlight, result: Result = Result.HIT_DISK) -> None:
         """Deliver the tiles that are stored by now."""
         for tile in flight.waiting_items():
+            if tile is None:
+                if not await self._store.missing(flight.key.tiles()):
+                    flight.deliver(None, None)
+                continue
             found = await self._lookup.find(tile)
             if found is not None:
                 flight.deliver(tile, Found(found.tile, result))
@@ -204,19 +233,18 @@ class CuboidFetches(Service):
     @asynccontextmanager
     async def _slot(self, flight: CuboidFlight, source: DatasetSource) -> AsyncIterator[None]:
         """Hold one of the slots of an upstream for the time of a block."""
-        slots = self._slots.setdefault(source, FairSemaphore(source.flights, _MOST_WAITING, source.flights // 2 + 1))
-        waiting = slots.acquire()
-        self._queued[flight.key] = (slots, waiting)
+        slots = self._slots.get(source)
+        if slots is None:
+            kept = source.flights // 2 + 1
+            slots = self._slots[source] = FairSemaphore(source.flights, self._clock, most=_MOST_WAITING, kept=kept)
         try:
-            client = await waiting.addTimeout(source.patience, self._clock, _too_busy)
+            claim = await slots.acquire().addTimeout(source.patience, self._clock, _too_busy)
         except TooManyWaiting as error:
             raise UpstreamBusy(f"no slot for another cuboid: {error}", _RETRY_AFTER) from None
-        finally:
-            del self._queued[flight.key]
         try:
             yield
         finally:
-            slots.release(client)
+            slots.release(claim)
 
     # -- the lease
 
@@ -261,5 +289,5 @@ class CuboidFetches(Service):
             return False
 
 
-def _too_busy(_: object, patience: float) -> str:
+def _too_busy(_: object, patience: float) -> Claim:
     raise UpstreamBusy(f"no slot for another cuboid within {patience:g} s", _RETRY_AFTER)

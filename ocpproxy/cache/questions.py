@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 
@@ -29,31 +28,20 @@ class Questions:
     """
 
     def __init__(self, at_a_time: int, clock: IReactorTime) -> None:
-        self._places = FairSemaphore(at_a_time, _MOST)
+        self._places = FairSemaphore(at_a_time, clock, most=_MOST)
         self._clock = clock
-        self._waiting: dict[str, Deferred[str]] = {}
-        """The tokens that wait for a place."""
-
-    def join(self, token: str) -> None:
-        """Let a question that waits be the current client's too: whose turn comes first counts."""
-        waiting = self._waiting.get(token)
-        if waiting is not None:
-            self._places.join(waiting)
 
     @asynccontextmanager
-    async def place(self, token: str) -> AsyncIterator[None]:
+    async def place(self) -> AsyncIterator[None]:
         """Hold a place for the time of a block.
 
         :raises UpstreamBusy: too many questions wait.
         """
-        waiting = self._waiting[token] = self._places.acquire()
         try:
-            client = await waiting.addTimeout(_PATIENCE, self._clock)
+            claim = await self._places.acquire().addTimeout(_PATIENCE, self._clock)
         except (TooManyWaiting, DeferredTimeout):
             raise UpstreamBusy("too many tokens without a section are asked for", _PATIENCE / 2) from None
-        finally:
-            del self._waiting[token]
         try:
             yield
         finally:
-            self._places.release(client)
+            self._places.release(claim)

@@ -1,6 +1,6 @@
 """A cuboid's voxels become its tiles: those that somebody waits for first.
 
-The tiles that somebody waits for are rendered in a lane of their own, each as soon as somebody asks for it, and are
+The tiles that somebody waits for are rendered before all others, each as soon as somebody asks for it, and are
 delivered from memory. The others are begun when those have been delivered, a few at a time: sending answers needs the
 processor too. What is made is stored while the rest is made.
 
@@ -25,14 +25,16 @@ from ocpproxy.model.stack import Cuboid, Tile
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.store.tile_store import Pictures
 
+CuboidFlight = Flight[Cuboid, Tile | None, Found | None]
+"""The flight of a cuboid. Who waits for its item None waits until all tiles are stored that there is space for."""
 _AHEAD_BATCH = 4
 """Tiles that nobody waits for, rendered by one job: two milliseconds of work."""
 _TAKEN = object()
 
 
 @dataclass(frozen=True, slots=True)
-class RenderLanes:
-    """The two lanes in which renders run."""
+class RenderThreads:
+    """Threads in which renders run, by priority."""
 
     urgent: RunInThread
     """For tiles that somebody waits for."""
@@ -54,14 +56,14 @@ class CuboidRenderer:
 
     def __init__(
         self,
-        flight: Flight[Cuboid, Tile, Found],
+        flight: CuboidFlight,
         voxels: Sequence[Voxels | None],
-        lanes: RenderLanes,
+        threads: RenderThreads,
         deliver: Callable[[Tile, bytes], None],
     ) -> None:
         self._flight = flight
         self._voxels = voxels
-        self._lanes = lanes
+        self._threads = threads
         self._deliver = deliver
         self._left = dict.fromkeys(flight.key.tiles())
         self._unmade = len(self._left)  # threads take from what is left at any time
@@ -90,16 +92,17 @@ class CuboidRenderer:
                 self._unmade -= len(made)
                 yield made
 
-    def _wanted(self, tile: Tile) -> None:
-        if tile in self._left:
-            self._start(self._lanes.urgent, [tile])
+    def _wanted(self, tile: Tile | None) -> None:
+        if tile is not None and tile in self._left:
+            self._start(self._threads.urgent, [tile])
 
     def _render_ahead(self) -> None:
         if self._left and not self._jobs:
-            self._start(self._lanes.ahead, list(islice(self._left, _AHEAD_BATCH)))
+            self._start(self._threads.ahead, list(islice(self._left, _AHEAD_BATCH)))
 
-    def _start(self, lane: RunInThread, tiles: list[Tile]) -> None:
-        job: Deferred[Any] = lane(_draw, self._flight.key, self._voxels, self._left, tiles)
+    def _start(self, run: RunInThread, tiles: list[Tile]) -> None:
+        with self._flight.work.as_current():  # this may be called by the reactor, which works for nobody
+            job: Deferred[Any] = run(_draw, self._flight.key, self._voxels, self._left, tiles)
         self._jobs.add(job)
         job.addCallback(self._finished).addErrback(self._made.put).addCallback(self._ended, job)
 

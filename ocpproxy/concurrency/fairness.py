@@ -1,108 +1,152 @@
-"""Places that clients take in turn, so that one who wants hundreds of things does not make the others wait.
+"""Places that lanes take in their order, and the clients within a lane in turn.
 
-`working_for` keeps the client of some work in a context variable, which coroutines pass on. `FairSemaphore` gives each
-free place to the client who has not had one for longest. While dozens of things that one client wants are waiting, some
-places can be kept for others.
+`FairSemaphore` gives each free place to the most urgent lane in which somebody waits, and there to the client who has
+not had one for longest. So one who wants hundreds of things does not make the others wait.
+
+What is done ahead never has all places: who comes in a hurry finds some that are free, and need not wait for an answer
+that takes seconds. While somebody interactive has been here a moment ago, a prefetch has an eighth of the places.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
+
+from ocpproxy.concurrency import work
+from ocpproxy.concurrency.work import Claim, Lane, Work
 
 _MANY = 32
 """More than a screen of tiles."""
-_client: ContextVar[str] = ContextVar("client", default="")
-"""Empty for work that is for nobody in particular."""
-
-
-@contextmanager
-def working_for(client: str) -> Iterator[None]:
-    """Let the work that is begun in a block be for this client."""
-    token = _client.set(client)
-    try:
-        yield
-    finally:
-        _client.reset(token)
+_RECENTLY = 5.0
+"""Seconds for which somebody interactive counts as being here after the last place that they got."""
 
 
 class TooManyWaiting(Exception):
     """The queue is as long as it may be."""
 
 
+class _Waiter:
+    """One that waits for a place: in a queue of each of its claims."""
+
+    def __init__(self, places: FairSemaphore, done: Work) -> None:
+        self.granted: Deferred[Claim] = Deferred(lambda _: places.leave(self))
+        self.queued: list[Claim] = []
+        self._places = places
+        self._work = done
+        done.listen(self.joined)
+
+    def joined(self, claim: Claim) -> None:
+        """Somebody else wants it too: whose turn comes first counts."""
+        self._places.join(self, claim)
+
+    def end(self) -> None:
+        """Wait no more."""
+        self._work.forget(self.joined)
+
+
 class FairSemaphore:
-    """A semaphore whose places are taken in turn by the clients that wait.
+    """A semaphore whose places are taken by the current `work`.
 
     :param limit: the number of places.
     :param most: how many may wait; an eighth of them for one client. None for any number.
     :param kept: places that a client does not get while more than `_MANY` things that it wants are waiting.
     """
 
-    def __init__(self, limit: int, most: int | None = None, kept: int = 0) -> None:
+    def __init__(self, limit: int, clock: IReactorTime, *, most: int | None = None, kept: int = 0) -> None:
         self.limit = limit
+        self._clock = clock
         self._most = most
         self._kept = kept
-        self._taken = 0
-        self._used: Counter[str] = Counter()
-        """Places by the client that has them."""
-        self._queues: OrderedDict[str, deque[Deferred[str]]] = OrderedDict()
-        """Those that wait, by client; one that has been joined is in several queues."""
+        self._used: Counter[Claim] = Counter()
+        """Places by who has them."""
+        self._taken: Counter[Lane] = Counter()
+        self._queues: dict[Lane, OrderedDict[str, deque[_Waiter]]] = {lane: OrderedDict() for lane in Lane}
+        """Those that wait, by client; one with several claims is in several queues."""
         self._waiting = 0
         self._serving = False
+        self._interactive_until = -1.0
 
     def __len__(self) -> int:
         return self._waiting
 
-    def acquire(self) -> Deferred[str]:
+    def acquire(self) -> Deferred[Claim]:
         """Wait for a place, and take it; the result is what `release` wants. Cancel the Deferred to leave.
 
         :raises TooManyWaiting: at once.
         """
-        client = _client.get()
-        if not self._queues.get(client) and self._may_have(client):
-            self._take(client)
-            return succeed(client)
-        queue = self._queues.setdefault(client, deque())
-        if self._most is not None and (self._waiting >= self._most or len(queue) >= max(1, self._most // 8)):
-            if not queue:
-                del self._queues[client]
-            return fail(TooManyWaiting(f"{self._waiting} are waiting already"))
-        waiting: Deferred[str] = Deferred(self._leave)
-        queue.append(waiting)
+        done = work.current()
+        for claim in sorted(done.claims):
+            if not self._queue(claim) and self._may_have(claim):
+                self._take(claim)
+                return succeed(claim)
+        if self._most is not None:
+            own = max(1, self._most // 8)
+            if self._waiting >= self._most or all(len(self._queue(claim)) >= own for claim in done.claims):
+                return fail(TooManyWaiting(f"{self._waiting} are waiting already"))
+        waiter = _Waiter(self, done)
+        for claim in done.claims:
+            self._enqueue(waiter, claim)
         self._waiting += 1
-        return waiting
+        return waiter.granted
 
-    def join(self, waiting: Deferred[str]) -> None:
-        """Let one that waits be for the current client too: whose turn comes first counts."""
-        queue = self._queues.get(_client.get(), ())
-        if not waiting.called and waiting not in queue:
-            self._queues.setdefault(_client.get(), deque()).append(waiting)
-            self._serve()
-
-    def release(self, client: str) -> None:
-        """Give a place back, which was taken for this client."""
-        self._taken -= 1
-        self._used[client] -= 1
-        if not self._used[client]:
-            del self._used[client]
+    def release(self, claim: Claim) -> None:
+        """Give a place back, which was taken for this claim."""
+        self._taken[claim.lane] -= 1
+        self._used[claim] -= 1
+        if not self._used[claim]:
+            del self._used[claim]
         self._serve()
 
     def lower(self, limit: int) -> None:
         """Lower the limit. Places in excess of it are gone when they are given back."""
         self.limit = min(self.limit, limit)
 
-    def _take(self, client: str) -> None:
-        self._taken += 1
-        self._used[client] += 1
+    def join(self, waiter: _Waiter, claim: Claim) -> None:
+        """Let one that waits have the turn of another claim too."""
+        self._enqueue(waiter, claim)
+        self._serve()
 
-    def _may_have(self, client: str) -> bool:
-        """Return whether there is a place for a client."""
-        kept = self._kept if len(self._queues.get(client, ())) > _MANY else 0
-        return self._taken < self.limit and self._used[client] < self.limit - kept
+    def leave(self, waiter: _Waiter) -> None:
+        """Remove one that waits from all queues."""
+        waiter.end()
+        self._waiting -= 1
+        for claim in waiter.queued:
+            queue = self._queue(claim)
+            queue.remove(waiter)
+            if not queue:
+                del self._queues[claim.lane][claim.client]
+
+    def _queue(self, claim: Claim) -> deque[_Waiter]:
+        return self._queues[claim.lane].get(claim.client) or deque()
+
+    def _enqueue(self, waiter: _Waiter, claim: Claim) -> None:
+        waiter.queued.append(claim)
+        self._queues[claim.lane].setdefault(claim.client, deque()).append(waiter)
+
+    def _take(self, claim: Claim) -> None:
+        self._taken[claim.lane] += 1
+        self._used[claim] += 1
+        if claim.lane is Lane.INTERACTIVE:
+            self._interactive_until = self._clock.seconds() + _RECENTLY
+
+    def _may_have(self, claim: Claim) -> bool:
+        """Return whether there is a place for a claim."""
+        if any(self._queues[lane] for lane in Lane if lane < claim.lane):
+            return False
+        if claim.lane is Lane.INTERACTIVE:
+            kept = self._kept if len(self._queue(claim)) > _MANY else 0
+            return self._taken.total() < self.limit and self._used[claim] < self.limit - kept
+        ahead = self._taken[Lane.LOOKAHEAD] + self._taken[Lane.PREFETCH]
+        free = self._taken.total() < self.limit and ahead < self.limit - self.limit // 4
+        return free and (claim.lane is Lane.LOOKAHEAD or self._taken[Lane.PREFETCH] < self._most_prefetched)
+
+    @property
+    def _most_prefetched(self) -> int:
+        somebody_is_here = self._clock.seconds() < self._interactive_until
+        return max(1, self.limit // (8 if somebody_is_here else 2))
 
     def _serve(self) -> None:
         """Give free places to those that wait.
@@ -114,30 +158,20 @@ class FairSemaphore:
             return
         self._serving = True
         try:
-            while (client := self._next_client()) is not None:
-                waiting = self._queues[client][0]
-                self._remove(waiting)
-                if client in self._queues:
-                    self._queues.move_to_end(client)
-                self._take(client)
-                waiting.callback(client)
+            while (claim := next(filter(self._may_have, self._claims()), None)) is not None:
+                waiter = self._queues[claim.lane][claim.client][0]
+                self.leave(waiter)
+                if claim.client in self._queues[claim.lane]:
+                    self._queues[claim.lane].move_to_end(claim.client)
+                self._take(claim)
+                waiter.granted.callback(claim)
         finally:
             self._serving = False
 
-    def _next_client(self) -> str | None:
-        """Return whose turn it is; None when there is no place, or nobody may have one."""
-        if self._taken >= self.limit:
-            return None
-        return next((client for client in self._queues if self._may_have(client)), None)
-
-    def _leave(self, waiting: Deferred[str]) -> None:
-        self._remove(waiting)
-
-    def _remove(self, waiting: Deferred[str]) -> None:
-        """Remove one from all queues that it is in."""
-        self._waiting -= 1
-        for client, queue in list(self._queues.items()):
-            if waiting in queue:
-                queue.remove(waiting)
-                if not queue:
-                    del self._queues[client]
+    def _claims(self) -> Iterator[Claim]:
+        """Yield the claims whose turn comes next: by lane, and by client within it."""
+        for lane, queues in self._queues.items():
+            for client in queues:
+                yield Claim(lane, client)
+            if queues:
+                return

@@ -21,8 +21,9 @@ from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from ocpproxy.concurrency import progress
+from ocpproxy.concurrency import progress, work
 from ocpproxy.concurrency.progress import Progress
+from ocpproxy.concurrency.work import Work
 
 K = TypeVar("K", bound=Hashable)
 I = TypeVar("I", bound=Hashable)  # noqa: E741 - an item
@@ -48,6 +49,7 @@ class Flight(Generic[K, I, R]):
     def __init__(self, key: K) -> None:
         self.key = key
         self.progress = Progress()
+        self.work = Work()
         self._waiting: dict[I, list[Deferred[R]]] = {}
         self._delivered: dict[I, R] = {}
         self._on_item_wanted: Callable[[I], None] | None = None
@@ -145,7 +147,8 @@ class SingleFlight(Generic[K, I, R]):
     def join(self, key: K, item: I) -> Deferred[R]:
         """Return the item, by the flight of this key or by a new one. Cancel the Deferred to leave.
 
-        The first byte that the flight receives is reported to the caller's own flight too, if there is one.
+        The first byte that the flight receives is reported to the caller's own flight too, if there is one. Whoever
+        the caller works for gets a claim to the flight's work.
 
         :raises: whatever the fetch raises, or raised a moment ago; CancelledError once everything stops.
         """
@@ -159,9 +162,10 @@ class SingleFlight(Generic[K, I, R]):
         if flight is None:
             flight = self._flights[key] = Flight(key)
         flight.progress.on_first_byte(progress.current().report)
+        flight.work.join(work.current())
         waiter = flight.wait(item, lambda: self._left(flight))
         if new:
-            with flight.progress.as_current():  # of which the coroutine's context is a copy
+            with flight.progress.as_current(), flight.work.as_current():  # the coroutine's context is a copy of this
                 flight.running = Deferred.fromCoroutine(self._run(flight))
             if flight.running.called:
                 flight.running = None

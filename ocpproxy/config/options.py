@@ -45,6 +45,7 @@ CACHE: Mapping[str, Option] = {
     "reclaim_to": Option(values.number(0, 1, "a share of size"), "0.90"),
     "reclaim_interval": Option(values.number(0.1, 86400, "seconds"), "30"),
     "max_tiles": Option(values.integer(0, 10**12), "0"),
+    "lookahead": Option(values.switch, "on"),
 }
 INDEX: Mapping[str, Option] = {
     "url": Option(values.index_url, "sqlite:////var/lib/ocpproxy/index.sqlite"),

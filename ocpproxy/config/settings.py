@@ -60,6 +60,8 @@ class CacheSettings:
     reclaim_to: float
     reclaim_interval: float
     max_tiles: int
+    lookahead: bool
+    """Whether cuboids are fetched before viewers ask for them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,12 @@ from ocpproxy.cache.catalogue import Catalogue
 from ocpproxy.cache.derived import DerivedTiles
 from ocpproxy.cache.eviction import Evictor
 from ocpproxy.cache.fetches import CuboidFetches, FetchContext
+from ocpproxy.cache.lookahead import LookAhead
 from ocpproxy.cache.lookup import TileLookup
-from ocpproxy.cache.rendering import RenderLanes
+from ocpproxy.cache.rendering import RenderThreads
 from ocpproxy.cache.shared_cutouts import SharedCutouts
 from ocpproxy.cache.tiles import TileCache
-from ocpproxy.concurrency.threads import Lane
+from ocpproxy.concurrency.threads import Priority
 from ocpproxy.config import Settings, UpstreamSettings
 from ocpproxy.daemon.services import (
     BackgroundTask,
@@ -43,7 +44,7 @@ from ocpproxy.metrics import Metrics
 from ocpproxy.web.answer_record import AnswerRecord
 from ocpproxy.web.connections import Connections, most_connections
 from ocpproxy.web.front import Front
-from ocpproxy.web.hot_path import HotPath
+from ocpproxy.web.hot_path import HotPath, KnownTiles
 from ocpproxy.web.open_requests import OpenRequests
 from ocpproxy.web.pages import GatewayState, Pages
 from ocpproxy.web.route_cache import RouteCache
@@ -101,15 +102,16 @@ def make_gateway(
     renders = upstreams.threads
     catalogue = make_catalogue(settings, upstreams.context, Descriptions(storage.database, reactor), metrics, now)
     lookup = TileLookup(storage.store, settings.cache.memory)
-    lanes = RenderLanes(renders.lane(Lane.URGENT), renders.lane(Lane.AHEAD))
-    context = FetchContext(catalogue, SharedCutouts(reactor, settings.cache.voxels), lanes, reactor, now)
+    threads = RenderThreads(renders.at(Priority.URGENT), renders.at(Priority.AHEAD))
+    context = FetchContext(catalogue, SharedCutouts(reactor, settings.cache.voxels), threads, reactor, now)
     fetches = CuboidFetches(lookup, storage.store, storage.leases, context)
     metrics.waiters.set_function(lambda: fetches.waiters)
     metrics.flights.set_function(lambda: len(fetches))
     metrics.renders_queued.set_function(renders.queued)
 
     cache = TileCache(catalogue, lookup, fetches, now)
-    sources = TileSources(catalogue, cache, DerivedTiles(cache, lanes.urgent), now, reactor)
+    lookahead = LookAhead(fetches, reactor, metrics, enabled=settings.cache.lookahead)
+    sources = TileSources(catalogue, cache, DerivedTiles(cache, threads.urgent), lookahead, now, reactor)
     site = _make_site(settings, reactor, sources, lookup, _state(settings, storage, metrics, slot), metrics)
     evictor = Evictor(storage.store, storage.leases, settings.cache.reclaim_interval, reactor, metrics)
     services = OrderedServices()
@@ -123,6 +125,7 @@ def make_gateway(
         catalogue,
         evictor,
         fetches,
+        lookahead,
         site.open_requests,
         ListeningPorts(_endpoints(settings, reactor, slot.sockets), site),
     ):
@@ -184,6 +187,6 @@ def _make_site(
     root = Root(pages, TokenResource(sources, routes, policy))
     front = Front(server.trusted_proxies, server.public_url)
     record = AnswerRecord(metrics, access_log=server.access_log)
-    hot_path = HotPath((routes, lookup), record, front, sources.now, server.max_age)
+    hot_path = HotPath(KnownTiles(routes, lookup, sources.lookahead.note), record, front, sources.now, server.max_age)
     connections = Connections(most_connections(server.connections), reactor)
     return GatewaySite(root, SiteParts(hot_path, open_requests, record, front, connections), reactor)

@@ -250,12 +250,12 @@ class Cuboid:
     @property
     def name(self) -> str:
         """A name that is unique among all processes and versions, at most 255 characters."""
-        first, end = self._slices
+        first, end = self.slices
         return f"{self.stack.name}/{self.time}/{self.level}/{self.row}_{self.col}/{first}-{end}"
 
     def tiles(self) -> list[Tile]:
         """Return its tiles, in the order of its slices."""
-        first, end = self._slices
+        first, end = self.slices
         return [Tile(self.stack.name, self.time, self.level, n, self.row, self.col) for n in range(first, end)]
 
     def slices_by_pixel(self) -> list[int] | None:
@@ -281,13 +281,14 @@ class Cuboid:
 
         An upstream that has such tiles ready-made is asked for the picture instead of the voxels.
         """
-        (shown, *others), stack, (first, end) = self.stack.shown, self.stack, self._slices
+        (shown, *others), stack, (first, end) = self.stack.shown, self.stack, self.slices
         unchanged = not others and stack.plane is Plane.XY and stack.mode is DrawMode.GREY and shown.window is None
         eight_bits = shown.channel.itemsize == 1 and shown.channel.kind != "bitmask"
         return self.cutouts()[0] if unchanged and eight_bits and end - first == 1 else None
 
     @property
-    def _slices(self) -> tuple[int, int]:
+    def slices(self) -> tuple[int, int]:
+        """Its first slice, and the one after its last."""
         through = self.stack.plane.axes[2]
         return (self.box[2 * through], self.box[2 * through + 1])
 

@@ -136,6 +136,13 @@ class TileStore(Service):
             return None
         return found
 
+    async def missing(self, tiles: Sequence[Tile]) -> list[Tile]:
+        """Return those of the tiles that are not stored."""
+        missing: list[Tile] = await self.run_in_thread(
+            lambda: [tile for tile in tiles if self.files.stat(tile) is None]
+        )
+        return missing
+
     def note_use(self, tile: Tile) -> None:
         """Note that the tile is used now."""
         self._uses.note(tile)

@@ -142,7 +142,7 @@ class HttpClient:
         """Return the cap of the URL's host. All clients of a host share it; the smallest `connections` counts."""
         parts = urlsplit(url)
         host = (parts.scheme, parts.netloc.lower())
-        cap = self._caps.setdefault(host, FairSemaphore(connections))
+        cap = self._caps.setdefault(host, FairSemaphore(connections, self.clock))
         cap.lower(connections)
         return cap
 
@@ -250,7 +250,7 @@ class _Call:
             await deferLater(clock, pause)
 
     async def _attempt(self) -> HttpResponse:
-        client = await self._host.cap.acquire()
+        claim = await self._host.cap.acquire()
         try:
             return await self._follow_redirects()
         except Exception as error:
@@ -265,7 +265,7 @@ class _Call:
             raise UpstreamBroken(f"no HTTP: {error}") from error  # a malformed response raises anything
         finally:
             # One reactor iteration later: only then is the connection back in the pool, so that it is used again.
-            self._host.client.clock.callLater(0, self._host.cap.release, client)
+            self._host.client.clock.callLater(0, self._host.cap.release, claim)
 
     async def _follow_redirects(self) -> HttpResponse:
         url, secrets = self._url, self._host.headers

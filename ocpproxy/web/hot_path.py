@@ -40,6 +40,7 @@ from twisted.web.server import version
 from ocpproxy.cache.lookup import Found, Result, TileLookup
 from ocpproxy.cache.tiles import max_age
 from ocpproxy.imagery import pictures
+from ocpproxy.model.stack import Stack, Tile
 from ocpproxy.store.files import OpenTile
 from ocpproxy.web import answers
 from ocpproxy.web.answer_record import AnswerRecord
@@ -121,6 +122,15 @@ class HotAnswer(NamedTuple):
         return sent
 
 
+class KnownTiles(NamedTuple):
+    """What the hot path knows of tiles."""
+
+    routes: RouteCache
+    lookup: TileLookup
+    note: Callable[[str, Stack, Tile], None]
+    """Takes each client, and the tile that it gets: `LookAhead.note`."""
+
+
 class HotPath:
     """The answers to requests that have a route to a stored tile.
 
@@ -129,10 +139,8 @@ class HotPath:
     :param longest_age: seconds that a viewer may keep a tile.
     """
 
-    def __init__(
-        self, tiles: tuple[RouteCache, TileLookup], record: AnswerRecord, front: Front, now: Now, longest_age: int
-    ) -> None:
-        self._routes, self._lookup = tiles
+    def __init__(self, tiles: KnownTiles, record: AnswerRecord, front: Front, now: Now, longest_age: int) -> None:
+        self._routes, self._lookup, self._note = tiles
         self._record = record.record
         self._front = front
         self._now = now
@@ -167,6 +175,7 @@ class HotPath:
             return None
         try:
             client = header.client if peer.trusted and header.client else peer.host
+            self._note(client, route.stack, route.tile)
             return self._make(target, found, header.conditions, client, max_age(route.expires, now, self._longest_age))
         except BaseException:
             if found.tile.file is not None:

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from ocpproxy.concurrency.fairness import working_for
+from ocpproxy.concurrency.work import working_for
 from ocpproxy.log import Logger
 from ocpproxy.web import answers
 from ocpproxy.web.answers import Reply

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ocpproxy.cache.catalogue import CatalogueEntry
 from ocpproxy.cache.tiles import LocatedTile
-from ocpproxy.model.stack import Tile
+from ocpproxy.model.stack import Stack, Tile
 
 _ROUTES = 50_000
 _LONGEST_TARGET = 512
@@ -27,6 +27,7 @@ _LONGEST_TARGET = 512
 class Route:
     """What a target means."""
 
+    stack: Stack
     tile: Tile
     entry: CatalogueEntry
     expires: float | None
@@ -42,7 +43,7 @@ class RouteCache:
     def remember(self, target: bytes, located: LocatedTile) -> None:
         """Remember what the target means."""
         if located.tile is not None and len(target) <= _LONGEST_TARGET:
-            self._routes[target] = Route(located.tile, located.entry, located.expires)
+            self._routes[target] = Route(located.stack, located.tile, located.entry, located.expires)
             if len(self._routes) > _ROUTES:
                 self._routes.popitem(last=False)
 

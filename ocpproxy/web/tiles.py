@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry
 from ocpproxy.cache.derived import DerivedTiles
+from ocpproxy.cache.lookahead import LookAhead
 from ocpproxy.cache.lookup import Result
 from ocpproxy.cache.tiles import TileAnswer, TileCache, max_age
 from ocpproxy.concurrency.pieces import in_pieces
@@ -42,6 +43,7 @@ class TileSources:
     catalogue: Catalogue
     cache: TileCache
     derived: DerivedTiles
+    lookahead: LookAhead
     now: Callable[[], float]
     """Returns the seconds since 1970."""
     clock: IReactorTime
@@ -54,6 +56,7 @@ class TokenResource(AsyncResource):
         super().__init__()
         self._cache = sources.cache
         self._derived = sources.derived
+        self._lookahead = sources.lookahead
         self._catalogue = sources.catalogue
         self._routes = routes
         self._now = sources.now
@@ -68,7 +71,7 @@ class TokenResource(AsyncResource):
         if request.method == b"HEAD":
             found = await self._stored(asked, query)
         else:
-            found = await self._picture(asked, query, request.uri)
+            found = await self._picture(asked, query, request)
         if found is None:
             return answers.head_of_unfetched()
         result = Result.MISS if found.result is Result.COLLAPSED else found.result
@@ -76,15 +79,17 @@ class TokenResource(AsyncResource):
         age = max_age(found.expires, self._now(), self._policy.longest_age)
         return answers.tile(request, found, age)
 
-    async def _picture(self, asked: TileAddress | OverviewAddress, query: str, target: bytes) -> TileAnswer:
+    async def _picture(self, asked: TileAddress | OverviewAddress, query: str, request: GatewayRequest) -> TileAnswer:
         if isinstance(asked, OverviewAddress):
             return await self._derived.overview(asked)
         adjustment = address.adjustment(query)
         located = await self._cache.locate(asked)
+        if located.tile is not None:
+            self._lookahead.note(request.client_host, located.stack, located.tile)
         answer = await self._cache.tile(located)
         if adjustment is not None:
             return await self._derived.adjusted(located, adjustment, answer)
-        self._routes.remember(target, located)
+        self._routes.remember(request.uri, located)
         return answer
 
     async def _stored(self, asked: TileAddress | OverviewAddress, query: str) -> TileAnswer | None:

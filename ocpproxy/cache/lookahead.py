@@ -1,0 +1,223 @@
+"""Look-ahead: what a viewer will want in a moment is fetched before it is asked for.
+
+Who flies through slices, in any plane and direction, wants the next slab, and whoever zooms wants the next level. The
+requests of viewers, hits too, are followed (`tracks`). When a viewer will reach the end of a slab within the time that
+a cuboid takes, the cuboids in view of the next slab are fetched, in a lane behind everything that somebody waits for.
+When the viewer turns, they are given up, unless their voxels are arriving already.
+
+Requests are only noted when they are answered, for a hit has no time to lose. They are looked at a moment later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from cachetools import LRUCache
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+
+from ocpproxy.cache.fetches import CuboidFetches
+from ocpproxy.cache.tracks import Track
+from ocpproxy.concurrency.work import Lane, working_for
+from ocpproxy.log import Logger
+from ocpproxy.metrics import Metrics
+from ocpproxy.model.dataset import CannotDisplay
+from ocpproxy.model.stack import Cuboid, Stack, Tile
+
+_LOOK_AFTER = 0.02
+"""Seconds after a request until it is looked at, with those that have come meanwhile."""
+_MOST_NOTED = 64
+"""Requests that are looked at each time: a flight has three, and thousands of hits a second are not worth following."""
+_MOST_VIEWERS = 1000
+_TRACKS = 8
+"""Viewers of one stack that have the same address."""
+_MOST_OF_A_VIEWER = 64
+"""Cuboids that are being fetched ahead for one client."""
+_MOST = 256
+"""Cuboids that are being fetched ahead at all."""
+_MARGIN = 1.2
+"""How much longer than usual a cuboid may take."""
+_RENDERING = 0.1
+"""Seconds from the voxels to the tiles."""
+_FARTHEST = 512
+"""Slices ahead."""
+_UNUSED = 4096
+"""Cuboids fetched ahead that nobody has wanted yet; of the next one the oldest counts as wasted."""
+_WASTED_AFTER = 60.0
+"""Seconds after which such a cuboid counts as wasted."""
+
+
+@dataclass(eq=False)
+class _Ahead:
+    """A cuboid that is fetched ahead for a track."""
+
+    client: str
+    fetch: Deferred[Any]
+    used: bool = False
+    """True when somebody asked for it meanwhile."""
+
+
+class LookAhead(Service):
+    """What is fetched ahead of all viewers of one gateway."""
+
+    _log = Logger()
+
+    def __init__(self, fetches: CuboidFetches, clock: IReactorTime, metrics: Metrics, *, enabled: bool) -> None:
+        self._fetches = fetches
+        self._clock = clock
+        self._counted = metrics.lookahead
+        self._enabled = enabled
+        self._noted: list[tuple[str, Stack, Tile]] = []
+        self._timer: IDelayedCall | None = None
+        self._tracks: LRUCache[tuple[str, str, int], list[Track]] = LRUCache(_MOST_VIEWERS)
+        self._flying: dict[Track, dict[Cuboid, _Ahead]] = {}
+        self._unused: dict[Cuboid, float] = {}
+        """Cuboids that were fetched ahead, and when."""
+
+    def stopService(self) -> None:
+        """Give up everything."""
+        super().stopService()
+        self._enabled = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for track in list(self._flying):
+            self._give_up(track)
+
+    def note(self, client: str, stack: Stack, tile: Tile) -> None:
+        """Note that a client has asked for a tile."""
+        if self._enabled and len(self._noted) < _MOST_NOTED:
+            self._noted.append((client, stack, tile))
+            if self._timer is None:
+                self._timer = self._clock.callLater(_LOOK_AFTER, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        noted, self._noted = self._noted, []
+        now = self._clock.seconds()
+        moved: dict[Track, str] = {}
+        for client, stack, tile in noted:
+            self._note_use(stack, tile)
+            track = self._track(client, stack, tile, now)
+            step, finer = track.step, track.finer
+            if track.saw(tile, now):
+                moved[track] = client
+                if track.step * step < 0 or track.finer * finer < 0 or not (track.flies or track.zooms):
+                    self._give_up(track)
+        for track, client in moved.items():
+            self._fetch_ahead(track, client)
+        self._forget_unused(now)
+
+    def _track(self, client: str, stack: Stack, tile: Tile, now: float) -> Track:
+        """Return the track that a request belongs to."""
+        key = (client, stack.name, tile.time)
+        tracks = self._tracks.setdefault(key, [])
+        near = [track for track in tracks if track.is_near(tile)]
+        if near:
+            track = min(near, key=lambda one: (abs(one.level - tile.level), abs(one.slice - tile.slice)))
+            tracks.remove(track)
+        else:
+            track = Track(stack, tile, now)
+        tracks.append(track)
+        if len(tracks) > _TRACKS:
+            self._give_up(tracks.pop(0))
+        return track
+
+    # -- fetching
+
+    def _fetch_ahead(self, track: Track, client: str) -> None:
+        flying = self._flying.setdefault(track, {})
+        try:
+            for cuboid in self._wanted(track):
+                known = cuboid in flying or cuboid in self._unused or self._fetches.is_flying(cuboid)
+                if known or self._is_full(client):
+                    continue
+                with working_for(client, Lane.LOOKAHEAD):
+                    fetch = Deferred.fromCoroutine(self._fetches.fill(cuboid))
+                flying[cuboid] = _Ahead(client, fetch)
+                fetch.addBoth(partial(self._fetched, track, cuboid))
+        except CannotDisplay:
+            pass  # a level whose tiles need more voxels than a cuboid may have
+        if not flying:
+            self._flying.pop(track, None)
+
+    def _is_full(self, client: str) -> bool:
+        of_client = sum(ahead.client == client for flying in self._flying.values() for ahead in flying.values())
+        return of_client >= _MOST_OF_A_VIEWER or sum(map(len, self._flying.values())) >= _MOST
+
+    def _wanted(self, track: Track) -> Iterator[Cuboid]:
+        """Yield the cuboids that the viewer will want within the time that a cuboid takes."""
+        if track.zooms:
+            yield from self._next_level(track)
+        if not track.flies:
+            return
+        seconds = self._fetches.expected_seconds(track.stack.dataset.token) * _MARGIN + _RENDERING
+        slices = min(int(track.pace * seconds) + abs(track.step), _FARTHEST)
+        level = track.stack.dataset.levels[track.level]
+        through = track.stack.plane.axes[2]
+        first, end = level.offset[through], level.end[through]
+        for row, col in sorted(track.view):
+            at = track.slice
+            while first <= at < end and abs(at - track.slice) <= slices:
+                cuboid = track.stack.cuboid(Tile(track.stack.name, track.time, track.level, at, row, col))
+                if at != track.slice:  # the viewer itself asks for the slab that it is in
+                    yield cuboid
+                begin, after = cuboid.slices
+                at = after if track.step > 0 else begin - 1
+
+    def _next_level(self, track: Track) -> Iterator[Cuboid]:
+        number, stack = track.level - track.finer, track.stack
+        for row, col in sorted(track.view_at_next_level()):
+            columns, rows = stack.tiles(stack.dataset.levels[number])
+            if 0 <= row < rows and 0 <= col < columns:
+                yield stack.cuboid(Tile(stack.name, track.time, number, track.slice_at(number), row, col))
+
+    def _fetched(self, track: Track, cuboid: Cuboid, outcome: object) -> None:
+        flying = self._flying.get(track, {})
+        ahead = flying.pop(cuboid, None)
+        if ahead is None:
+            return
+        if not flying:
+            del self._flying[track]
+        if ahead.used:
+            self._count("used")
+        elif isinstance(outcome, Failure):
+            self._count("failed")  # whoever wants it will learn why
+        elif outcome:
+            self._unused[cuboid] = self._clock.seconds()
+            if len(self._unused) > _UNUSED:
+                del self._unused[next(iter(self._unused))]
+                self._count("wasted")
+
+    def _give_up(self, track: Track) -> None:
+        """Drop what is being fetched for a viewer who has turned."""
+        for ahead in list(self._flying.pop(track, {}).values()):
+            self._count("given_up")
+            ahead.fetch.cancel()
+
+    # -- whether it was worth it
+
+    def _count(self, result: str) -> None:
+        self._counted.labels(result).inc()
+
+    def _note_use(self, stack: Stack, tile: Tile) -> None:
+        if not (self._unused or self._flying):
+            return
+        cuboid = stack.cuboid(tile)
+        if self._unused.pop(cuboid, None) is not None:
+            self._count("used")
+        for flying in self._flying.values():
+            if cuboid in flying:
+                flying[cuboid].used = True
+
+    def _forget_unused(self, now: float) -> None:
+        for cuboid, since in list(self._unused.items()):
+            if now - since < _WASTED_AFTER:
+                break
+            del self._unused[cuboid]
+            self._count("wasted")

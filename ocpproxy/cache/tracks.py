@@ -1,0 +1,138 @@
+"""Where a viewer is going: through the slices of a stack, or from level to level.
+
+A `Track` is fed with the tiles that a client asks for, in the order in which they arrive. It knows the slice that the
+viewer is at, the tiles that are in view, the direction, and the pace. Requests for one slice and for the next ones
+arrive mixed, for a viewer uses several connections: a tile of a slice that was passed is late unless that very tile had
+been asked for before. Then the viewer has turned.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from ocpproxy.model.dataset import TILE
+from ocpproxy.model.stack import Stack, Tile
+
+_REMEMBERED = 8
+"""Slices whose tiles are remembered."""
+_WIDEST_VIEW = 64
+"""Tiles: a screen of 4k has 40."""
+_LONGEST_STEP = 16
+"""Slices between two steps of one run; CATMAID's longest is ten."""
+_RUN = 2
+"""Steps in one direction after which the next one is expected."""
+_PAUSE = 3.0
+"""Seconds after which a viewer who goes on begins a new run."""
+_INERTIA = 0.6
+"""The share of the earlier steps in the pace."""
+Place = tuple[int, int]
+"""(row, column) of a tile."""
+
+
+class Track:
+    """The way of one viewer through a stack at one time point."""
+
+    def __init__(self, stack: Stack, tile: Tile, now: float) -> None:
+        self.stack = stack
+        self.time = tile.time
+        self.level = tile.level
+        self.slice = tile.slice
+        self.step = 0
+        """Slices from one step to the next; negative downwards."""
+        self.pace = 0.0
+        """Slices a second."""
+        self.finer = 0
+        """Levels that the viewer zooms in with each step; negative when it zooms out."""
+        self._run = 0
+        self._stride = 0
+        """The shortest step of this run."""
+        self._zooms = 0
+        self._moved = self._zoomed = now
+        self._seen: OrderedDict[int, set[Place]] = OrderedDict({tile.slice: {(tile.row, tile.col)}})
+        """The tiles asked for at the last slices."""
+
+    def is_near(self, tile: Tile) -> bool:
+        """Return whether a tile may be asked for by this viewer."""
+        return abs(tile.slice - self.slice_at(tile.level)) <= _LONGEST_STEP and abs(tile.level - self.level) <= 1
+
+    def slice_at(self, level: int) -> int:
+        """Return the slice of another level that shows the same place."""
+        levels, through = self.stack.dataset.levels, self.stack.plane.axes[2]
+        if level == self.level or level not in levels or self.level not in levels:
+            return self.slice
+        return int(self.slice * levels[self.level].voxel[through] / levels[level].voxel[through])
+
+    def saw(self, tile: Tile, now: float) -> bool:
+        """Note a request; return whether the viewer has moved by it."""
+        if tile.level != self.level:
+            return self._zoom(tile, now)
+        place, seen = (tile.row, tile.col), self._seen.get(tile.slice, set())
+        if tile.slice == self.slice or (self._has_passed(tile.slice) and place not in seen):
+            self._note(tile.slice, seen | {place}, last=False)
+            return False
+        self._go(tile.slice, now)
+        self._note(tile.slice, {place}, last=True)
+        return True
+
+    def _has_passed(self, slice_: int) -> bool:
+        """Return whether the viewer has just come by a slice."""
+        back = (self.slice - slice_) * (1 if self.step > 0 else -1)
+        return self._stride > 0 and back > 0 and back % self._stride == 0 and back // self._stride < _REMEMBERED
+
+    def _note(self, slice_: int, seen: set[Place], *, last: bool) -> None:
+        new = slice_ not in self._seen
+        if len(seen) <= _WIDEST_VIEW:
+            self._seen[slice_] = seen
+        if new or last:
+            self._seen.move_to_end(slice_, last=last)
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+
+    def _go(self, slice_: int, now: float) -> None:
+        step, seconds = slice_ - self.slice, max(now - self._moved, 1e-3)
+        goes_on = step * self.step > 0 and abs(step) <= _LONGEST_STEP and seconds < _PAUSE
+        pace = abs(step) / seconds
+        self.pace = pace + _INERTIA * (self.pace - pace) if goes_on and self._run > 1 else pace
+        self._run = self._run + 1 if goes_on else 1
+        self._stride = min(self._stride, abs(step)) if goes_on else abs(step)
+        self._zooms = 0
+        self.step, self.slice, self._moved = step, slice_, now
+
+    def _zoom(self, tile: Tile, now: float) -> bool:
+        finer = self.level - tile.level
+        self._zooms = self._zooms + 1 if finer == self.finer and now - self._zoomed < _PAUSE else 1
+        self.finer, self._zoomed, self._run = finer, now, 0
+        self.level, self.slice = tile.level, tile.slice
+        self._seen = OrderedDict({tile.slice: {(tile.row, tile.col)}})
+        return True
+
+    @property
+    def flies(self) -> bool:
+        """Whether the viewer goes through the slices, and is expected to go on."""
+        return self._run >= _RUN
+
+    @property
+    def zooms(self) -> bool:
+        """Whether the viewer goes from level to level, and is expected to go on."""
+        return self._zooms >= _RUN
+
+    @property
+    def view(self) -> set[Place]:
+        """The tiles in view: those of the last two slices, for not all of the newest have been asked for yet."""
+        slices = list(self._seen.values())[-2:]
+        return set().union(*slices)
+
+    def view_at_next_level(self) -> set[Place]:
+        """Return the tiles in view when the viewer has zoomed once more, at the same middle."""
+        levels, view = self.stack.dataset.levels, self.view
+        number = self.level - self.finer
+        if number not in levels:
+            return set()
+        here, there = self.stack.extent(levels[self.level]), self.stack.extent(levels[number])
+        around: list[range] = []
+        for axis in (0, 1):
+            numbers = [place[axis] for place in view]
+            middle = (min(numbers) + max(numbers) + 1) * TILE * there[1 - axis] / here[1 - axis] / 2
+            half = (max(numbers) - min(numbers) + 1) * TILE / 2
+            around.append(range(int(middle - half) // TILE, int(middle + half - 1) // TILE + 1))
+        return {(row, col) for row in around[0] for col in around[1]}
