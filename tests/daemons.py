@@ -113,15 +113,24 @@ class DaemonLife(ProcessProtocol):
 class Daemon:
     """A running daemon."""
 
-    def __init__(self, pid: int, life: DaemonLife, get: Callable[..., Any], url: str = "") -> None:
+    def __init__(
+        self,
+        pid: int,
+        life: DaemonLife,
+        get: Callable[..., Any],
+        url: str = "",
+        read_output: Callable[[], None] = lambda: None,
+    ) -> None:
         self.url = url
         self.pid = pid
         self._life = life
+        self._read_output = read_output
         self._get = get
 
     @property
     def log(self) -> str:
-        """The output of the process so far."""
+        """The output of the process so far: what it logged before it answered is there, however busy the machine is."""
+        self._read_output()
         return self._life.log
 
     async def get(self, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes, dict[str, str]]:
@@ -229,7 +238,7 @@ class DaemonCase(TestCase):
         if config is not None:
             words += ["--config", str(config)]
         forked = ForkedDaemon(words, {**os.environ, **environ}, self.place, life.output_received, life.process_ended)
-        daemon = Daemon(forked.pid, life, self.client.request)
+        daemon = Daemon(forked.pid, life, self.client.request, read_output=forked.read_output)
         self.addCleanup(lambda: Deferred.fromCoroutine(daemon.end()))
         daemon.url = await life.ready.addTimeout(START_WITHIN, reactor)
         return daemon

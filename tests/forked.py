@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -52,8 +53,12 @@ class ForkedDaemon:
         self._left = 2
         self._code = 0
         self._on_end = on_end
-        _Pipe(output, on_output, self._closed)
+        self._output = _Pipe(output, on_output, self._closed)
         _Pipe(life, self._ended, self._closed)
+
+    def read_output(self) -> None:
+        """Pass on the output that has come and was not read yet."""
+        self._output.read_all()
 
     def _ended(self, line: bytes) -> None:
         self._code = int(line)
@@ -89,6 +94,14 @@ class _Pipe:
             return CONNECTION_DONE
         self._on_data(data)
         return None
+
+    def read_all(self) -> None:
+        """Pass on all that has come."""
+        waiting = select.poll()
+        if self._descriptor >= 0:
+            waiting.register(self._descriptor, select.POLLIN)
+        while waiting.poll(0) and (data := os.read(self._descriptor, 2**16)):
+            self._on_data(data)
 
     def connectionLost(self, reason: Any) -> None:
         """Close this end; nobody holds the other one any more."""
