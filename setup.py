@@ -29,6 +29,7 @@ setup(
         "compressed-segmentation>=2.3",
         "cachetools>=5.3,<9",  # the majors that are tested
         "prometheus_client>=0.20",
+        "tqdm>=4.66",
         # The fast deflate of the PNG writer; wheels for x86-64 and arm64. Elsewhere zlib serves.
         "isal>=1.6; platform_machine in 'x86_64 AMD64 aarch64 arm64'",
     ],
@@ -53,6 +54,7 @@ setup(
             "mypy-zope>=1.0.7",
             "types-PyMySQL",
             "types-cachetools",
+            "types-tqdm",
             "towncrier>=23.11",
         ],
     },

@@ -76,6 +76,12 @@ class Metrics:
         )
         for result in ("used", "wasted", "given_up", "failed"):
             self.lookahead.labels(result)
+        self.jobs_running = Gauge("ocpproxy_jobs_running", "Prefetch jobs that run here", registry=registry)
+        self.job_cuboids = Counter(
+            "ocpproxy_job_cuboids", "Cuboids that prefetch jobs have done, by result", ["result"], registry=registry
+        )
+        for result in ("fetched", "cached", "failed"):
+            self.job_cuboids.labels(result)
         self.index_up = Gauge("ocpproxy_index_up", "1 while the index database answers", registry=registry)
         self.pending = Gauge(
             "ocpproxy_unsettled_tiles", "Stored tiles whose rows in the index are pending", registry=registry

@@ -221,6 +221,7 @@ class DaemonCase(TestCase):
             "server": {"listen": "tcp:0:interface=127.0.0.1"},
             "cache": {"directory": "cache"},
             "index": {"url": url, "lease": "2"},
+            "admin": {"listen": ""},
             "upstream": {"url": upstream, "timeout": "60", "retries": "0"},
         }
         for option, value in options.items():

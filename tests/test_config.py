@@ -13,14 +13,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from ocpproxy import config
 from ocpproxy.cli.main import main
 from ocpproxy.config import BadConfiguration, Settings
-from ocpproxy.config.options import CACHE, DISPLAY, INDEX, SERVER
+from ocpproxy.config.options import ADMIN, CACHE, DISPLAY, INDEX, SERVER
 from ocpproxy.config.upstreams import all_options
 from ocpproxy.daemon import tap
 from ocpproxy.model.display import DisplaySettings
 from ocpproxy.upstream.registry import KINDS
 
 HERE = Path("/etc/ocpproxy")
-OPTIONS = {"server": SERVER, "cache": CACHE, "index": INDEX, "upstream": all_options(KINDS)}
+OPTIONS = {"server": SERVER, "cache": CACHE, "index": INDEX, "admin": ADMIN, "upstream": all_options(KINDS)}
 DATASET_OPTIONS = {**all_options(KINDS), **DISPLAY}
 UNSET = "the environment variable KIND to be set"
 EXAMPLE = Path(__file__).parent.parent / "etc" / "ocp.ini"

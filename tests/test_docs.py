@@ -6,8 +6,10 @@ import ast
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, redirect_stdout
@@ -29,7 +31,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 import ocpproxy
 from ocpproxy.cli import main as cli
 from ocpproxy.config import Settings
-from ocpproxy.config.options import CACHE, DISPLAY, INDEX, SERVER
+from ocpproxy.config.options import ADMIN, CACHE, DISPLAY, INDEX, SERVER
 from ocpproxy.config.reading import parse
 from ocpproxy.config.upstreams import all_options
 from ocpproxy.imagery.pixels import grey
@@ -206,6 +208,7 @@ class ConfigurationTests(SynchronousTestCase):
             "server": SERVER,
             "cache": CACHE,
             "index": INDEX,
+            "admin": ADMIN,
             "upstream": upstream,
             "dataset": {**upstream, **DISPLAY},
         }
@@ -256,10 +259,15 @@ class ReadmeTests(DaemonCase):
         """Write an ``ocp.ini`` with the demo volume."""
         super().setUp()
         self.config = self.place / "ocp.ini"
+        short = tempfile.mkdtemp(prefix="ocp-")
+        self.addCleanup(shutil.rmtree, short)
         self.config.write_text(
             "[server]\nlisten = tcp:0:interface=127.0.0.1\n[cache]\ndirectory = cache\n"
             "[index]\nurl = sqlite:///index.sqlite\n[upstream]\ntype = demo\n"
+            f"[admin]\nlisten = unix:{short}/admin.sock\n"
         )
+        (self.place / "neuron.swc").write_text("1 1 9000 9000 900 1 -1\n2 1 9500 9500 990 1 1\n")
+        (self.place / "synapses.csv").write_text("x,y,z\n9000,9000,900\n")
 
     async def run_command(self, *words: str) -> str:
         """Run a program of this environment to its end, and return its output."""
@@ -274,6 +282,7 @@ class ReadmeTests(DaemonCase):
     async def test_commands(self) -> None:
         """Every command of the README runs; those that make environments are tested by ``.ci/run``."""
         outputs = {}
+        await self.start(self.config)
         for words in commands(README):
             match [Path(words[0]).name, *words[1:]]:
                 case ["make", _] | ["python3", "-m", "venv", _] | ["pip", "install", _]:
@@ -283,6 +292,10 @@ class ReadmeTests(DaemonCase):
                     options.parseOptions([*words[1:-1], str(self.config)])
                     self.assertTrue(options["nodaemon"])
                     self.assertEqual(options.subOptions["settings"].upstream.type, "demo")
+                case ["ocpproxy", "prefetch", _, *rest]:
+                    await self.run_command("ocpproxy", "prefetch", "demo", *rest, "--dry-run")
+                case ["ocpproxy", "jobs", *_, "--config", "ocp.ini"]:  # there is no job 3
+                    outputs["jobs"] = await self.run_command("ocpproxy", "jobs", "--config", "ocp.ini")
                 case ["ocpproxy", "describe", _, *rest]:
                     outputs["describe"] = await self.run_command("ocpproxy", "describe", "demo", *rest)
                 case ["twistd", "--help"] | ["ocpproxy", *_]:

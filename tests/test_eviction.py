@@ -46,6 +46,8 @@ class Cache:
     def __init__(self, clock: Clock, limits: CacheLimits) -> None:
         self.usage = Usage()
         self.capacity = Capacity(limits, lambda: self.usage, clock)
+        self.unused = 0
+        """Tiles that were not used for long."""
         self.unavailable = False
         self.leased = False
         self.passes = 0
@@ -62,8 +64,11 @@ class Cache:
             raise DatabaseUnavailable("for the test")
         return self.usage
 
-    async def evict(self, keep: Usage, at_most: int) -> Usage:
+    async def evict(self, keep: Usage, at_most: int, unused_since: float | None = None) -> Usage:
         """Evict at most `at_most` tiles, of equal size; see `TileStore.evict`."""
+        if unused_since is not None:
+            at_most = min(at_most, self.unused)
+            self.unused -= at_most
         await self.refresh()
         if self.broken:
             raise ValueError("for the test")

@@ -41,9 +41,9 @@ class NoStore:
         """Store nothing."""
         return 0
 
-    async def missing(self, tiles: Sequence[Tile]) -> list[Tile]:
-        """Return all tiles."""
-        return list(tiles)
+    async def sizes(self, tiles: Sequence[Tile]) -> dict[Tile, int]:
+        """Return nothing: nothing is stored."""
+        return {}
 
     async def keep_validators(self, tile: Tile, validators: Mapping[str, str]) -> None:
         """Store nothing."""

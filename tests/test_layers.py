@@ -24,6 +24,7 @@ PACKAGES = (
     "store",
     "upstream",
     "cache",
+    "jobs",
     "web",
     "daemon",
     "cli",

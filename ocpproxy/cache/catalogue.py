@@ -110,7 +110,7 @@ class Undescribed(Exception):
     """
 
     def __init__(self, token: str, failure: UpstreamFailure, *, configured: bool) -> None:
-        super().__init__(f"{token}: {failure}")
+        super().__init__(f"{token}: {failure.fault}: {failure}")
         self.failure = failure
         self.configured = configured
 

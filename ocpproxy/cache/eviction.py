@@ -8,10 +8,12 @@ computed in the transaction, so even two would not free too much.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.python.failure import Failure
@@ -27,6 +29,8 @@ LEASE = "reclaim"
 """The name of the lease; processes of other versions use it too."""
 _SLICE = 100
 """Tiles in one transaction: some 10 ms of work."""
+_INTERRUPTED = 0.2
+"""Seconds between two looks while another process runs a pass."""
 _PAUSE = 0.02
 """Seconds between slices, so that hits do not notice. 3,000 tiles a second go, several times what fetches bring."""
 
@@ -43,8 +47,11 @@ class EvictableStore(Protocol):
     async def refresh(self) -> Usage:
         """Return what the store holds by the index, which other processes change too."""
 
-    async def evict(self, keep: Usage, at_most: int) -> Usage:
-        """Evict the least recently used tiles, `at_most` of them, until `keep` is left; return what was evicted."""
+    async def evict(self, keep: Usage, at_most: int, unused_since: float | None = None) -> Usage:
+        """Evict the least recently used tiles, `at_most` of them, until `keep` is left; return what was evicted.
+
+        :param unused_since: spare those that were used since then (seconds since 1970).
+        """
 
 
 class Evictor(Service):
@@ -62,6 +69,9 @@ class Evictor(Service):
         self._interval = interval
         self._clock = clock
         self._metrics = metrics
+        self._held = Usage()
+        """The space that is kept for what is fetched ahead."""
+        self._holding = DeferredLock()
         self._index_unavailable = False
         self._running_pass: Deferred[Any] | None = None
         self._loop = LoopingCall(self._look)
@@ -102,6 +112,47 @@ class Evictor(Service):
             self._start_pass()
         await self._pass_ended()
         return not self._index_unavailable
+
+    @asynccontextmanager
+    async def hold_space(self, wanted: Usage, unused_since: float) -> AsyncIterator[bool]:
+        """Keep space free for the time of a block, below the share of the size at which a pass begins.
+
+        So whoever stores there within the block evicts nothing. The space is made of what was not used since then
+        (seconds since 1970). Yield whether there is any.
+
+        :raises DatabaseUnavailable: the index does not answer.
+        """
+        await self._holding.acquire()
+        try:
+            held = wanted if await self._make_space_held(wanted, unused_since) else Usage()
+            self._held += held
+        finally:
+            self._holding.release()
+        try:
+            yield held is wanted
+        finally:
+            self._held -= held
+
+    async def _make_space_held(self, wanted: Usage, unused_since: float) -> bool:
+        """Evict what was not used since then, until there is the space; return whether there is."""
+        while self._limits.is_full(self._capacity.expected + self._held + wanted):
+            if self._running_pass is not None:
+                await self._pass_ended()
+            elif not await self._evict_unused(wanted, unused_since):
+                return not self._limits.is_full(self._capacity.expected + self._held + wanted)
+        return True
+
+    async def _evict_unused(self, wanted: Usage, unused_since: float) -> bool:
+        """Evict a slice of what was not used; return False when there is nothing left."""
+        if not await self._leases.acquire(LEASE):  # another process runs a pass
+            await deferLater(self._clock, _INTERRUPTED)
+            await self._store.refresh()
+            return True
+        try:
+            room = self._limits.room(self._capacity.incoming + self._held + wanted)
+            return bool((await self._store.evict(room, _SLICE, unused_since)).tiles)
+        finally:
+            await self._leases.release(LEASE)
 
     def _pass_ended(self) -> Deferred[None]:
         """Return a Deferred that fires when no pass runs. Cancelling it does not cancel the pass."""

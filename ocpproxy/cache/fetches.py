@@ -64,8 +64,8 @@ class TileWriter(Protocol):
     async def store(self, pictures: Pictures) -> int:
         """Store the tiles that there is space for; return how many are new."""
 
-    async def missing(self, tiles: Sequence[Tile]) -> list[Tile]:
-        """Return those of the tiles that are not stored."""
+    async def sizes(self, tiles: Sequence[Tile]) -> Mapping[Tile, int]:
+        """Return the bytes of those tiles that are stored."""
 
     async def keep_validators(self, tile: Tile, validators: Mapping[str, str]) -> None:
         """Keep an upstream's validators with a stored tile."""
@@ -138,10 +138,14 @@ class CuboidFetches(Service):
 
         :raises UpstreamFailure: the upstream did not give the voxels.
         """
-        if not self._flights.is_flying(cuboid) and not await self._store.missing(cuboid.tiles()):
+        if not self._flights.is_flying(cuboid) and await self._is_stored(cuboid):
             return False
         await self._flights.join(cuboid, None)
         return True
+
+    async def _is_stored(self, cuboid: Cuboid) -> bool:
+        tiles = cuboid.tiles()
+        return len(await self._store.sizes(tiles)) == len(tiles)
 
     def expected_seconds(self, token: str) -> float:
         """Return how long the upstream of a token takes for a cuboid, by the last ones."""
@@ -223,7 +227,7 @@ class CuboidFetches(Service):
         """Deliver the tiles that are stored by now."""
         for tile in flight.waiting_items():
             if tile is None:
-                if not await self._store.missing(flight.key.tiles()):
+                if await self._is_stored(flight.key):
                     flight.deliver(None, None)
                 continue
             found = await self._lookup.find(tile)

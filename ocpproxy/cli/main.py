@@ -10,9 +10,9 @@ import argparse
 from collections.abc import Sequence
 
 from ocpproxy import __version__
-from ocpproxy.cli import check_config, describe, fsck
+from ocpproxy.cli import check_config, describe, fsck, jobs, prefetch
 
-SUBCOMMANDS = (check_config, describe, fsck)
+SUBCOMMANDS = (check_config, describe, fsck, prefetch, jobs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,8 @@ The kinds of upstream are given to `read`: they are in `ocpproxy.upstream.regist
 from ocpproxy.config.faults import BadConfiguration, Fault
 from ocpproxy.config.reading import demo, parse, read
 from ocpproxy.config.settings import (
+    AdminAddress,
+    AdminSettings,
     CacheSettings,
     DatasetSettings,
     IndexSettings,
@@ -26,6 +28,8 @@ from ocpproxy.config.settings import (
 )
 
 __all__ = [
+    "AdminAddress",
+    "AdminSettings",
     "BadConfiguration",
     "CacheSettings",
     "DatasetSettings",

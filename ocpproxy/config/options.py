@@ -51,6 +51,10 @@ INDEX: Mapping[str, Option] = {
     "url": Option(values.index_url, "sqlite:////var/lib/ocpproxy/index.sqlite"),
     "lease": Option(values.number(1, 600, "seconds"), "10"),
 }
+ADMIN: Mapping[str, Option] = {
+    "listen": Option(values.admin_address, "unix:/run/ocpproxy/admin.sock"),
+    "token": Option(values.admin_token, "", secret=True),
+}
 UPSTREAM: Mapping[str, Option] = {
     "type": Option(values.kind_name, "ocp"),
     "url": Option(values.addresses, "http://openconnecto.me/ocp"),

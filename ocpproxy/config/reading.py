@@ -18,8 +18,9 @@ from urllib.parse import quote
 
 from ocpproxy.config import upstreams, values
 from ocpproxy.config.faults import NOT_SHOWN, BadConfiguration, Fault
-from ocpproxy.config.options import CACHE, DISPLAY, INDEX, SERVER, UPSTREAM, Option, UpstreamKind
+from ocpproxy.config.options import ADMIN, CACHE, DISPLAY, INDEX, SERVER, UPSTREAM, Option, UpstreamKind
 from ocpproxy.config.settings import (
+    AdminSettings,
     CacheSettings,
     ConfigSource,
     DatasetSettings,
@@ -31,7 +32,7 @@ from ocpproxy.config.upstreams import Kinds
 from ocpproxy.model.dataset import NAME
 from ocpproxy.model.display import DisplaySettings
 
-_SINGLE = {"server": SERVER, "cache": CACHE, "index": INDEX}
+_SINGLE = {"server": SERVER, "cache": CACHE, "index": INDEX, "admin": ADMIN}
 """The sections that are there once and have fixed options."""
 _LETTERS = "a TOKEN has up to 64 of the letters a to z, A to Z, 0 to 9, _ and -, and does not begin with -"
 _DEMO_CACHE_MIB = 4096
@@ -59,9 +60,11 @@ def read(path: Path, kinds: Kinds) -> Settings:
 def demo(environ: Mapping[str, str], kinds: Kinds) -> Settings:
     """Return the settings of a daemon without a file: the demo volume, with all it keeps in the user's cache."""
     base = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/tmp")) / ".cache") / "ocpproxy"  # noqa: S108
+    socket = "unix:admin.sock" if len(os.fsencode(base / "admin.sock")) <= values.LONGEST_SOCKET else ""
     text = (
         f"[cache]\ndirectory = .\nsize = {_DEMO_CACHE_MIB}\n"
         "[index]\nurl = sqlite:///index.sqlite\n[upstream]\ntype = demo\n"
+        f"[admin]\nlisten = {socket}\n"
     )
     return parse(text, base, environ, kinds)
 
@@ -93,6 +96,7 @@ class _Reader:
         single = {name: self._read_options(name, options) for name, options in _SINGLE.items()}
         self.faults += _faults_of_cache(single["cache"])
         self.faults += _faults_of_server(single["server"])
+        self.faults += _faults_of_admin(single["admin"])
         upstream = self._read_upstream("upstream", {}, {})
         datasets = self._read_datasets(upstream)
         if self.faults:
@@ -101,6 +105,7 @@ class _Reader:
             ServerSettings(**single["server"]),
             CacheSettings(**single["cache"]),
             IndexSettings(**single["index"]),
+            AdminSettings(**single["admin"]),
             upstreams.make_settings(upstream, self._kinds[upstream["type"]]),
             {token: self._dataset_settings(found) for token, found in datasets.items()},
             "upstream" in self._sections or not datasets,
@@ -284,6 +289,13 @@ def _where(error: configparser.Error) -> str:
 def _faults_of_cache(cache: Mapping[str, Any]) -> Iterator[Fault]:
     if {"reclaim_to", "reclaim_above"} <= cache.keys() and cache["reclaim_to"] > cache["reclaim_above"]:
         yield Fault("cache", "reclaim_to", f"{cache['reclaim_to']:g}", "no more than reclaim_above")
+
+
+def _faults_of_admin(admin: Mapping[str, Any]) -> Iterator[Fault]:
+    address = admin.get("listen")
+    if address is not None and not address.path and "token" in admin and admin["token"] is None:
+        expected = "a token from the environment, ${NAME}: everybody on this machine can reach a tcp socket"
+        yield Fault("admin", "token", "", expected)
 
 
 def _faults_of_server(server: Mapping[str, Any]) -> Iterator[Fault]:

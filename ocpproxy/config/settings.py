@@ -73,6 +73,28 @@ class IndexSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AdminAddress:
+    """Where the admin endpoint listens: the socket file `path`, or `host` and `port`."""
+
+    path: str = ""
+    mode: int = 0o660
+    """The permissions of the file."""
+    host: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.path else f"tcp:{self.port}:interface={self.host}"
+
+
+@dataclass(frozen=True, slots=True)
+class AdminSettings:
+    """``[admin]``: where the commands reach the daemon, and what they have to show there."""
+
+    listen: AdminAddress | None
+    token: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamSettings:
     """``[upstream]``, and what a ``[dataset]`` changes of it. Times in seconds, `max_cutout` in bytes."""
 
@@ -122,6 +144,7 @@ class Settings:
     server: ServerSettings
     cache: CacheSettings
     index: IndexSettings
+    admin: AdminSettings
     upstream: UpstreamSettings
     datasets: Mapping[str, DatasetSettings]
     any_token: bool

@@ -11,16 +11,18 @@ import os
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ocpproxy.config.addresses import UnusableAddress, parse_address
-from ocpproxy.config.settings import IndexUrl
+from ocpproxy.config.settings import AdminAddress, IndexUrl
 from ocpproxy.model.dataset import NAME
 
 MIB = 2**20
+LONGEST_SOCKET = 107
+"""Bytes of the path of a unix socket."""
 
 
 class BadValue(ValueError):
@@ -322,6 +324,33 @@ def authorization(text: str, _: Path) -> str | None:
     """Read the value of an Authorization header; an empty text is None."""
     if text and (not re.fullmatch(r"[\x21-\x7e]+( [\x21-\x7e]+)*", text) or len(text) > 8000):
         raise BadValue("a line such as Token ${NAME} or Bearer ${NAME}")
+    return text or None
+
+
+def admin_address(text: str, directory: Path) -> AdminAddress | None:
+    """Read where the admin endpoint listens; an empty text is None."""
+    if not text:
+        return None
+    found = re.fullmatch(r"unix:([^:]+)(?::mode=0?([0-7]{3}))?", text)
+    if found:
+        path = str(directory / found[1])
+        if len(os.fsencode(path)) > LONGEST_SOCKET:
+            raise BadValue(f"a path of at most {LONGEST_SOCKET} bytes, the most that a unix socket can have")
+        return AdminAddress(path, int(found[2] or "660", 8))
+    found = re.fullmatch(r"tcp:(\d{1,5})(?::interface=([0-9a-fA-F.:\\]+))?", text)
+    if not found or not 0 < int(found[1]) < 65536:
+        raise BadValue("unix:/run/ocpproxy/admin.sock, tcp:8081:interface=127.0.0.1, or nothing for no endpoint")
+    try:
+        host = ip_address((found[2] or "127.0.0.1").replace("\\", ""))
+    except ValueError:
+        raise BadValue("an address after interface=, such as 127.0.0.1") from None
+    return AdminAddress(host=str(host), port=int(found[1]))
+
+
+def admin_token(text: str, _: Path) -> str | None:
+    """Read what requests to the admin endpoint have to show; an empty text is None."""
+    if text and not re.fullmatch(r"[\x21-\x7e]{16,1000}", text):
+        raise BadValue("a token of 16 letters or more, without spaces, from the environment: ${NAME}")
     return text or None
 
 

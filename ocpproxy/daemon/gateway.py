@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from twisted.application.service import IService
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.interfaces import IStreamServerEndpoint
 
@@ -29,6 +30,7 @@ from ocpproxy.cache.shared_cutouts import SharedCutouts
 from ocpproxy.cache.tiles import TileCache
 from ocpproxy.concurrency.threads import Priority
 from ocpproxy.config import Settings, UpstreamSettings
+from ocpproxy.daemon.admin import AdminServer, AdminSocket, AdoptedSocket
 from ocpproxy.daemon.services import (
     BackgroundTask,
     LagProbe,
@@ -40,7 +42,12 @@ from ocpproxy.daemon.services import (
 from ocpproxy.daemon.storage import Storage, open_storage
 from ocpproxy.daemon.upstreams import make_catalogue, open_upstreams
 from ocpproxy.index.descriptions import Descriptions
+from ocpproxy.index.jobs import JobRows
+from ocpproxy.jobs.plan import Estimator
+from ocpproxy.jobs.run import RunContext
+from ocpproxy.jobs.service import JobParts, Jobs
 from ocpproxy.metrics import Metrics
+from ocpproxy.web.admin import AdminSite
 from ocpproxy.web.answer_record import AnswerRecord
 from ocpproxy.web.connections import Connections, most_connections
 from ocpproxy.web.front import Front
@@ -64,6 +71,8 @@ class WorkerSlot:
     of: int = 1
     sockets: Sequence[int] = ()
     """Descriptors of listening sockets to adopt, where the process does not open its own."""
+    admin: int | None = None
+    """The descriptor of the admin endpoint's socket to adopt, where the process does not open its own."""
     all_metrics: Callable[[], Awaitable[bytes]] | None = None
     """Returns the metrics of all processes."""
 
@@ -114,6 +123,10 @@ def make_gateway(
     sources = TileSources(catalogue, cache, DerivedTiles(cache, threads.urgent), lookahead, now, reactor)
     site = _make_site(settings, reactor, sources, lookup, _state(settings, storage, metrics, slot), metrics)
     evictor = Evictor(storage.store, storage.leases, settings.cache.reclaim_interval, reactor, metrics)
+    run = RunContext(fetches, storage.store, evictor, reactor, now)
+    estimator = Estimator(storage.store, storage.files.run, reactor)
+    rows = JobRows(storage.database, reactor)
+    jobs = Jobs(JobParts(rows, storage.leases, catalogue, estimator, fetches, run, metrics), reactor)
     services = OrderedServices()
     for service in (
         ShortSwitchInterval(),
@@ -126,6 +139,7 @@ def make_gateway(
         evictor,
         fetches,
         lookahead,
+        *_admin_services(settings, slot, jobs, reactor),
         site.open_requests,
         ListeningPorts(_endpoints(settings, reactor, slot.sockets), site),
     ):
@@ -147,6 +161,16 @@ def _share(settings: Settings, of: int) -> Settings:
         upstream=fewer(settings.upstream),
         datasets={token: replace(d, upstream=fewer(d.upstream)) for token, d in settings.datasets.items()},
     )
+
+
+def _admin_services(settings: Settings, slot: WorkerSlot, jobs: Jobs, reactor: Any) -> list[IService]:
+    """Return the jobs and the admin endpoint, which the first process has."""
+    if slot.number:
+        return []
+    address = settings.admin.listen
+    opened = AdoptedSocket(slot.admin) if slot.of > 1 else AdminSocket(address)
+    token = None if address is None or address.path else settings.admin.token
+    return [jobs, opened, AdminServer(opened, AdminSite(jobs, token, reactor), reactor)]
 
 
 def _endpoints(settings: Settings, reactor: Any, sockets: Sequence[int]) -> list[IStreamServerEndpoint]:

@@ -74,7 +74,8 @@ def main() -> None:
     metrics = Metrics()
     parent = _ParentConnection(metrics, reactor)
     sockets = range(FIRST_SOCKET, FIRST_SOCKET + task["sockets"])
-    slot = WorkerSlot(task["number"], settings.server.workers, tuple(sockets), parent.all_metrics)
+    admin = sockets.stop if task["admin"] else None
+    slot = WorkerSlot(task["number"], settings.server.workers, tuple(sockets), admin, parent.all_metrics)
     services = OrderedServices()
     Signals(reactor).setServiceParent(services)
     make_gateway(settings, reactor, metrics, slot).services.setServiceParent(services)

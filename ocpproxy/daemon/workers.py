@@ -29,6 +29,7 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from ocpproxy.config import Settings
+from ocpproxy.daemon.admin import AdminSocket
 from ocpproxy.daemon.link import ANSWER_WITHIN, FIRST_SOCKET, LINK, GetAllMetrics, GetMetrics, WorkerReady
 from ocpproxy.daemon.scraping import add_dead, merge_metrics
 from ocpproxy.daemon.services import endpoint, listen, url
@@ -107,6 +108,7 @@ class WorkerPool(Service):
         self._settings = settings
         self._reactor = reactor
         self._ports: list[Any] = []
+        self._admin = AdminSocket(settings.admin.listen)
         self._living: dict[int, _WorkerProcess] = {}
         self._pauses: dict[int, float] = {}
         self._restarts: dict[int, Any] = {}
@@ -138,6 +140,7 @@ class WorkerPool(Service):
         except OSError as error:
             if not is_full(error):  # on a full disk the workers serve what is there
                 raise
+        self._admin.startService()
         for number in range(self._settings.server.workers):
             self._start(number)
         self._asking.start(_ASK_EVERY, now=False)
@@ -150,6 +153,7 @@ class WorkerPool(Service):
             call.cancel()
         workers = list(self._living.values())
         closed = [maybeDeferred(port.stopListening) for port in self._ports]
+        self._admin.stopService()
         self._signal(signal.SIGTERM)
         late = self._reactor.callLater(self._settings.server.patience + _DRAIN, self._signal, signal.SIGKILL)
         ended: Deferred[Any] = gatherResults([*closed, *(worker.ended for worker in workers)])
@@ -192,6 +196,7 @@ class WorkerPool(Service):
             "directory": str(source.directory),
             "number": number,
             "sockets": len(self._ports),
+            "admin": self._has_admin(number),
         }
         process.writeToChild(0, json.dumps(task).encode())
         process.closeChildFD(0)
@@ -200,10 +205,16 @@ class WorkerPool(Service):
     def _spawn(self, worker: _WorkerProcess, connection: socket.socket) -> Any:
         """Start a process with the link and the listening sockets as its descriptors."""
         sockets = {FIRST_SOCKET + n: port.fileno() for n, port in enumerate(self._ports)}
+        if self._has_admin(worker.number) and self._admin.socket is not None:
+            sockets[FIRST_SOCKET + len(sockets)] = self._admin.socket.fileno()
         relayed = "r" if _is_null(1) else None
         descriptors = {0: "w", 1: relayed or 1, 2: relayed or 2, LINK: connection.fileno(), **sockets}
         command = [sys.executable, "-P", "-m", "ocpproxy.daemon.worker"]
         return self._reactor.spawnProcess(worker, command[0], command, env=dict(os.environ), childFDs=descriptors)
+
+    def _has_admin(self, number: int) -> bool:
+        """Return whether a worker accepts on the socket of the admin endpoint."""
+        return number == 0 and self._admin.socket is not None
 
     def worker_ready(self, number: int) -> None:
         """Log that a worker accepts requests."""

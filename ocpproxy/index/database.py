@@ -217,6 +217,15 @@ class Database(Service):
         """
         return await self._run(self._transaction, PATIENCE, None, interaction, args, kwargs)
 
+    async def read_within(
+        self, patience: float, interaction: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run an interaction that only reads, for a caller who waits at most `patience` seconds.
+
+        :raises DatabaseUnavailable: as `run`; `OutcomeUnknown` when it takes longer.
+        """
+        return await self._run(self._transaction, patience, None, interaction, args, kwargs)
+
     async def answers(self, patience: float) -> bool:
         """Return whether the database answers anything within `patience` seconds; one that is only slow does.
 

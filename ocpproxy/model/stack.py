@@ -194,7 +194,7 @@ class Stack:
         shape = self.dataset.levels[tile.level]
         columns, rows, through = self.plane.axes
         spans = {columns: self._span(shape, columns, tile.col), rows: self._span(shape, rows, tile.row)}
-        depth = self._depth(shape, spans)
+        depth = self.depth(shape, tile.row, tile.col)
         first = shape.offset[through] + (tile.slice - shape.offset[through]) // depth * depth
         # A slice below 0 has no address.
         spans[through] = (max(first, 0), min(first + depth, shape.end[through]))
@@ -221,11 +221,29 @@ class Stack:
             return (offset + slices[0], offset + slices[-1] + 1)
         return (offset + number * TILE, offset + min((number + 1) * TILE, level.size[axis]))
 
-    def _depth(self, level: Level, spans: dict[int, tuple[int, int]]) -> int:
-        """Return the slices in a slab."""
+    def numbers(self, level: Level, axis: int, first: int, end: int) -> range:
+        """Return the rows or columns of tiles that show one of the voxels ``first <= v < end`` along an axis."""
+        first, end = first - level.offset[axis], end - level.offset[axis]
+        if axis == Z:  # slice i is shown by the pixels from ceil(i * scale - 1/2) on
+            scale, half = self.z_scale(level), Fraction(1, 2)
+            last_pixel = self._length(level, Z) - 1
+            first = min(ceil(first * scale - half), last_pixel)
+            end = max(first + 1, min(ceil(end * scale - half), last_pixel + 1))
+        return range(first // TILE, (end - 1) // TILE + 1)
+
+    def depth(self, level: Level, row: int, col: int) -> int:
+        """Return the slices in a slab at this row and column of tiles.
+
+        :raises CannotDisplay: when even a single slice needs more voxels than a cuboid may have.
+        """
+        columns, rows, _ = self.plane.axes
         width = 1
-        for axis, (first, end) in spans.items():
-            width *= end - first if axis == Z else TILE
+        for axis, number in ((columns, col), (rows, row)):
+            if axis == Z:
+                first, end = self._span(level, axis, number)
+                width *= end - first
+            else:
+                width *= TILE
         needed = width * sum(item.channel.itemsize for item in self.shown)
         most, cube = self.max_cutout // needed, level.cube[self.plane.axes[2]]
         if not most:

@@ -50,6 +50,11 @@ class CacheLimits:
         tiles = min(int(self.to * self.max_tiles), self.max_tiles - incoming.tiles) if self.max_tiles else 2**62
         return Usage(max(0, tiles), max(0, min(int(self.to * self.size), self.size - incoming.bytes)))
 
+    def room(self, wanted: Usage) -> Usage:
+        """Return the usage to which so much can be added before it is time to evict."""
+        tiles = int(self.above * self.max_tiles) - wanted.tiles if self.max_tiles else 2**62
+        return Usage(max(0, tiles), max(0, int(self.above * self.size) - wanted.bytes))
+
 
 class MakesSpace(Protocol):
     """An evictor, as `Capacity` sees it."""

@@ -257,15 +257,25 @@ def record_uses(tx: Transaction, uses: Mapping[Tile, float]) -> None:
             )
 
 
-def delete_least_recent(tx: Transaction, at_most: int, keep: Usage, intend: Callable[[list[Tile]], None]) -> Evicted:
+def delete_least_recent(
+    tx: Transaction,
+    at_most: int,
+    keep: Usage,
+    intend: Callable[[list[Tile]], None],
+    unused_since: float | None = None,
+) -> Evicted:
     """Delete the least recently used rows, `at_most` of them, until no more than `keep` is left.
 
     :param intend: called with the tiles before anything is changed.
+    :param unused_since: spare those that were used since then (seconds since 1970).
     """
     before = _lock(tx)
     removed = Usage()
     found: list[Key] = []
-    for high, low, nbytes in tx.many("SELECT highkey, lowkey, bytes FROM contents ORDER BY reftime LIMIT ?", at_most):
+    old, values = ("WHERE reftime < ? ", [stamp(unused_since)]) if unused_since is not None else ("", [])
+    for high, low, nbytes in tx.many(
+        f"SELECT highkey, lowkey, bytes FROM contents {old}ORDER BY reftime LIMIT ?", *values, at_most
+    ):
         left = before - removed
         if left.bytes <= keep.bytes and left.tiles <= keep.tiles:
             break
@@ -288,6 +298,34 @@ def _named(tx: Transaction, found: list[Key]) -> dict[Key, Tile]:
     }
     tiles = {key: keys.unpack(key, names.get(keys.datasetid(key[0]), "")) for key in found}
     return {key: tile for key, tile in tiles.items() if tile is not None}
+
+
+# -- for estimates
+
+
+def count_block(tx: Transaction, stack: str, first: Tile, last: Tile) -> int:
+    """Return how many tiles have rows, of one time and level, between two corners (slice, row, col), both included."""
+    ids = _stack_ids(tx, [stack], make=False)
+    if stack not in ids:
+        return 0
+    (high, low), (_, top) = keys.pack(first, ids[stack]), keys.pack(last, ids[stack])
+    row, col = f"((lowkey >> {keys.ROW_AT}) & {keys.ROWS - 1})", f"(lowkey & {keys.ROWS - 1})"
+    (count,) = tx.one(
+        f"SELECT COUNT(*) FROM contents WHERE highkey = ? AND lowkey BETWEEN ? AND ? "
+        f"AND {row} BETWEEN ? AND ? AND {col} BETWEEN ? AND ?",
+        *(high, low, top, first.row, last.row, first.col, last.col),
+    )
+    return int(count)
+
+
+def mean_bytes(tx: Transaction, tile: Tile, sample: int = 1000) -> tuple[int, int]:
+    """Return the number and the bytes of some tiles of a stack, at the time and the level of a tile."""
+    ids = _stack_ids(tx, [tile.stack], make=False)
+    if tile.stack not in ids:
+        return (0, 0)
+    high, _ = keys.pack(tile, ids[tile.stack])
+    sizes = [_number(row[0]) for row in tx.many("SELECT bytes FROM contents WHERE highkey = ? LIMIT ?", high, sample)]
+    return len(sizes), sum(sizes)
 
 
 # -- for fsck

@@ -136,12 +136,14 @@ class TileStore(Service):
             return None
         return found
 
-    async def missing(self, tiles: Sequence[Tile]) -> list[Tile]:
-        """Return those of the tiles that are not stored."""
-        missing: list[Tile] = await self.run_in_thread(
-            lambda: [tile for tile in tiles if self.files.stat(tile) is None]
-        )
-        return missing
+    async def sizes(self, tiles: Sequence[Tile]) -> dict[Tile, int]:
+        """Return the bytes of those tiles that are stored."""
+        sizes: dict[Tile, int] = await self.run_in_thread(self._sizes, tiles)
+        return sizes
+
+    def _sizes(self, tiles: Sequence[Tile]) -> dict[Tile, int]:
+        found = {tile: self.files.stat(tile) for tile in tiles}
+        return {tile: stat[0] for tile, stat in found.items() if stat is not None}
 
     def note_use(self, tile: Tile) -> None:
         """Note that the tile is used now."""
@@ -297,11 +299,12 @@ class TileStore(Service):
         """
         return await self.pending.refresh()
 
-    async def evict(self, keep: Usage, at_most: int) -> Usage:
+    async def evict(self, keep: Usage, at_most: int, unused_since: float | None = None) -> Usage:
         """Evict the least recently used tiles, `at_most` of them, until no more than `keep` is left.
 
         Return what was evicted. The rows go first; the journal names the files that a crash leaves behind.
 
+        :param unused_since: spare those that were used since then (seconds since 1970).
         :raises DatabaseUnavailable: the index does not answer.
         """
         await self.pending.reconciled()  # the rows choose, so all that is on disk must have one
@@ -316,7 +319,7 @@ class TileStore(Service):
         removed = shield(self._remove_evicted(ended, intended))
         try:
             evicted = await self.database.run_within(
-                PATIENCE, ended.callback, rows.delete_least_recent, at_most, keep, intend
+                PATIENCE, ended.callback, rows.delete_least_recent, at_most, keep, intend, unused_since
             )
         except (OutcomeUnknown, CancelledError):
             removed.addErrback(lambda failure: self._log.failure("removing the files of evicted tiles", failure))

@@ -3,7 +3,7 @@
 Step 0 is the historical set-up; each later file adds to it. A fresh database and a historical one go through all of
 them, so there is one source for the schema, and a fresh database equals an upgraded one. ``metadata.version`` is the
 number of steps that were applied. MySQL commits every statement at once, so a step that was interrupted is applied
-again, and all of them are when a table is missing; what exists already is skipped.
+again, and so are those from the one on whose table is missing; what exists already is skipped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ _EXISTS = {1050, 1060, 1061, 1068}
 """MySQL: table exists, duplicate column, duplicate index, multiple primary key."""
 _EXISTS_WORDS = ("already exists", "duplicate column name")
 """SQLite's words for the same."""
-_TABLES = ("contents", "datasets", "metadata", "fetching")
+_TABLES = {0: ("contents", "datasets", "metadata", "fetching"), 3: ("jobs", "job_failures")}
+"""The tables that a step makes."""
 _ADD_VERSION = "ALTER TABLE metadata ADD COLUMN version INT NOT NULL DEFAULT 0"
 
 
@@ -73,16 +74,21 @@ def upgrade(cursor: Cursor, dialect: str, errors: type[Exception]) -> int:
 
 
 def steps_applied(cursor: Cursor, errors: type[Exception]) -> int:
-    """Return how many steps the database has; none when a table is missing, or its version."""
+    """Return how many steps the database has; no more than were before the one that makes a missing table."""
     try:
-        for table in _TABLES:
-            cursor.execute(f"SELECT 1 FROM {table} WHERE 1 = 0")
-            cursor.fetchone()
         cursor.execute("SELECT MAX(version) FROM metadata")
     except errors:
         return 0
     row = cursor.fetchone()
-    return int(str(row[0])) if row and row[0] is not None else 0
+    applied = int(str(row[0])) if row and row[0] is not None else 0
+    for step, tables in _TABLES.items():
+        try:
+            for table in tables if step < applied else ():
+                cursor.execute(f"SELECT 1 FROM {table} WHERE 1 = 0")
+                cursor.fetchone()
+        except errors:
+            return step
+    return applied
 
 
 def _execute(cursor: Cursor, statement: str, errors: type[Exception]) -> None:

@@ -1,0 +1,92 @@
+"""What a command asks a running daemon for, at its admin endpoint (`ocpproxy.web.admin`)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import treq
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.web.client import URI, Agent
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+from ocpproxy.config import AdminAddress, AdminSettings
+
+_CONNECT_WITHIN = 10
+_ANSWER_WITHIN = 120.0
+
+
+class NoDaemon(Exception):
+    """No daemon answers. The message says where it should be, and why it does not."""
+
+
+class Refused(Exception):
+    """The daemon refuses. The message is what it says.
+
+    :param status: the HTTP status.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@implementer(IAgentEndpointFactory)
+class _Endpoint:
+    """The same endpoint for every address."""
+
+    def __init__(self, reactor: Any, address: AdminAddress) -> None:
+        self._reactor = reactor
+        self._address = address
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """Return the endpoint."""
+        address = self._address
+        if address.path:
+            return UNIXClientEndpoint(self._reactor, address.path, _CONNECT_WITHIN)
+        kind = TCP6ClientEndpoint if ":" in address.host else TCP4ClientEndpoint
+        made: IStreamClientEndpoint = kind(self._reactor, address.host, address.port, _CONNECT_WITHIN)
+        return made
+
+
+class AdminClient:
+    """The requests of one command.
+
+    :raises NoDaemon: the configuration has no admin endpoint.
+    """
+
+    def __init__(self, settings: AdminSettings, reactor: Any) -> None:
+        if settings.listen is None:
+            raise NoDaemon("[admin] listen is empty, so no daemon can be asked")
+        self._address = settings.listen
+        self._reactor = reactor
+        self._http = HTTPClient(Agent.usingEndpointFactory(reactor, _Endpoint(reactor, settings.listen)))
+        self._headers: dict[bytes | str, bytes | str] = {}
+        if settings.token:
+            self._headers["Authorization"] = f"Bearer {settings.token}"
+
+    async def ask(self, method: str, path: str, document: Any = None) -> dict[str, Any]:
+        """Return the daemon's answer.
+
+        :raises NoDaemon: no daemon answers.
+        :raises Refused: the daemon refuses.
+        """
+        data = None if document is None else json.dumps(document).encode()
+        try:
+            response = await self._http.request(
+                method, f"http://ocpproxy/v1/{path}", headers=self._headers, data=data, timeout=_ANSWER_WITHIN
+            )
+            answer = json.loads(await treq.content(response))
+        except CancelledError:
+            raise
+        except Exception as error:  # whatever a connection may fail with, or what somebody else answers there
+            reason = str(error) or type(error).__name__
+            raise NoDaemon(f"no daemon answers at {self._address}: {reason}") from None
+        if response.code >= 300:
+            raise Refused(response.code, str(answer.get("error", response.code)))
+        found: dict[str, Any] = answer
+        return found

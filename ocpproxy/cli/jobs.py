@@ -1,0 +1,73 @@
+"""``ocpproxy jobs``: the prefetch jobs of a running daemon."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from ocpproxy.cli.admin_client import AdminClient, NoDaemon, Refused
+from ocpproxy.cli.job_display import Lines, job_line
+from ocpproxy.cli.reactor import run_in_reactor
+from ocpproxy.cli.settings import load_settings
+from ocpproxy.config import Settings
+
+_COULD_NOT_RUN = 2
+_ACTIONS = ("pause", "resume", "cancel", "retry")
+
+
+def add_parser(commands: Any) -> None:
+    """Add the parser of this subcommand."""
+    parser = commands.add_parser(
+        "jobs",
+        help="show the prefetch jobs of a running daemon; pause, resume, cancel or retry one",
+        description="Shows all prefetch jobs, or one with what has failed. pause lets a running job rest, resume lets "
+        "it go on, cancel ends it, retry fetches again what has failed or is not in the cache any more.",
+        epilog="Exit code 0: done; 2: it could not be done.",
+    )
+    parser.add_argument("words", nargs="*", metavar="[pause|resume|cancel|retry] ID", help="without ID: all jobs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("--config", metavar="F", help="of the daemon; without it: a daemon that runs without one")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Return 0 when it was done, 2 when it could not be done."""
+    words = arguments.words
+    action = words[0] if words and words[0] in _ACTIONS else None
+    numbers = words[1:] if action else words
+    if len(numbers) > 1 or (action and not numbers) or not all(number.isdigit() for number in numbers):
+        expected = "expected nothing, the number of a job, or one of " + ", ".join(_ACTIONS) + " and its number"
+        print(f"ocpproxy jobs: {expected}", file=sys.stderr)
+        return _COULD_NOT_RUN
+    settings = load_settings(arguments.config)
+    if settings is None:
+        return _COULD_NOT_RUN
+    number = numbers[0] if numbers else None
+    return run_in_reactor(lambda reactor: _jobs(reactor, settings, action, number, as_json=arguments.json))
+
+
+async def _jobs(reactor: Any, settings: Settings, action: str | None, number: str | None, *, as_json: bool) -> int:
+    try:
+        client = AdminClient(settings.admin, reactor)
+        if number is None:
+            jobs = (await client.ask("GET", "jobs"))["jobs"]
+        elif action is None:
+            jobs = [(await client.ask("GET", f"jobs/{number}"))["job"]]
+        else:
+            jobs = [(await client.ask("POST", f"jobs/{number}/{action}"))["job"]]
+    except (NoDaemon, Refused) as error:
+        print(f"ocpproxy jobs: {error}", file=sys.stderr)
+        return _COULD_NOT_RUN
+    for job in jobs:
+        if as_json:
+            print(json.dumps({"job": job}))
+        elif number is None or action is not None:
+            print(f"{job_line(job)} ({job['title']})")
+        else:
+            print(job["title"])
+            Lines().end(job)
+    if not jobs and not as_json:
+        print("there are no jobs")
+    return 0

@@ -1,0 +1,192 @@
+"""The admin endpoint: what the commands of ``ocpproxy`` ask a running daemon for, as JSON over HTTP.
+
+It is never on a public port. On a unix socket the permissions of the file are its guard; on any other, each request has
+``Authorization: Bearer`` with the token of ``[admin] token``. docs/admin.md describes the protocol, whose version is
+the first segment of every path.
+
+==============================================  ====================================================================
+``GET /v1/``                                    versions of the daemon and of the protocol
+``POST /v1/jobs``                               a `jobs.spec` starts a job: 201; with ``?dry_run=1`` 200, and no job
+``GET /v1/jobs``                                all jobs, the newest first
+``GET /v1/jobs/ID``                             one job, with what it fetches and what has failed
+``POST /v1/jobs/ID/pause|resume|cancel|retry``  200 with the job
+==============================================  ====================================================================
+
+A failure is ``{"error": "…"}`` with the status 400 (bad request), 401, 404, 405, 409 (not possible now), 413, 422 (the
+job makes no sense), 502 (the dataset is not described) or 503 (the index is unavailable).
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, Mapping
+from io import BytesIO
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from ocpproxy import __version__
+from ocpproxy.cache.catalogue import Undescribed
+from ocpproxy.index.database import DatabaseUnavailable
+from ocpproxy.index.jobs import Job
+from ocpproxy.jobs.service import Jobs, NoSuchJob, NotPossible, does_not_fit
+from ocpproxy.jobs.spec import BadJob, read_text
+from ocpproxy.log import Logger
+from ocpproxy.web import answers
+from ocpproxy.web.answers import Reply
+
+VERSION = 1
+_LONGEST_BODY = 15 * 2**20
+"""Bytes: MySQL takes texts of 16 MiB."""
+_MOST_FAILURES = 1000
+"""Failures of a job that are sent."""
+_IDLE = 60
+_STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (BadJob, 422),
+    (NoSuchJob, 404),
+    (NotPossible, 409),
+    (Undescribed, 502),
+    (DatabaseUnavailable, 503),
+)
+Answer = tuple[int, Mapping[str, Any]]
+
+
+class AdminRequest(Request):
+    """A request whose body is bounded, and kept in memory."""
+
+    too_long = False
+    body: BytesIO
+
+    def gotLength(self, length: int | None) -> None:
+        """Keep the body, unless it is too long."""
+        self.too_long = length is not None and length > _LONGEST_BODY
+        self.content = self.body = BytesIO()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Keep a part of the body."""
+        self.too_long = self.too_long or self.body.tell() + len(data) > _LONGEST_BODY
+        if not self.too_long:
+            self.body.write(data)
+
+
+class AdminResource(Resource):
+    """All paths of the endpoint.
+
+    :param token: what requests have to show; None where the socket's file guards it.
+    """
+
+    isLeaf = True
+    _log = Logger()
+
+    def __init__(self, jobs: Jobs, token: str | None) -> None:
+        super().__init__()
+        self._jobs = jobs
+        self._token = token
+        self._actions: dict[str, Callable[[int], Awaitable[None]]] = {
+            "pause": jobs.pause,
+            "resume": jobs.resume,
+            "cancel": jobs.cancel,
+            "retry": jobs.retry,
+        }
+
+    def render(self, request: AdminRequest) -> Any:
+        """Start to answer. When the client leaves, what it has begun goes on."""
+        work = Deferred.fromCoroutine(self._answer(request))
+        work.addErrback(lambda failure: self._log.failure("an answer could not be sent", failure))
+        return NOT_DONE_YET
+
+    async def _answer(self, request: AdminRequest) -> None:
+        try:
+            code, document = await self._route(request)
+        except CancelledError:
+            code, document = 503, {"error": "the daemon stops"}
+        except Exception as error:
+            code = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+            document = {"error": str(error)}
+            if code == 500:
+                self._log.failure("while answering {path}", path=request.path.decode("latin-1"))
+                document = {"error": "something is wrong with the daemon; its log has the details"}
+        reply: Reply = answers.document(code, document)
+        gone = request.channel is None
+        if not gone:
+            reply.send(request)
+
+    async def _route(self, request: AdminRequest) -> Answer:
+        if self._token is not None and not self._is_allowed(request):
+            return 401, {"error": "expected the token of [admin] token: Authorization: Bearer …"}
+        if request.too_long:
+            return 413, {"error": f"expected at most {_LONGEST_BODY} bytes"}
+        version, *path = request.path.decode("latin-1").removeprefix("/").removesuffix("/").split("/")
+        if version != f"v{VERSION}":
+            return 404, {"error": f"expected /v{VERSION}/…: this daemon is ocpproxy {__version__}"}
+        await self._jobs.wait_for_index()
+        method = request.method.decode("latin-1")
+        match [method, *path]:
+            case ["GET"]:
+                return 200, {"version": VERSION, "ocpproxy": __version__}
+            case ["GET", "jobs"]:
+                return 200, {"jobs": [as_json(job) for job in await self._jobs.all()]}
+            case ["POST", "jobs"]:
+                return await self._submit(request)
+            case ["GET", "jobs", number]:
+                return 200, {"job": await self._detailed(_number(number))}
+            case ["POST", "jobs", number, action] if action in self._actions:
+                await self._actions[action](_number(number))
+                return 200, {"job": await self._detailed(_number(number))}
+        known = not path or path[0] == "jobs"
+        return (405 if known and method not in ("GET", "POST") else 404), {"error": "there is nothing here"}
+
+    def _is_allowed(self, request: AdminRequest) -> bool:
+        shown = request.requestHeaders.getRawHeaders(b"authorization", [b""])[0]
+        return hmac.compare_digest(shown, f"Bearer {self._token}".encode())
+
+    async def _submit(self, request: AdminRequest) -> Answer:
+        text = request.body.getvalue().decode("utf-8", "replace")
+        spec = read_text(text)
+        if request.args.get(b"dry_run", [b"0"])[0] not in (b"", b"0"):
+            _, estimate = await self._jobs.estimate(spec)
+            refused = None if estimate.fits else does_not_fit(estimate)
+            return 200, {"estimate": estimate.to_json(), "refused": refused}
+        number, estimate = await self._jobs.submit(spec, text)
+        return 201, {"job": await self._detailed(number), "estimate": estimate.to_json()}
+
+    async def _detailed(self, number: int) -> dict[str, Any]:
+        job = await self._jobs.job(number)
+        failures = await self._jobs.failures(number, _MOST_FAILURES) if job.progress.get("failed") else []
+        shown = [{"cuboid": one.cuboid, "reason": one.reason, "at": one.at} for one in failures]
+        return as_json(job) | {"failures": shown}
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise NoSuchJob(f"expected the number of a job, not {text[:40]!r}")
+    return int(text)
+
+
+def as_json(job: Job) -> dict[str, Any]:
+    """Return a job as JSON."""
+    progress = dict(job.progress)
+    left = progress.get("cuboids", 0) - progress.get("done", 0)
+    rate = progress.get("rate") or 0
+    return {
+        "id": job.id,
+        "state": job.state.value,
+        "reason": job.reason,
+        "title": progress.pop("title", ""),
+        "created": job.created,
+        "changed": job.changed,
+        "progress": progress,
+        "eta_seconds": left / rate if rate and job.state.value == "running" else None,
+    }
+
+
+class AdminSite(Site):
+    """The HTTP server of the endpoint."""
+
+    def __init__(self, jobs: Jobs, token: str | None, reactor: Any) -> None:
+        super().__init__(AdminResource(jobs, token), requestFactory=AdminRequest, reactor=reactor, timeout=_IDLE)
+
+    def log(self, request: Any) -> None:
+        """Log nothing: what is done is logged by whoever does it."""
