@@ -132,6 +132,7 @@ class Stage:
             "server": {"listen": "tcp:0:interface=127.0.0.1", "access_log": "off"},
             "cache": {"directory": "cache"},
             "index": {"url": "sqlite:///index.sqlite"},
+            "admin": {"listen": ""},
             "upstream": {"type": "demo"},
         }
         for option, value in options.items():

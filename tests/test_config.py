@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ocpproxy import config
 from ocpproxy.cli.main import main
-from ocpproxy.config import BadConfiguration, Settings
+from ocpproxy.config import AdminAddress, BadConfiguration, Settings
 from ocpproxy.config.options import ADMIN, CACHE, DISPLAY, INDEX, SERVER
 from ocpproxy.config.upstreams import all_options
 from ocpproxy.daemon import tap
@@ -64,6 +64,46 @@ class DefaultsTests(SynchronousTestCase):
             (str(settings.cache.directory), settings.index.url.path), ("/x/ocpproxy", "/x/ocpproxy/index.sqlite")
         )
         self.assertEqual(str(config.demo({"HOME": "/h"}, KINDS).cache.directory), "/h/.cache/ocpproxy")
+
+
+class AdminValuesTests(SynchronousTestCase):
+    """``[admin]``."""
+
+    def test_addresses(self) -> None:
+        """A socket file with its mode, a tcp socket with its token, nothing, and the default."""
+        for text, expected in (
+            ("listen = unix:run/a.sock\n", AdminAddress(str(HERE / "run/a.sock"))),
+            ("listen = unix:/run/a.sock:mode=0600\n", AdminAddress("/run/a.sock", 0o600)),
+            ("listen =\n", None),
+            ("", AdminAddress("/run/ocpproxy/admin.sock")),
+            ("listen = tcp:81\ntoken = ${SECRET}\n", AdminAddress(host="127.0.0.1", port=81)),
+            ("listen = tcp:81:interface=\\:\\:1\ntoken = ${SECRET}\n", AdminAddress(host="::1", port=81)),
+        ):
+            settings = parse(f"[admin]\n{text}", SECRET="0123456789abcdef")
+            self.assertEqual(settings.admin.listen, expected)
+            self.assertNotIn("0123456789abcdef", repr(settings))
+
+    def test_faults(self) -> None:
+        """What makes no sense is refused, and no token is shown."""
+        for text, words in (
+            ("listen = tcp:81\n", "a token from the environment"),
+            ("listen = tcp:0\n", "unix:/run/ocpproxy/admin.sock, tcp:8081"),
+            ("listen = tcp:81:interface=example.org\ntoken = ${SECRET}\n", "tcp:8081"),
+            ("listen = unix:" + "a" * 200 + "\n", "at most 107 bytes"),
+            ("listen = 8081\n", "unix:/run/ocpproxy/admin.sock"),
+            ("token = 0123456789abcdef\n", "secrets are in the environment"),
+            ("token = ${SHORT}\n", "16 letters or more"),
+        ):
+            with self.assertRaises(BadConfiguration) as raised:
+                parse(f"[admin]\n{text}", SECRET="0123456789abcdef", SHORT="abc")
+            self.assertIn(words, str(raised.exception))
+            self.assertNotIn("0123456789abcdef", str(raised.exception))
+
+    def test_demo(self) -> None:
+        """The demo has one beside its cache, unless the path is too long for a socket."""
+        for place, expected in (("/x", "/x/ocpproxy/admin.sock"), ("/" + "x" * 100, None)):
+            found = config.demo({"XDG_CACHE_HOME": place}, KINDS).admin.listen
+            self.assertEqual(None if found is None else found.path, expected)
 
 
 class ValuesTests(SynchronousTestCase):

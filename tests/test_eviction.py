@@ -195,6 +195,41 @@ class EvictorTests(SynchronousTestCase):
         self.assertLessEqual(self.cache.usage.bytes, 1000)
         self.assertGreater(self.cache.usage.bytes, 700)
 
+    def hold(self, nbytes: int, end: Deferred[None]) -> Deferred[bool]:
+        """Hold space until `end` fires; return whether there was any."""
+        found: Deferred[bool] = Deferred()
+
+        async def within() -> None:
+            async with self.evictor.hold_space(Usage(1, nbytes), 5.0) as enough:
+                found.callback(enough)
+                await end
+
+        Deferred.fromCoroutine(within())
+        return found
+
+    def test_hold_space(self) -> None:
+        """Space for what is fetched ahead is made of what was not used, below where everybody's eviction begins."""
+        for _ in range(9):
+            self.cache.store(100)
+        self.assertTrue(self.successResultOf(self.hold(50, Deferred())))
+        self.assertEqual((self.cache.usage.bytes, self.cache.passes), (900, 0))
+        self.cache.unused = 2
+        self.assertTrue(self.successResultOf(self.hold(150, Deferred())))
+        self.assertEqual(self.cache.usage.bytes, 700)
+        end: Deferred[None] = Deferred()
+        self.assertFalse(self.successResultOf(self.hold(100, end)), "what is left was used")
+        self.assertEqual(self.cache.usage.bytes, 700)
+
+    def test_hold_space_in_turn(self) -> None:
+        """What one holds is not given to another, and is free again at the end."""
+        for _ in range(5):
+            self.cache.store(100)
+        ends: list[Deferred[None]] = [Deferred() for _ in range(3)]
+        found = [self.successResultOf(self.hold(300, end)) for end in ends]
+        self.assertEqual(found, [True, False, False])
+        ends[0].callback(None)
+        self.assertTrue(self.successResultOf(self.hold(300, Deferred())))
+
     def test_cannot_die(self) -> None:
         """A pass that fails is logged, and the next tick evicts."""
         for _ in range(99):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
@@ -54,8 +55,8 @@ class StoreTests(OpenStoreMixin):
         await opened.store.write([(tile(n), PICTURES[n % 4]) for n in range(4)])
         await opened.store.pending.reconciled()
         await opened.database.run(lambda tx: (tx.run("DELETE FROM contents"), tx.run("DELETE FROM metadata")))
-        for n, time in enumerate((0, -(10**9), 4_102_444_800, 2**33)):
-            os.utime(opened.store.files.directory / keys.path(tile(n)), (time, time))
+        for n, made in enumerate((0, -(10**9), 4_102_444_800, 2**33)):
+            os.utime(opened.store.files.directory / keys.path(tile(n)), (made, made))
         await opened.fsck.sweep()
         self.assertEqual((await opened.assert_consistent()).tiles, 4)
 
@@ -126,6 +127,38 @@ class StoreTests(OpenStoreMixin):
         self.assertEqual((len(opened.store.pending), opened.store.usage.tiles), (7, 8))
         await opened.database.wait_available()
         self.assertEqual((await opened.assert_consistent()).tiles, 8)
+
+    async def test_evict_unused(self) -> None:
+        """What was used since a time is spared, also where the index does not know of the use yet."""
+        opened = await self.open_store()
+        await opened.store.write([(tile(n), PICTURES[n % 4]) for n in range(12)])
+        await opened.store.pending.reconciled()
+        await opened.database.run(lambda tx: tx.run("UPDATE contents SET reftime = ?", rows.stamp(1e9)))
+        began = time.time() - 1
+        for n in (3, 5, 9):
+            opened.store.note_use(tile(n))
+        removed = await opened.store.evict(Usage(), 100, began)
+        self.assertEqual(removed.tiles, 9)
+        self.assertEqual(set(await opened.store.sizes([tile(n) for n in range(12)])), {tile(n) for n in (3, 5, 9)})
+        self.assertEqual((await opened.store.evict(Usage(), 100, began)).tiles, 0)
+        await opened.assert_consistent()
+
+    async def test_counts(self) -> None:
+        """The tiles of a block are counted in the index, and their bytes are known from a sample."""
+        opened = await self.open_store()
+        await opened.store.write([(tile(n), PICTURES[n % 4]) for n in range(12)])
+        await opened.store.pending.reconciled()
+        stack, database = tile(0).stack, opened.database
+        for first, last, expected in ((0, 11, 12), (3, 5, 3), (20, 30, 0)):
+            counted = await database.read_within(5, rows.count_block, stack, tile(first), tile(last))
+            self.assertEqual(counted, expected)
+        beside = tile(0)._replace(row=1, col=1)
+        end = beside._replace(slice=11)
+        self.assertEqual(await database.read_within(5, rows.count_block, stack, beside, end), 0)
+        number, nbytes = await database.read_within(5, rows.mean_bytes, tile(0), 4)
+        self.assertEqual((number, nbytes > 0), (4, True))
+        unknown = tile(0)._replace(stack="t/xy/c/00000000")
+        self.assertEqual(await database.read_within(5, rows.mean_bytes, unknown), (0, 0))
 
     async def test_eviction_outlives_its_patience(self) -> None:
         """Rows that are forgotten when nobody waits any more: their files go too, or their rows come back."""
