@@ -12,7 +12,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from ocpproxy.index.database import DatabaseUnavailable
-from ocpproxy.store import keys, rows
+from ocpproxy.store import counts, keys, rows
 from ocpproxy.store import pending as pending_module
 from ocpproxy.store import tile_store as store_module
 from ocpproxy.store.capacity import CacheLimits
@@ -150,15 +150,15 @@ class StoreTests(OpenStoreMixin):
         await opened.store.pending.reconciled()
         stack, database = tile(0).stack, opened.database
         for first, last, expected in ((0, 11, 12), (3, 5, 3), (20, 30, 0)):
-            counted = await database.read_within(5, rows.count_block, stack, tile(first), tile(last))
+            counted = await database.read_within(5, counts.count_block, stack, tile(first), tile(last))
             self.assertEqual(counted, expected)
         beside = tile(0)._replace(row=1, col=1)
         end = beside._replace(slice=11)
-        self.assertEqual(await database.read_within(5, rows.count_block, stack, beside, end), 0)
-        number, nbytes = await database.read_within(5, rows.mean_bytes, tile(0), 4)
+        self.assertEqual(await database.read_within(5, counts.count_block, stack, beside, end), 0)
+        number, nbytes = await database.read_within(5, counts.mean_bytes, tile(0), 4)
         self.assertEqual((number, nbytes > 0), (4, True))
         unknown = tile(0)._replace(stack="t/xy/c/00000000")
-        self.assertEqual(await database.read_within(5, rows.mean_bytes, unknown), (0, 0))
+        self.assertEqual(await database.read_within(5, counts.mean_bytes, unknown), (0, 0))
 
     async def test_eviction_outlives_its_patience(self) -> None:
         """Rows that are forgotten when nobody waits any more: their files go too, or their rows come back."""

@@ -36,7 +36,7 @@ from ocpproxy.cache.rendering import CuboidFlight, CuboidRenderer, RenderThreads
 from ocpproxy.cache.shared_cutouts import SharedCutouts
 from ocpproxy.concurrency.fairness import FairSemaphore, TooManyWaiting
 from ocpproxy.concurrency.single_flight import SingleFlight
-from ocpproxy.concurrency.work import Claim
+from ocpproxy.concurrency.work import Claim, Lane
 from ocpproxy.index.database import DatabaseUnavailable, OutcomeUnknown
 from ocpproxy.index.leases import LeaseHolder
 from ocpproxy.log import Logger
@@ -241,8 +241,11 @@ class CuboidFetches(Service):
         if slots is None:
             kept = source.flights // 2 + 1
             slots = self._slots[source] = FairSemaphore(source.flights, self._clock, most=_MOST_WAITING, kept=kept)
+        waiting = slots.acquire()
+        if flight.work.lane is not Lane.PREFETCH:  # a job waits until the viewers have gone
+            waiting.addTimeout(source.patience, self._clock, _too_busy)
         try:
-            claim = await slots.acquire().addTimeout(source.patience, self._clock, _too_busy)
+            claim = await waiting
         except TooManyWaiting as error:
             raise UpstreamBusy(f"no slot for another cuboid: {error}", _RETRY_AFTER) from None
         try:

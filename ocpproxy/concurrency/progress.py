@@ -12,9 +12,11 @@ keep it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
+
+from ocpproxy.concurrency.context import assigned
 
 
 class Progress:
@@ -39,14 +41,9 @@ class Progress:
         else:
             self._callbacks.append(callback)
 
-    @contextmanager
-    def as_current(self) -> Iterator[None]:
+    def as_current(self) -> AbstractContextManager[None]:
         """Make this the `current` progress of a block."""
-        token = _current.set(self)
-        try:
-            yield
-        finally:
-            _current.reset(token)
+        return assigned(_current, self)
 
 
 _current: ContextVar[Progress | None] = ContextVar("progress", default=None)

@@ -8,11 +8,13 @@ listen for new ones. So what was begun for nobody in particular gets the turn of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from enum import IntEnum
 from typing import NamedTuple
+
+from ocpproxy.concurrency.context import assigned
 
 
 class Lane(IntEnum):
@@ -68,14 +70,9 @@ class Work:
         if listener in self._listeners:
             self._listeners.remove(listener)
 
-    @contextmanager
-    def as_current(self) -> Iterator[None]:
+    def as_current(self) -> AbstractContextManager[None]:
         """Make this the `current` work of a block."""
-        token = _current.set(self)
-        try:
-            yield
-        finally:
-            _current.reset(token)
+        return assigned(_current, self)
 
 
 _current: ContextVar[Work | None] = ContextVar("work", default=None)

@@ -45,7 +45,8 @@ from ocpproxy.index.descriptions import Descriptions
 from ocpproxy.index.jobs import JobRows
 from ocpproxy.jobs.plan import Estimator
 from ocpproxy.jobs.run import RunContext
-from ocpproxy.jobs.service import JobParts, Jobs
+from ocpproxy.jobs.runner import JobParts, JobRunner
+from ocpproxy.jobs.service import Jobs
 from ocpproxy.metrics import Metrics
 from ocpproxy.web.admin import AdminSite
 from ocpproxy.web.answer_record import AnswerRecord
@@ -126,7 +127,7 @@ def make_gateway(
     run = RunContext(fetches, storage.store, evictor, reactor, now)
     estimator = Estimator(storage.store, storage.files.run, reactor)
     rows = JobRows(storage.database, reactor)
-    jobs = Jobs(JobParts(rows, storage.leases, catalogue, estimator, fetches, run, metrics), reactor)
+    jobs = JobParts(rows, storage.leases, catalogue, estimator, fetches, run, metrics)
     services = OrderedServices()
     for service in (
         ShortSwitchInterval(),
@@ -163,14 +164,15 @@ def _share(settings: Settings, of: int) -> Settings:
     )
 
 
-def _admin_services(settings: Settings, slot: WorkerSlot, jobs: Jobs, reactor: Any) -> list[IService]:
+def _admin_services(settings: Settings, slot: WorkerSlot, parts: JobParts, reactor: Any) -> list[IService]:
     """Return the jobs and the admin endpoint, which the first process has."""
     if slot.number:
         return []
     address = settings.admin.listen
     opened = AdoptedSocket(slot.admin) if slot.of > 1 else AdminSocket(address)
     token = None if address is None or address.path else settings.admin.token
-    return [jobs, opened, AdminServer(opened, AdminSite(jobs, token, reactor), reactor)]
+    runner = JobRunner(parts, reactor)
+    return [runner, opened, AdminServer(opened, AdminSite(Jobs(parts, runner), token, reactor), reactor)]
 
 
 def _endpoints(settings: Settings, reactor: Any, sockets: Sequence[int]) -> list[IStreamServerEndpoint]:

@@ -2,6 +2,8 @@
 
 `spec`      what a job is to fetch, as JSON
 `plan`      its cuboids by arithmetic, and an estimate
+`progress`  how far a job is
 `run`       the run of one job
-`service`   all jobs of an index
+`runner`    the jobs that a process runs
+`service`   what people do with jobs
 """

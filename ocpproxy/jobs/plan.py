@@ -25,7 +25,7 @@ from ocpproxy.model.address import BadAddress, ChannelName, ImageBase
 from ocpproxy.model.dataset import TILE, Box, CannotDisplay, Dataset
 from ocpproxy.model.region import Block, Count, Part, Place, Region, part
 from ocpproxy.model.stack import Cuboid, Stack, Tile
-from ocpproxy.store import rows
+from ocpproxy.store import counts
 from ocpproxy.store.rows import Usage
 from ocpproxy.store.tile_store import TileStore
 
@@ -217,7 +217,7 @@ class Estimator:
             if left <= 0:
                 return None
             if isinstance(one, Block):
-                return await self._store.database.read_within(left, rows.count_block, *_corners(one))
+                return await self._store.database.read_within(left, counts.count_block, *_corners(one))
             stored = 0
             places = one.places()
             while some := list(islice(places, _AT_A_TIME)):
@@ -234,7 +234,7 @@ class Estimator:
         left = max(0.1, deadline - self._clock.seconds())
         tile = Tile(one.stack.name, one.time, one.level, 0, 0, 0)
         try:
-            return await self._store.database.read_within(left, rows.mean_bytes, tile)
+            return await self._store.database.read_within(left, counts.mean_bytes, tile)
         except DatabaseUnavailable:
             return (0, 0)
 

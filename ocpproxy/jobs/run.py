@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -26,15 +26,18 @@ from ocpproxy.concurrency.work import Lane, working_for
 from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.index.jobs import Failure
 from ocpproxy.jobs.plan import Plan
+from ocpproxy.jobs.progress import JobProgress, Outcome
 from ocpproxy.model.stack import Cuboid, Tile
 from ocpproxy.store.rows import Usage
-from ocpproxy.upstream.base import UpstreamFailure
+from ocpproxy.upstream.base import UpstreamBusy, UpstreamFailure, UpstreamSlow
 
 _FEW_FAILURES = 20
 """Failures that never stop a job."""
 _IN_A_ROW = 5
 """Failures in a row after which a job waits for a while: the upstream seems to be down."""
 _LONGEST_PAUSE = 30.0
+_PAUSES = (3.0, 15.0)
+"""Seconds before a cuboid is asked for again whose upstream was busy or slow."""
 _LOOK_AGAIN = 0.5
 """Seconds between two looks for space."""
 _CHECKS = 3
@@ -73,77 +76,6 @@ class Space(Protocol):
 
     def hold_space(self, wanted: Usage, unused_since: float) -> AbstractAsyncContextManager[bool]:
         """Keep space for the time of a block, made of what was not used since then; yield whether there is any."""
-
-
-@dataclass
-class JobProgress:
-    """How far a job is. Saved in the index as JSON."""
-
-    cuboids: int = 0
-    tiles: int = 0
-    position: int = 0
-    """All cuboids with a smaller number are done."""
-    done: int = 0
-    """Cuboids that need no more work."""
-    fetched: int = 0
-    """Cuboids that were fetched."""
-    cached: int = 0
-    """Cuboids that were there."""
-    failed: int = 0
-    bytes: int = 0
-    """Bytes of the tiles that were fetched."""
-    fingerprint: str = ""
-    began: float = 0.0
-    """Seconds since 1970; tiles that were used since then are not evicted for the job."""
-    deadline: float = 0.0
-    """When the job stops, 0 for never; seconds since 1970."""
-    seconds: float = 0.0
-    """How long it has been running."""
-    rate: float = 0.0
-    """Cuboids a second, of late."""
-    checking: bool = False
-    """True while it is checked that everything is there."""
-    title: str = ""
-    """What the job fetches, for people."""
-    bytes_before: int = 0
-    """Bytes when somebody started or resumed the job: its limits count from there."""
-    done_before: int = 0
-    failed_before: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, saved: Any) -> JobProgress:
-        """Return the progress that was saved; values that make no sense are left out."""
-        progress = cls()
-        for key, default in asdict(progress).items():
-            value = saved.get(key, default) if isinstance(saved, dict) else default
-            if isinstance(value, (int, float)) and not isinstance(default, str):
-                setattr(progress, key, type(default)(value))
-            elif isinstance(value, str) and isinstance(default, str):
-                setattr(progress, key, value)
-        return progress
-
-
-@dataclass
-class Outcome:
-    """What is to be saved next to the progress."""
-
-    failures: dict[str, Failure] = field(default_factory=dict)
-    mended: dict[str, None] = field(default_factory=dict)
-
-    def take(self) -> tuple[list[Failure], list[str]]:
-        """Return what is new, and forget it."""
-        taken = (list(self.failures.values()), list(self.mended))
-        self.failures, self.mended = {}, {}
-        return taken
-
-    def give_back(self, failures: list[Failure], mended: list[str]) -> None:
-        """Keep what could not be saved, unless something newer has come."""
-        self.failures = {failure.cuboid: failure for failure in failures} | self.failures
-        self.mended = dict.fromkeys(mended) | self.mended
 
 
 @dataclass(frozen=True)
@@ -242,7 +174,7 @@ class Run:
         self._check_limits()
         await self._wait_for_turn()
         try:
-            sizes = await self._fill(cuboid, len(tiles) - len(stored))
+            sizes = await self._fill_patiently(cuboid, len(tiles) - len(stored))
             if len(sizes) < len(tiles):
                 raise _NotStored(f"{len(tiles) - len(sizes)} of its {len(tiles)} tiles could not be stored")
         except (UpstreamFailure, _NotStored) as failure:
@@ -254,6 +186,15 @@ class Run:
         progress.bytes += new
         self._tile_bytes = max(self._tile_bytes, *sizes.values())
         self._measure()
+
+    async def _fill_patiently(self, cuboid: Cuboid, missing: int) -> dict[Tile, int]:
+        """Fetch a cuboid; when the upstream is busy or slow, for viewers come first, try again a while later."""
+        for pause in _PAUSES:
+            try:
+                return await self._fill(cuboid, missing)
+            except (UpstreamBusy, UpstreamSlow) as failure:
+                await deferLater(self._clock, min(max(pause, failure.retry_after or 0), _LONGEST_PAUSE))
+        return await self._fill(cuboid, missing)
 
     async def _fill(self, cuboid: Cuboid, missing: int) -> dict[Tile, int]:
         """Fetch a cuboid into space that is there for it; return the bytes of its tiles that are stored."""
@@ -311,9 +252,8 @@ class Run:
         self._note_failure(cuboid, getattr(failure, "fault", "not stored"), str(failure))
         self._failed_in_a_row += 1
         excess = self._failed_in_a_row - _IN_A_ROW
-        pause = getattr(failure, "retry_after", None) or (2.0 ** min(excess, 8) if excess >= 0 else 0.0)
-        if pause:
-            await deferLater(self._clock, min(pause, _LONGEST_PAUSE))
+        if excess >= 0:
+            await deferLater(self._clock, min(2.0 ** min(excess, 8), _LONGEST_PAUSE))
 
     def _note_failure(self, cuboid: Cuboid, fault: str, reason: str) -> None:
         name = cuboid.name

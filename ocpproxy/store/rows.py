@@ -79,7 +79,7 @@ def stamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
-def _number(value: object) -> int:
+def number(value: object) -> int:
     """Return a number of the index; 0 for what is none, which SQLite keeps in any column."""
     try:
         return int(value)  # type: ignore[call-overload, no-any-return]
@@ -98,8 +98,8 @@ def _lock(tx: Transaction) -> Usage:
         tx.run("INSERT INTO metadata (numtiles) VALUES (0)")
     if row is None or not all(isinstance(value, int) for value in row):
         row = tx.one("SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM contents")
-        tx.run("UPDATE metadata SET numtiles = ?, bytes = ?", *map(_number, row))
-    return Usage(_number(row[0]), _number(row[1]))
+        tx.run("UPDATE metadata SET numtiles = ?, bytes = ?", *map(number, row))
+    return Usage(number(row[0]), number(row[1]))
 
 
 def _add(tx: Transaction, before: Usage, tiles: int, size: int) -> Usage:
@@ -108,7 +108,8 @@ def _add(tx: Transaction, before: Usage, tiles: int, size: int) -> Usage:
     return Usage(before.tiles + tiles, before.bytes + size)
 
 
-def _stack_ids(tx: Transaction, names: Iterable[str], *, make: bool) -> dict[str, int]:
+def stack_ids(tx: Transaction, names: Iterable[str], *, make: bool) -> dict[str, int]:
+    """Return the ids of stacks; with `make` each gets one, as long as there are any."""
     ids: dict[str, int] = {}
     for name in names:
         row = tx.maybe("SELECT datasetid FROM datasets WHERE dataset = ?", name)
@@ -167,7 +168,7 @@ def without_id(tx: Transaction, names: Iterable[str]) -> list[str]:
     """Give each of these stacks an id; return those for which none is left."""
     names = list(names)
     _lock(tx)
-    ids = _stack_ids(tx, names, make=True)
+    ids = stack_ids(tx, names, make=True)
     return [name for name in names if name not in ids]
 
 
@@ -192,7 +193,7 @@ def _rows(tx: Transaction, groups: Mapping[int, Iterable[int]]) -> dict[Key, int
             for low, size in tx.many(
                 f"SELECT lowkey, bytes FROM contents WHERE highkey = ? AND lowkey IN ({_marks(some)})", high, *some
             ):
-                found[high, int(low)] = _number(size)
+                found[high, int(low)] = number(size)
     return found
 
 
@@ -211,8 +212,8 @@ def reconcile(tx: Transaction, tiles: Iterable[Tile], stat: Stat) -> Reconciled:
     """Make rows and totals agree with the files of these tiles."""
     done = Reconciled(_lock(tx))
     files = {tile: stat(tile) for tile in tiles}
-    ids = _stack_ids(tx, {tile.stack for tile, file in files.items() if file}, make=True)
-    ids |= _stack_ids(tx, {tile.stack for tile in files} - ids.keys(), make=False)
+    ids = stack_ids(tx, {tile.stack for tile, file in files.items() if file}, make=True)
+    ids |= stack_ids(tx, {tile.stack for tile in files} - ids.keys(), make=False)
     done.refused = [tile for tile, file in files.items() if file and tile.stack not in ids]
     groups = _by_highkey(files, ids)
     rows = _rows(tx, groups)
@@ -243,7 +244,7 @@ def reconcile(tx: Transaction, tiles: Iterable[Tile], stat: Stat) -> Reconciled:
 
 def record_uses(tx: Transaction, uses: Mapping[Tile, float]) -> None:
     """Record when tiles were used last (seconds since 1970). A later time that is recorded already stays."""
-    groups = _by_highkey(uses, _stack_ids(tx, {tile.stack for tile in uses}, make=False))
+    groups = _by_highkey(uses, stack_ids(tx, {tile.stack for tile in uses}, make=False))
     for high, lows in groups.items():
         for some in _pieces(lows):
             times = [value for low in some for value in (low, stamp(uses[lows[low]]))]
@@ -280,7 +281,7 @@ def delete_least_recent(
         if left.bytes <= keep.bytes and left.tiles <= keep.tiles:
             break
         found.append((int(high), int(low)))
-        removed += Usage(1, _number(nbytes))
+        removed += Usage(1, number(nbytes))
     named = _named(tx, found)
     intend(list(named.values()))
     _delete(tx, found)
@@ -300,46 +301,18 @@ def _named(tx: Transaction, found: list[Key]) -> dict[Key, Tile]:
     return {key: tile for key, tile in tiles.items() if tile is not None}
 
 
-# -- for estimates
-
-
-def count_block(tx: Transaction, stack: str, first: Tile, last: Tile) -> int:
-    """Return how many tiles have rows, of one time and level, between two corners (slice, row, col), both included."""
-    ids = _stack_ids(tx, [stack], make=False)
-    if stack not in ids:
-        return 0
-    (high, low), (_, top) = keys.pack(first, ids[stack]), keys.pack(last, ids[stack])
-    row, col = f"((lowkey >> {keys.ROW_AT}) & {keys.ROWS - 1})", f"(lowkey & {keys.ROWS - 1})"
-    (count,) = tx.one(
-        f"SELECT COUNT(*) FROM contents WHERE highkey = ? AND lowkey BETWEEN ? AND ? "
-        f"AND {row} BETWEEN ? AND ? AND {col} BETWEEN ? AND ?",
-        *(high, low, top, first.row, last.row, first.col, last.col),
-    )
-    return int(count)
-
-
-def mean_bytes(tx: Transaction, tile: Tile, sample: int = 1000) -> tuple[int, int]:
-    """Return the number and the bytes of some tiles of a stack, at the time and the level of a tile."""
-    ids = _stack_ids(tx, [tile.stack], make=False)
-    if tile.stack not in ids:
-        return (0, 0)
-    high, _ = keys.pack(tile, ids[tile.stack])
-    sizes = [_number(row[0]) for row in tx.many("SELECT bytes FROM contents WHERE highkey = ? LIMIT ?", high, sample)]
-    return len(sizes), sum(sizes)
-
-
 # -- for fsck
 
 
 def usage(tx: Transaction) -> Usage:
     """Return the totals; none when somebody has deleted their row, which the next change makes again."""
     row = tx.maybe("SELECT numtiles, bytes FROM metadata") or (0, 0)
-    return Usage(_number(row[0]), _number(row[1]))
+    return Usage(number(row[0]), number(row[1]))
 
 
 def without_row(tx: Transaction, sizes: Mapping[Tile, int]) -> list[Tile]:
     """Return those of the tiles (with the bytes of their files) that have no row, or a row with another size."""
-    ids = _stack_ids(tx, {tile.stack for tile in sizes}, make=False)
+    ids = stack_ids(tx, {tile.stack for tile in sizes}, make=False)
     groups = _by_highkey(sizes, ids)
     rows = _rows(tx, groups)
     known = {tile: rows.get((high, low)) for high, lows in groups.items() for low, tile in lows.items()}
@@ -370,7 +343,7 @@ def drop_rows(tx: Transaction, wanted: Iterable[Key]) -> int:
         row = tx.maybe("SELECT bytes FROM contents WHERE highkey = ? AND lowkey = ?", *key)
         if row is not None:
             gone += _delete(tx, [key])
-            size += _number(row[0])
+            size += number(row[0])
     _add(tx, before, -gone, -size)
     return gone
 
@@ -382,7 +355,7 @@ def count(tx: Transaction) -> tuple[Usage, Usage]:
         "SELECT (SELECT numtiles FROM metadata), (SELECT bytes FROM metadata), COUNT(*), COALESCE(SUM(bytes), 0) "
         "FROM contents"
     )
-    return Usage(_number(total_tiles), _number(total_size)), Usage(_number(tiles), _number(size))
+    return Usage(number(total_tiles), number(total_size)), Usage(number(tiles), number(size))
 
 
 def correct_totals(tx: Transaction) -> tuple[Usage, Usage]:

@@ -1,0 +1,20 @@
+"""Values that coroutines pass on to all that they start (`contextvars`), for the time of a block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@contextmanager
+def assigned(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """Let a variable have a value within a block."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
