@@ -9,11 +9,11 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import select
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,7 @@ class _Pipe:
     """The reading end of a pipe, in the reactor."""
 
     def __init__(self, descriptor: int, on_data: Callable[[bytes], None], on_closed: Callable[[], None]) -> None:
+        os.set_blocking(descriptor, False)
         self._descriptor = descriptor
         self._on_data = on_data
         self._on_closed = on_closed
@@ -89,7 +90,10 @@ class _Pipe:
 
     def doRead(self) -> Any:
         """Pass on what has come; at the end of the pipe the reactor calls `connectionLost`."""
-        data = os.read(self._descriptor, 2**16)
+        try:
+            data = os.read(self._descriptor, 2**16)
+        except BlockingIOError:  # `read_all` was faster
+            return None
         if not data:
             return CONNECTION_DONE
         self._on_data(data)
@@ -97,11 +101,9 @@ class _Pipe:
 
     def read_all(self) -> None:
         """Pass on all that has come."""
-        waiting = select.poll()
-        if self._descriptor >= 0:
-            waiting.register(self._descriptor, select.POLLIN)
-        while waiting.poll(0) and (data := os.read(self._descriptor, 2**16)):
-            self._on_data(data)
+        with suppress(BlockingIOError):
+            while self._descriptor >= 0 and (data := os.read(self._descriptor, 2**16)):
+                self._on_data(data)
 
     def connectionLost(self, reason: Any) -> None:
         """Close this end; nobody holds the other one any more."""
