@@ -122,7 +122,7 @@ def mysql_database(case: TestCase, server: dict[str, Any] | None = None) -> Inde
     name = f"ocpproxy_test_{uuid.uuid4().hex[:12]}"
 
     def execute(sql: str) -> None:
-        connection = pymysql.connect(**server)
+        connection = pymysql.connect(**server, read_timeout=60)  # a test that failed may have left it frozen
         connection.cursor().execute(sql)
         connection.close()
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from fractions import Fraction
 from typing import Any
 
@@ -22,6 +23,7 @@ from ocpproxy.index.jobs import Failure, JobRows, JobState
 from ocpproxy.jobs.plan import Plan
 from ocpproxy.jobs.progress import JobProgress
 from ocpproxy.jobs.run import Run, RunContext, Stopped
+from ocpproxy.jobs.service import deadline
 from ocpproxy.jobs.spec import BadJob, JobSpec, read_spec, read_text
 from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import Box, Channel, Dataset, Level, Plane
@@ -333,6 +335,18 @@ class RunTests(SynchronousTestCase):
         self.assertEqual(JobProgress.of(json.loads(json.dumps(progress.to_json()))), progress)
         self.assertEqual(JobProgress.of({"done": "many", "title": 3, "other": 1}), JobProgress())
         self.assertEqual(JobProgress.of([]), JobProgress())
+
+
+class DeadlineTests(SynchronousTestCase):
+    """``until``."""
+
+    def test_next(self) -> None:
+        """It is the next time that the clock shows this, today or tomorrow; without it there is none."""
+        now = datetime(2026, 11, 30, 6, 30).astimezone()
+        for until, hours in (("06:31", 1 / 60), ("23:00", 16.5), ("06:30", 24), ("6:00", 23.5)):
+            found = deadline(JobSpec("a", until=until), now.timestamp())
+            self.assertAlmostEqual((found - now.timestamp()) / 3600, hours, delta=0.001)
+        self.assertEqual(deadline(JobSpec("a"), now.timestamp()), 0)
 
 
 class RowTests(OnDatabase):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -11,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy.cache.lookahead import LookAhead
+from ocpproxy.cache.lookahead import AheadContext, LookAhead
 from ocpproxy.cache.tracks import Track
 from ocpproxy.concurrency import work
 from ocpproxy.concurrency.work import Lane
@@ -19,6 +21,7 @@ from ocpproxy.metrics import Metrics
 from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import Channel, Dataset, Level, Plane
 from ocpproxy.model.stack import Cuboid, Stack, Tile
+from ocpproxy.store.rows import Usage
 from tests import ocpserver
 from tests.daemons import DaemonCase, pause
 from tests.volumes import em
@@ -72,6 +75,15 @@ class TrackTests(SynchronousTestCase):
         for slices in ([5, 100, 300], [7, 7, 7], [5, 6, 7, 8, 7], [5, 6, 5, 6, 5]):
             self.assertFalse(self.fly(slices).flies, slices)
         self.assertFalse(self.fly([5, 6, 7, 8], seconds=60).flies)
+
+    def test_programs(self) -> None:
+        """Who asks for everything at once, or faster than anybody looks, or for one tile of many, is no viewer."""
+        for seconds in (0, 0.001, 0.005):
+            self.assertFalse(self.fly(list(range(10, 16)), seconds).flies)
+        track = Track(STACK, tile(10), 0.0)
+        for n in range(8):
+            track.saw(tile(10 + n), n / 24)
+        self.assertFalse(track.flies)
 
     def test_late_requests(self) -> None:
         """A tile of a slice that was passed is late, unless it was asked for before."""
@@ -127,16 +139,36 @@ class Fetches:
         return 0.5
 
 
+class Space:
+    """Space in the cache, as much as the test says."""
+
+    enough = True
+    since = 0.0
+
+    @asynccontextmanager
+    async def hold_space(self, wanted: Usage, unused_since: float) -> AsyncIterator[bool]:
+        """Keep space, or not."""
+        self.since = unused_since
+        yield self.enough
+
+
 class LookAheadTests(SynchronousTestCase):
     """`LookAhead`."""
 
     def setUp(self) -> None:
         """Make a look-ahead whose fetches never end by themselves."""
         self.clock, self.fetches, self.metrics = Clock(), Fetches(), Metrics()
-        fetches: Any = self.fetches
-        self.ahead = LookAhead(fetches, self.clock, self.metrics, enabled=True)
+        self.space = Space()
+        self.ahead = self.make(enabled=True)
         self.ahead.startService()
         self.addCleanup(self.ahead.stopService)
+
+    def make(self, *, enabled: bool) -> LookAhead:
+        """Return a look-ahead."""
+        fetches: Any = self.fetches
+        space: Any = self.space
+        context = AheadContext(fetches, space, self.clock, lambda: 5000.0)
+        return LookAhead(context, self.metrics, enabled=enabled)
 
     def look(self, slices: range | list[int], pace: float = 24, client: str = "a", stack: Stack = STACK) -> None:
         """Look at slices, one after another."""
@@ -223,10 +255,15 @@ class LookAheadTests(SynchronousTestCase):
         self.look(range(64, 400), 1000)
         self.assertLessEqual(len(self.fetches.begun), 64)
 
+    def test_no_space(self) -> None:
+        """Where space is short, nothing goes that was used in the last ten minutes, and nothing is fetched."""
+        self.space.enough = False
+        self.look(range(64, 96))
+        self.assertEqual((self.fetches.begun, self.space.since), ({}, 4400.0))
+
     def test_off(self) -> None:
         """Switched off, it does nothing."""
-        fetches: Any = self.fetches
-        self.ahead = LookAhead(fetches, self.clock, self.metrics, enabled=False)
+        self.ahead = self.make(enabled=False)
         self.look(range(64, 96))
         self.assertEqual((self.fetches.begun, self.clock.getDelayedCalls()), ({}, []))
 
@@ -236,7 +273,7 @@ class LookAheadDaemonTests(DaemonCase):
 
     async def test_flight(self) -> None:
         """The slabs that a viewer flies into are there before it comes; switched off they are not."""
-        for switch, asked in (("on", 2), ("off", 1)):
+        for switch, asked in (("on", 4), ("off", 2)):
             service = ocpserver.Service(em(), 2, side=512, depth=16)
             path = self.configure(
                 self.serve(service),
@@ -246,8 +283,10 @@ class LookAheadDaemonTests(DaemonCase):
             )
             daemon = await self.start(path)
             for slice_ in range(1, 12):
-                code, _, _ = await daemon.get(f"kat/{slice_}/0_0_0.png")
-                self.assertEqual(code, 200)
+                for col in range(2):
+                    code, _, _ = await daemon.get(f"kat/{slice_}/0_{col}_0.png")
+                    self.assertEqual(code, 200)
+                await pause(0.02)
             while service.asked["cutout"] < asked:
                 await pause(0.02)
             await daemon.rest()
@@ -257,5 +296,5 @@ class LookAheadDaemonTests(DaemonCase):
             await daemon.get("kat/17/0_0_0.png")
             while switch == "on" and not await daemon.metric('ocpproxy_lookahead_cuboids_total{result="used"}'):
                 await pause(0.02)
-            self.assertEqual(service.asked["cutout"], 2)
+            self.assertEqual(service.asked["cutout"], 4 if switch == "on" else 3)
             await daemon.stop()

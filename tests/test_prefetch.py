@@ -311,9 +311,13 @@ class PrefetchTests(PrefetchCase):
         self.assertFalse((self.short / "admin.sock").exists())
         code, out = await self.command("jobs")
         self.assertEqual((code, "no daemon answers at unix:" in out), (2, True), out)
-        for words in (("prefetch", "--help"), ("jobs", "--help")):
-            code, out = await self.command(*words)
-            self.assertEqual((code, "Exit code 0" in out.replace("\n", " ")), (0, True), out)
+        for name in ("check-config", "describe", "fsck", "prefetch", "jobs"):
+            out, _, code = await getProcessOutputAndValue(
+                sys.executable, ["-m", "ocpproxy.cli", name, "--help"], os.environ, str(ROOT)
+            )
+            self.assertEqual((code, f"usage: ocpproxy {name}" in out.decode()), (0, True))
+            if name in ("prefetch", "jobs"):
+                self.assertIn("Exit code 0", " ".join(out.decode().split()))
 
     async def test_full_of_used_tiles(self) -> None:
         """A job evicts what was not used since it began, and nothing else; when that is not enough it stops: exit 3."""

@@ -3,14 +3,15 @@
 Who flies through slices, in any plane and direction, wants the next slab, and whoever zooms wants the next level. The
 requests of viewers, hits too, are followed (`tracks`). When a viewer will reach the end of a slab within the time that
 a cuboid takes, the cuboids in view of the next slab are fetched, in a lane behind everything that somebody waits for.
-When the viewer turns, they are given up, unless their voxels are arriving already.
+When the viewer turns, they are given up, unless their voxels are arriving already. Where space is short, only tiles go
+that were not used for a while: a small cache is no place for what nobody may want.
 
 Requests are only noted when they are answered, for a hit has no time to lose. They are looked at a moment later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,13 +22,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
+from ocpproxy.cache.eviction import Evictor
 from ocpproxy.cache.fetches import CuboidFetches
 from ocpproxy.cache.tracks import Track
 from ocpproxy.concurrency.work import Lane, working_for
 from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
-from ocpproxy.model.dataset import CannotDisplay
+from ocpproxy.model.dataset import TILE, CannotDisplay
 from ocpproxy.model.stack import Cuboid, Stack, Tile
+from ocpproxy.store.rows import Usage
 
 _LOOK_AFTER = 0.02
 """Seconds after a request until it is looked at, with those that have come meanwhile."""
@@ -48,6 +51,8 @@ _FARTHEST = 512
 """Slices ahead."""
 _UNUSED = 4096
 """Cuboids fetched ahead that nobody has wanted yet; of the next one the oldest counts as wasted."""
+_SPARED = 600.0
+"""Seconds since the last use of a tile in which it is not evicted for what is fetched ahead."""
 _WASTED_AFTER = 60.0
 """Seconds after which such a cuboid counts as wasted."""
 
@@ -62,17 +67,30 @@ class _Ahead:
     """True when somebody asked for it meanwhile."""
 
 
+@dataclass(frozen=True)
+class AheadContext:
+    """Dependencies of look-ahead."""
+
+    fetches: CuboidFetches
+    space: Evictor
+    clock: IReactorTime
+    now: Callable[[], float]
+    """Returns the seconds since 1970."""
+
+
 class LookAhead(Service):
     """What is fetched ahead of all viewers of one gateway."""
 
     _log = Logger()
 
-    def __init__(self, fetches: CuboidFetches, clock: IReactorTime, metrics: Metrics, *, enabled: bool) -> None:
-        self._fetches = fetches
-        self._clock = clock
+    def __init__(self, context: AheadContext, metrics: Metrics, *, enabled: bool) -> None:
+        self._fetches = context.fetches
+        self._space = context.space
+        self._clock = context.clock
+        self._now = context.now
         self._counted = metrics.lookahead
         self._enabled = enabled
-        self._noted: list[tuple[str, Stack, Tile]] = []
+        self._noted: list[tuple[str, Stack, Tile, float]] = []
         self._timer: IDelayedCall | None = None
         self._tracks: LRUCache[tuple[str, str, int], list[Track]] = LRUCache(_MOST_VIEWERS)
         self._flying: dict[Track, dict[Cuboid, _Ahead]] = {}
@@ -92,7 +110,7 @@ class LookAhead(Service):
     def note(self, client: str, stack: Stack, tile: Tile) -> None:
         """Note that a client has asked for a tile."""
         if self._enabled and len(self._noted) < _MOST_NOTED:
-            self._noted.append((client, stack, tile))
+            self._noted.append((client, stack, tile, self._clock.seconds()))
             if self._timer is None:
                 self._timer = self._clock.callLater(_LOOK_AFTER, self._look)
 
@@ -101,11 +119,11 @@ class LookAhead(Service):
         noted, self._noted = self._noted, []
         now = self._clock.seconds()
         moved: dict[Track, str] = {}
-        for client, stack, tile in noted:
+        for client, stack, tile, at in noted:
             self._note_use(stack, tile)
-            track = self._track(client, stack, tile, now)
+            track = self._track(client, stack, tile, at)
             step, finer = track.step, track.finer
-            if track.saw(tile, now):
+            if track.saw(tile, at):
                 moved[track] = client
                 if track.step * step < 0 or track.finer * finer < 0 or not (track.flies or track.zooms):
                     self._give_up(track)
@@ -138,13 +156,20 @@ class LookAhead(Service):
                 if known or self._is_full(client):
                     continue
                 with working_for(client, Lane.LOOKAHEAD):
-                    fetch = Deferred.fromCoroutine(self._fetches.fill(cuboid))
+                    fetch = Deferred.fromCoroutine(self._fill(cuboid))
                 flying[cuboid] = _Ahead(client, fetch)
                 fetch.addBoth(partial(self._fetched, track, cuboid))
         except CannotDisplay:
             pass  # a level whose tiles need more voxels than a cuboid may have
         if not flying:
             self._flying.pop(track, None)
+
+    async def _fill(self, cuboid: Cuboid) -> bool:
+        """Fetch a cuboid if there is space for it; return whether anything was fetched."""
+        count = len(cuboid.tiles())
+        wanted = Usage(count, count * TILE * TILE)
+        async with self._space.hold_space(wanted, self._now() - _SPARED) as enough:
+            return enough and await self._fetches.fill(cuboid)
 
     def _is_full(self, client: str) -> bool:
         of_client = sum(ahead.client == client for flying in self._flying.values() for ahead in flying.values())

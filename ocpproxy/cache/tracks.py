@@ -21,6 +21,10 @@ _LONGEST_STEP = 16
 """Slices between two steps of one run; CATMAID's longest is ten."""
 _RUN = 2
 """Steps in one direction after which the next one is expected."""
+_SHORTEST = 1 / 100
+"""Seconds of a step at least: what is faster are requests that have arrived together."""
+_FASTEST = 60
+"""Steps a second of a viewer; what is faster is a program."""
 _PAUSE = 3.0
 """Seconds after which a viewer who goes on begins a new run."""
 _INERTIA = 0.6
@@ -46,6 +50,8 @@ class Track:
         self._run = 0
         self._stride = 0
         """The shortest step of this run."""
+        self._way = 0
+        """Slices passed since the last step that counted."""
         self._zooms = 0
         self._moved = self._zoomed = now
         self._seen: OrderedDict[int, set[Place]] = OrderedDict({tile.slice: {(tile.row, tile.col)}})
@@ -89,14 +95,18 @@ class Track:
             self._seen.popitem(last=False)
 
     def _go(self, slice_: int, now: float) -> None:
-        step, seconds = slice_ - self.slice, max(now - self._moved, 1e-3)
+        step, seconds = slice_ - self.slice, now - self._moved
         goes_on = step * self.step > 0 and abs(step) <= _LONGEST_STEP and seconds < _PAUSE
-        pace = abs(step) / seconds
-        self.pace = pace + _INERTIA * (self.pace - pace) if goes_on and self._run > 1 else pace
-        self._run = self._run + 1 if goes_on else 1
         self._stride = min(self._stride, abs(step)) if goes_on else abs(step)
+        if not goes_on:
+            self._run, self._way = 0, 0
+        self._way += abs(step)
+        if seconds >= _SHORTEST or not goes_on:
+            pace = self._way / max(seconds, _SHORTEST)
+            self.pace = pace + _INERTIA * (self.pace - pace) if self._run > 1 else pace
+            self._run, self._way, self._moved = self._run + 1, 0, now
         self._zooms = 0
-        self.step, self.slice, self._moved = step, slice_, now
+        self.step, self.slice = step, slice_
 
     def _zoom(self, tile: Tile, now: float) -> bool:
         finer = self.level - tile.level
@@ -108,8 +118,14 @@ class Track:
 
     @property
     def flies(self) -> bool:
-        """Whether the viewer goes through the slices, and is expected to go on."""
-        return self._run >= _RUN
+        """Whether a viewer goes through the slices, and is expected to go on.
+
+        Who looks at one tile of many, or faster than anybody can see, is a program.
+        """
+        if self._run < _RUN or self.pace > _FASTEST * self._stride:
+            return False
+        columns, rows = self.stack.tiles(self.stack.dataset.levels[self.level])
+        return len(self.view) > (columns * rows > 1)
 
     @property
     def zooms(self) -> bool:

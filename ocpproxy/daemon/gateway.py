@@ -23,7 +23,7 @@ from ocpproxy.cache.catalogue import Catalogue
 from ocpproxy.cache.derived import DerivedTiles
 from ocpproxy.cache.eviction import Evictor
 from ocpproxy.cache.fetches import CuboidFetches, FetchContext
-from ocpproxy.cache.lookahead import LookAhead
+from ocpproxy.cache.lookahead import AheadContext, LookAhead
 from ocpproxy.cache.lookup import TileLookup
 from ocpproxy.cache.rendering import RenderThreads
 from ocpproxy.cache.shared_cutouts import SharedCutouts
@@ -120,10 +120,11 @@ def make_gateway(
     metrics.renders_queued.set_function(renders.queued)
 
     cache = TileCache(catalogue, lookup, fetches, now)
-    lookahead = LookAhead(fetches, reactor, metrics, enabled=settings.cache.lookahead)
+    evictor = Evictor(storage.store, storage.leases, settings.cache.reclaim_interval, reactor, metrics)
+    ahead = AheadContext(fetches, evictor, reactor, now)
+    lookahead = LookAhead(ahead, metrics, enabled=settings.cache.lookahead)
     sources = TileSources(catalogue, cache, DerivedTiles(cache, threads.urgent), lookahead, now, reactor)
     site = _make_site(settings, reactor, sources, lookup, _state(settings, storage, metrics, slot), metrics)
-    evictor = Evictor(storage.store, storage.leases, settings.cache.reclaim_interval, reactor, metrics)
     run = RunContext(fetches, storage.store, evictor, reactor, now)
     estimator = Estimator(storage.store, storage.files.run, reactor)
     rows = JobRows(storage.database, reactor)

@@ -76,7 +76,7 @@ class Jobs:
             tiles=plan.count.tiles,
             fingerprint=plan.fingerprint,
             began=now,
-            deadline=_deadline(spec, now),
+            deadline=deadline(spec, now),
             title=_title(spec),
         )
         number = await self._rows.insert(text, progress.to_json(), now)
@@ -139,7 +139,7 @@ class Jobs:
             "bytes_before": progress.bytes,
             "done_before": changed.get("done", progress.done),
             "failed_before": progress.failed,
-            "deadline": _deadline(read_text(job.text), now),
+            "deadline": deadline(read_text(job.text), now),
             "began": now,
         }
         await self._change(number, what, before, JobState.RUNNING, changed)
@@ -169,7 +169,7 @@ def does_not_fit(estimate: Estimate) -> str:
     )
 
 
-def _deadline(spec: JobSpec, now: float) -> float:
+def deadline(spec: JobSpec, now: float) -> float:
     """Return when it is that time of day next, in local time; 0 without one."""
     if spec.until is None:
         return 0.0
