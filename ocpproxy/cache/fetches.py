@@ -18,6 +18,7 @@ again need not fetch. A failure reaches everyone who waits.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -52,8 +53,8 @@ _MOST_WAITING = 4096
 """Flights that wait for the slots of one upstream; an eighth of them for one client."""
 _USUAL_SECONDS = 0.5
 """Seconds that a cuboid takes from an upstream that has given none yet."""
-_INERTIA = 0.7
-"""The share of the earlier cuboids in the seconds that one is expected to take."""
+_REMEMBERED = 25
+"""Cuboids whose time is remembered, for how long the next one will take."""
 _RETRY_AFTER = 5.0
 """Seconds after which a client who was turned away may ask again."""
 
@@ -103,7 +104,8 @@ class CuboidFetches(Service):
         self._slots: dict[DatasetSource, FairSemaphore] = {}
         self._colourings = Colourings(context.clock)
         self._flights: SingleFlight[Cuboid, Tile | None, Found | None] = SingleFlight(self._fly, context.clock)
-        self._seconds: dict[DatasetSource, float] = {}
+        self._seconds: dict[DatasetSource, deque[float]] = {}
+        """How long the last cuboids took."""
 
     def stopService(self) -> Deferred[None]:
         """Cancel flights that have received nothing yet, and finish the others."""
@@ -148,8 +150,12 @@ class CuboidFetches(Service):
         return len(await self._store.sizes(tiles)) == len(tiles)
 
     def expected_seconds(self, token: str) -> float:
-        """Return how long the upstream of a token takes for a cuboid, by the last ones."""
-        return self._seconds.get(self._catalogue.source(token), _USUAL_SECONDS)
+        """Return how long the upstream of a token takes for a cuboid: what a quarter of the last ones took at most.
+
+        The others may have waited for a connection.
+        """
+        taken = sorted(self._seconds.get(self._catalogue.source(token), (_USUAL_SECONDS,)))
+        return taken[len(taken) // 4]
 
     @property
     def waiters(self) -> int:
@@ -195,7 +201,7 @@ class CuboidFetches(Service):
         flight.deliver(None, None)
 
     def _measure(self, source: DatasetSource, seconds: float) -> None:
-        self._seconds[source] = seconds + _INERTIA * (self._seconds.get(source, seconds) - seconds)
+        self._seconds.setdefault(source, deque(maxlen=_REMEMBERED)).append(seconds)
 
     async def _fetch_picture(self, flight: CuboidFlight, upstream: Upstream, cutout: Cutout) -> bool:
         """Deliver and store the cuboid's only tile as the upstream draws it; return False when it does not."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -43,10 +43,10 @@ _MOST_OF_A_VIEWER = 64
 """Cuboids that are being fetched ahead for one client."""
 _MOST = 256
 """Cuboids that are being fetched ahead at all."""
-_MARGIN = 1.2
-"""How much longer than usual a cuboid may take."""
 _RENDERING = 0.1
 """Seconds from the voxels to the tiles."""
+_LATE, _EARLY, _MOST_LEAD = 1.1, 0.995, 2.5
+"""What a cuboid that comes late, or in time, does to how early the next ones are begun."""
 _FARTHEST = 512
 """Slices ahead."""
 _UNUSED = 4096
@@ -63,6 +63,8 @@ class _Ahead:
 
     client: str
     fetch: Deferred[Any]
+    in_time: bool
+    """True if it was begun as early as it should be."""
     used: bool = False
     """True when somebody asked for it meanwhile."""
 
@@ -94,8 +96,10 @@ class LookAhead(Service):
         self._timer: IDelayedCall | None = None
         self._tracks: LRUCache[tuple[str, str, int], list[Track]] = LRUCache(_MOST_VIEWERS)
         self._flying: dict[Track, dict[Cuboid, _Ahead]] = {}
-        self._unused: dict[Cuboid, float] = {}
-        """Cuboids that were fetched ahead, and when."""
+        self._unused: dict[Cuboid, tuple[float, Track]] = {}
+        """Cuboids that were fetched ahead, when, and for whom."""
+        self._stored: TTLCache[Cuboid, None] = TTLCache(_UNUSED, _WASTED_AFTER, context.clock.seconds)
+        """Cuboids that were looked at a moment ago: they are stored, or there was no space."""
 
     def stopService(self) -> None:
         """Give up everything."""
@@ -126,6 +130,7 @@ class LookAhead(Service):
             if track.saw(tile, at):
                 moved[track] = client
                 if track.step * step < 0 or track.finer * finer < 0 or not (track.flies or track.zooms):
+                    track.lead = 1.0
                     self._give_up(track)
         for track, client in moved.items():
             self._fetch_ahead(track, client)
@@ -140,6 +145,8 @@ class LookAhead(Service):
             track = min(near, key=lambda one: (abs(one.level - tile.level), abs(one.slice - tile.slice)))
             tracks.remove(track)
         else:
+            for other in tracks:  # the viewer has jumped; somebody else's cuboids are begun again with the next step
+                self._give_up(other)
             track = Track(stack, tile, now)
         tracks.append(track)
         if len(tracks) > _TRACKS:
@@ -151,13 +158,13 @@ class LookAhead(Service):
     def _fetch_ahead(self, track: Track, client: str) -> None:
         flying = self._flying.setdefault(track, {})
         try:
-            for cuboid in self._wanted(track):
-                known = cuboid in flying or cuboid in self._unused or self._fetches.is_flying(cuboid)
+            for cuboid, in_time in self._wanted(track):
+                known = cuboid in flying or cuboid in self._stored or self._fetches.is_flying(cuboid)
                 if known or self._is_full(client):
                     continue
                 with working_for(client, Lane.LOOKAHEAD):
                     fetch = Deferred.fromCoroutine(self._fill(cuboid))
-                flying[cuboid] = _Ahead(client, fetch)
+                flying[cuboid] = _Ahead(client, fetch, in_time)
                 fetch.addBoth(partial(self._fetched, track, cuboid))
         except CannotDisplay:
             pass  # a level whose tiles need more voxels than a cuboid may have
@@ -175,14 +182,18 @@ class LookAhead(Service):
         of_client = sum(ahead.client == client for flying in self._flying.values() for ahead in flying.values())
         return of_client >= _MOST_OF_A_VIEWER or sum(map(len, self._flying.values())) >= _MOST
 
-    def _wanted(self, track: Track) -> Iterator[Cuboid]:
-        """Yield the cuboids that the viewer will want within the time that a cuboid takes."""
+    def _wanted(self, track: Track) -> Iterator[tuple[Cuboid, bool]]:
+        """Yield the cuboids that the viewer will want within the time that a cuboid takes, and whether that is early.
+
+        When cuboids come late though they were begun early, the next ones are begun earlier.
+        """
         if track.zooms:
-            yield from self._next_level(track)
+            for cuboid in self._next_level(track):
+                yield cuboid, False
         if not track.flies:
             return
-        seconds = self._fetches.expected_seconds(track.stack.dataset.token) * _MARGIN + _RENDERING
-        slices = min(int(track.pace * seconds) + abs(track.step), _FARTHEST)
+        seconds = self._fetches.expected_seconds(track.stack.dataset.token) + _RENDERING
+        slices = min(int(track.pace * seconds * track.lead) + abs(track.step), _FARTHEST)
         level = track.stack.dataset.levels[track.level]
         through = track.stack.plane.axes[2]
         first, end = level.offset[through], level.end[through]
@@ -191,7 +202,7 @@ class LookAhead(Service):
             while first <= at < end and abs(at - track.slice) <= slices:
                 cuboid = track.stack.cuboid(Tile(track.stack.name, track.time, track.level, at, row, col))
                 if at != track.slice:  # the viewer itself asks for the slab that it is in
-                    yield cuboid
+                    yield cuboid, abs(at - track.slice) >= slices - abs(track.step)
                 begin, after = cuboid.slices
                 at = after if track.step > 0 else begin - 1
 
@@ -209,12 +220,14 @@ class LookAhead(Service):
             return
         if not flying:
             del self._flying[track]
+        if not isinstance(outcome, Failure):
+            self._stored[cuboid] = None
         if ahead.used:
             self._count("used")
         elif isinstance(outcome, Failure):
             self._count("failed")  # whoever wants it will learn why
         elif outcome:
-            self._unused[cuboid] = self._clock.seconds()
+            self._unused[cuboid] = (self._clock.seconds(), track)
             if len(self._unused) > _UNUSED:
                 del self._unused[next(iter(self._unused))]
                 self._count("wasted")
@@ -222,7 +235,7 @@ class LookAhead(Service):
     def _give_up(self, track: Track) -> None:
         """Drop what is being fetched for a viewer who has turned."""
         for ahead in list(self._flying.pop(track, {}).values()):
-            self._count("given_up")
+            self._count("used" if ahead.used else "given_up")
             ahead.fetch.cancel()
 
     # -- whether it was worth it
@@ -234,14 +247,19 @@ class LookAhead(Service):
         if not (self._unused or self._flying):
             return
         cuboid = stack.cuboid(tile)
-        if self._unused.pop(cuboid, None) is not None:
+        unused = self._unused.pop(cuboid, None)
+        if unused is not None:
             self._count("used")
-        for flying in self._flying.values():
-            if cuboid in flying:
-                flying[cuboid].used = True
+            unused[1].lead = max(1.0, unused[1].lead * _EARLY)
+        for track, flying in self._flying.items():
+            ahead = flying.get(cuboid)
+            if ahead is not None and not ahead.used:
+                ahead.used = True
+                if ahead.in_time:
+                    track.lead = min(_MOST_LEAD, track.lead * _LATE)
 
     def _forget_unused(self, now: float) -> None:
-        for cuboid, since in list(self._unused.items()):
+        for cuboid, (since, _) in list(self._unused.items()):
             if now - since < _WASTED_AFTER:
                 break
             del self._unused[cuboid]

@@ -8,7 +8,7 @@ been asked for before. Then the viewer has turned.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 
 from ocpproxy.model.dataset import TILE
 from ocpproxy.model.stack import Stack, Tile
@@ -21,14 +21,12 @@ _LONGEST_STEP = 16
 """Slices between two steps of one run; CATMAID's longest is ten."""
 _RUN = 2
 """Steps in one direction after which the next one is expected."""
-_SHORTEST = 1 / 100
-"""Seconds of a step at least: what is faster are requests that have arrived together."""
 _FASTEST = 60
-"""Steps a second of a viewer; what is faster is a program."""
+"""Steps a second of a viewer; what is faster is a program, or requests that have arrived together."""
 _PAUSE = 3.0
 """Seconds after which a viewer who goes on begins a new run."""
-_INERTIA = 0.6
-"""The share of the earlier steps in the pace."""
+_PACED = 8
+"""Steps from which the pace is taken."""
 Place = tuple[int, int]
 """(row, column) of a tile."""
 
@@ -43,17 +41,16 @@ class Track:
         self.slice = tile.slice
         self.step = 0
         """Slices from one step to the next; negative downwards."""
-        self.pace = 0.0
-        """Slices a second."""
+        self.lead = 1.0
+        """How many times earlier than usual cuboids have to be fetched for this viewer."""
         self.finer = 0
         """Levels that the viewer zooms in with each step; negative when it zooms out."""
-        self._run = 0
+        self._moves = deque([(now, tile.slice)], _PACED)
+        """When the viewer came to the last slices of this run."""
         self._stride = 0
         """The shortest step of this run."""
-        self._way = 0
-        """Slices passed since the last step that counted."""
         self._zooms = 0
-        self._moved = self._zoomed = now
+        self._zoomed = now
         self._seen: OrderedDict[int, set[Place]] = OrderedDict({tile.slice: {(tile.row, tile.col)}})
         """The tiles asked for at the last slices."""
 
@@ -95,24 +92,27 @@ class Track:
             self._seen.popitem(last=False)
 
     def _go(self, slice_: int, now: float) -> None:
-        step, seconds = slice_ - self.slice, now - self._moved
-        goes_on = step * self.step > 0 and abs(step) <= _LONGEST_STEP and seconds < _PAUSE
+        step, (last, _) = slice_ - self.slice, self._moves[-1]
+        goes_on = step * self.step > 0 and abs(step) <= _LONGEST_STEP and now - last < _PAUSE
         self._stride = min(self._stride, abs(step)) if goes_on else abs(step)
         if not goes_on:
-            self._run, self._way = 0, 0
-        self._way += abs(step)
-        if seconds >= _SHORTEST or not goes_on:
-            pace = self._way / max(seconds, _SHORTEST)
-            self.pace = pace + _INERTIA * (self.pace - pace) if self._run > 1 else pace
-            self._run, self._way, self._moved = self._run + 1, 0, now
+            self._moves = deque([(last, self.slice)], _PACED)
+        self._moves.append((now, slice_))
         self._zooms = 0
         self.step, self.slice = step, slice_
+
+    @property
+    def pace(self) -> float:
+        """Slices a second, over the last steps of this run."""
+        (began, first), (now, last) = self._moves[0], self._moves[-1]
+        return abs(last - first) / max(now - began, 1e-6)
 
     def _zoom(self, tile: Tile, now: float) -> bool:
         finer = self.level - tile.level
         self._zooms = self._zooms + 1 if finer == self.finer and now - self._zoomed < _PAUSE else 1
-        self.finer, self._zoomed, self._run = finer, now, 0
+        self.finer, self._zoomed = finer, now
         self.level, self.slice = tile.level, tile.slice
+        self._moves = deque([(now, tile.slice)], _PACED)
         self._seen = OrderedDict({tile.slice: {(tile.row, tile.col)}})
         return True
 
@@ -122,7 +122,7 @@ class Track:
 
         Who looks at one tile of many, or faster than anybody can see, is a program.
         """
-        if self._run < _RUN or self.pace > _FASTEST * self._stride:
+        if len(self._moves) <= _RUN or self.pace > _FASTEST * self._stride:
             return False
         columns, rows = self.stack.tiles(self.stack.dataset.levels[self.level])
         return len(self.view) > (columns * rows > 1)

@@ -3,8 +3,9 @@
 `FairSemaphore` gives each free place to the most urgent lane in which somebody waits, and there to the client who has
 not had one for longest. So one who wants hundreds of things does not make the others wait.
 
-What is done ahead never has all places: who comes in a hurry finds some that are free, and need not wait for an answer
-that takes seconds. While somebody interactive has been here a moment ago, a prefetch has an eighth of the places.
+What is done ahead never has all places, if there are several: who comes in a hurry finds one free, and need not wait
+for an answer that takes seconds. While somebody interactive has been here a moment ago, a prefetch has an eighth of the
+places.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ class FairSemaphore:
             kept = self._kept if len(self._queue(claim)) > _MANY else 0
             return self._taken.total() < self.limit and self._used[claim] < self.limit - kept
         ahead = self._taken[Lane.LOOKAHEAD] + self._taken[Lane.PREFETCH]
-        free = self._taken.total() < self.limit and ahead < self.limit - self.limit // 4
+        free = self._taken.total() < self.limit and ahead < max(1, self.limit - 1 - self.limit // 16)
         return free and (claim.lane is Lane.LOOKAHEAD or self._taken[Lane.PREFETCH] < self._most_prefetched)
 
     @property
