@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LONG = (
-    "test_field",
+    *("test_field", "test_prefetch"),
     *("test_generations", "test_formats", "test_storage", "test_daemon", "test_views", "test_freshness"),
     *("test_availability", "test_hot_path", "test_catmaid", "test_channel", "test_upstream_arrays", "test_upstream"),
 )

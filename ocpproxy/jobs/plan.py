@@ -51,7 +51,7 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A text that differs when the job comes to other cuboids, as the dataset was described anew."""
+        """A text that differs when the job comes to other cuboids, for the dataset is described in another way."""
         names = [(one.stack.name, one.time, one.level, *one.count) for one in self.parts]
         return sha256(repr(names).encode()).hexdigest()[:16]
 

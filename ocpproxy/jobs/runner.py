@@ -138,7 +138,7 @@ class JobRunner(Service):
             await self._finish(job.id, JobState.STOPPED, str(error))
             return
         progress = JobProgress.of(job.progress)
-        if progress.fingerprint != plan.fingerprint:  # the dataset was described anew: its tiles have other names
+        if progress.fingerprint != plan.fingerprint:  # its tiles have other names
             progress.fingerprint, progress.position = plan.fingerprint, 0
             progress.cuboids, progress.tiles = plan.count
         progress.done = progress.position
