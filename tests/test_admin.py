@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import stat
+import struct
 from pathlib import Path
 
 from treq.client import HTTPClient
@@ -66,6 +67,9 @@ class AdminTests(PrefetchCase):
         os.environ["OCPPROXY_TEST_TOKEN"] = secret
         self.addCleanup(os.environ.pop, "OCPPROXY_TEST_TOKEN")
         daemon = await self.begin(admin_listen=f"tcp:{port}", admin_token="${OCPPROXY_TEST_TOKEN}")
+        for _ in range(3):  # a client that connects and resets ends nothing
+            with socket.create_connection(("127.0.0.1", port)) as rude:
+                rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         for shown in ("", "Bearer wrong", secret):
             headers = Headers({"Authorization": [shown]})
             response = await self.client.get(f"http://127.0.0.1:{port}/v1/jobs", headers=headers)

@@ -217,7 +217,7 @@ class EvictorTests(SynchronousTestCase):
         self.assertTrue(self.successResultOf(self.hold(150, Deferred())))
         self.assertEqual(self.cache.usage.bytes, 700)
         end: Deferred[None] = Deferred()
-        self.assertFalse(self.successResultOf(self.hold(100, end)), "what is left was used")
+        self.assertFalse(self.successResultOf(self.hold(300, end)), "what is left was used")
         self.assertEqual(self.cache.usage.bytes, 700)
 
     def test_hold_space_in_turn(self) -> None:
@@ -225,10 +225,13 @@ class EvictorTests(SynchronousTestCase):
         for _ in range(5):
             self.cache.store(100)
         ends: list[Deferred[None]] = [Deferred() for _ in range(3)]
-        found = [self.successResultOf(self.hold(300, end)) for end in ends]
-        self.assertEqual(found, [True, False, False])
+        first, second, third = (self.hold(size, end) for size, end in zip((300, 400, 900), ends, strict=True))
+        self.assertTrue(self.successResultOf(first))
+        self.assertNoResult(second)
         ends[0].callback(None)
-        self.assertTrue(self.successResultOf(self.hold(300, Deferred())))
+        self.clock.advance(1)
+        self.assertTrue(self.successResultOf(second))
+        self.assertFalse(self.successResultOf(third), "it would not fit alone")
 
     def test_cannot_die(self) -> None:
         """A pass that fails is logged, and the next tick evicts."""

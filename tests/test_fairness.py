@@ -140,6 +140,23 @@ class SemaphoreTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(promoted), claim("viewer"))
         self.assertFalse(any(one.called for one in queue))
 
+    def test_several_of_one_work(self) -> None:
+        """Of a work with several that wait, a new claim may let one go on while the others are told of it."""
+        clock = Clock()
+        places = FairSemaphore(16, clock)
+        self.acquire(places, "viewer").addCallback(places.release)
+        job = Work(claim("job 1", Lane.PREFETCH))
+        with job.as_current():
+            queue = [places.acquire() for _ in range(4)]
+        self.assertEqual([one.called for one in queue], [True, True, False, False])
+        clock.advance(6)
+        job.claim(claim("viewer", Lane.LOOKAHEAD))
+        self.assertEqual([one.called for one in queue], [True] * 4)
+        for one in queue:
+            places.release(self.successResultOf(one))
+        self.assertEqual(len(places), 0)
+        self.assertEqual(sum(one.called for one in self.in_lane(places, Lane.PREFETCH, 9)), 8)
+
     def test_single_place(self) -> None:
         """Whoever comes has the only place if nobody else wants it."""
         for lane in Lane:

@@ -47,6 +47,9 @@ class RowTests(OnDatabase):
         await database.run(lambda tx: tx.run("UPDATE jobs SET progress = '[[', state = 'odd' WHERE id = ?", number))
         (job,) = await rows.load_all()
         self.assertIs(job.state, JobState.FAILED)
+        await rows.save(number, {}, [Failure("c", "r", 1.0)], [], 1.0)
+        await rows.forget_failures(number)
+        self.assertEqual(await rows.failures(number, 9), [])
 
     async def test_large(self) -> None:
         """A job of megabytes is kept whole."""

@@ -103,6 +103,15 @@ class SpecTests(SynchronousTestCase):
             {"token": "a", "voxel": [0, 1, 1]},
         ):
             self.assertRaises(BadJob, read_spec, bad)
+        huge = 10**400
+        for bad in (
+            {"rate": huge},
+            {"box": [0, huge] * 3},
+            {"radius": huge},
+            {"max_bytes": huge},
+            {"levels": [0, huge]},
+        ):
+            self.assertRaises(BadJob, read_spec, {"token": "a", **bad})
         for text in ("", "[" * 100_000, '{"token": '):
             self.assertRaises(BadJob, read_text, text)
 
@@ -332,6 +341,8 @@ class RunTests(SynchronousTestCase):
         self.assertEqual(JobProgress.of(json.loads(json.dumps(progress.to_json()))), progress)
         self.assertEqual(JobProgress.of({"done": "many", "title": 3, "other": 1}), JobProgress())
         self.assertEqual(JobProgress.of([]), JobProgress())
+        nonsense = {"done": float("inf"), "rate": float("nan"), "tiles": 10**400}
+        self.assertEqual(JobProgress.of(nonsense), JobProgress())
 
 
 class DeadlineTests(SynchronousTestCase):

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import TILE, Box, Channel, Dataset, Level, Plane
 from ocpproxy.model.display import DisplaySettings
-from ocpproxy.model.region import Block, Count, Place, Point, Region, Segment, part
+from ocpproxy.model.region import Block, Count, Place, Point, Region, RegionTooLarge, Segment, part
 from ocpproxy.model.stack import Cuboid, Stack, Tile
 
 VOXELS = (Fraction(1), Fraction(7, 3), Fraction(10), Fraction(1, 4))
@@ -168,6 +168,17 @@ class PathTests(SynchronousTestCase):
         assert found is not None and everything is not None
         self.assertGreater(found.count.cuboids, 40)
         self.assertLess(found.count.cuboids, everything.count.cuboids / 100)
+
+    def test_too_large(self) -> None:
+        """Lines that go on for ever, or a radius that takes in everything, are refused before they take long."""
+        edges = (Fraction(4), Fraction(4), Fraction(40))
+        shape = Level((200_000, 200_000, 7000), (0, 0, 0), (64, 64, 16), edges)
+        stack = Stack.build(Dataset("t", {0: shape}, (Channel("c", "image", "uint8"),), "c"), ImageBase("t"))
+        far, here = (2.0**40, 0.0, 0.0), (1e5, 1e5, 1e5)
+        for segment, radius in ((Segment((-(2.0**40), 0.0, 0.0), far), 1.0), (Segment(here, here), 1e9)):
+            began = time.process_time()
+            self.assertRaises(RegionTooLarge, part, stack, 0, 0, Region(segments=(segment,), radius=radius))
+            self.assertLess(time.process_time() - began, 60)
 
     def test_voxel(self) -> None:
         """The edges of a voxel can be given, for datasets that report ratios only."""

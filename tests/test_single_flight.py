@@ -9,10 +9,28 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ocpproxy.concurrency.single_flight import REMEMBER_FAILURE, Flight, NotDelivered, SingleFlight
+from ocpproxy.concurrency.work import Claim, Lane, Work
 
 
 class Broken(Exception):
     """A fetch that failed."""
+
+
+class WorkTests(SynchronousTestCase):
+    """For whom flights are made."""
+
+    def test_nothing_stays(self) -> None:
+        """A work that has joined thousands of flights keeps nothing of those that have ended."""
+
+        async def fetch(flight: Flight[int, int, int]) -> None:
+            flight.deliver(0, flight.key)
+
+        flights: SingleFlight[int, int, int] = SingleFlight(fetch, Clock())
+        job = Work(Claim(Lane.PREFETCH, "job 1"))
+        with job.as_current():
+            for n in range(1000):
+                self.assertEqual(self.successResultOf(flights.join(n, 0)), n)
+        self.assertEqual(len(job._listeners), 0)
 
 
 class SingleFlightTests(SynchronousTestCase):

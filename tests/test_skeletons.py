@@ -100,6 +100,8 @@ class SkeletonTests(SynchronousTestCase):
             (read_points, "x,y,z\n1,2", "row 2: expected 3 columns"),
             (read_points, "x,y,z\n1,2,c", "row 2: expected three numbers"),
             (read_points, "", "no nodes"),
+            (read_points, '1,2,"' + "3" * 200_000 + '"', "no table"),
+            (read_skeleton, "[[[1, null, 4, 1" + "0" * 400 + ", 1, 1, 0]]]", "three numbers"),
         ):
             with self.assertRaises(BadSkeleton) as raised:
                 read(text, NM)

@@ -118,7 +118,7 @@ class Evictor(Service):
         """Keep space free for the time of a block, below the share of the size at which a pass begins.
 
         So whoever stores there within the block evicts nothing. The space is made of what was not used since then
-        (seconds since 1970). Yield whether there is any.
+        (seconds since 1970), and others who hold space are waited for. Yield whether there is any.
 
         :raises DatabaseUnavailable: the index does not answer.
         """
@@ -139,7 +139,9 @@ class Evictor(Service):
             if self._running_pass is not None:
                 await self._pass_ended()
             elif not await self._evict_unused(wanted, unused_since):
-                return not self._limits.is_full(self._capacity.expected + self._held + wanted)
+                if self._limits.is_full(self._capacity.expected + wanted):
+                    return False
+                await deferLater(self._clock, _INTERRUPTED)  # there will be space when others need theirs no more
         return True
 
     async def _evict_unused(self, wanted: Usage, unused_since: float) -> bool:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, cast
@@ -170,7 +170,12 @@ class CuboidFetches(Service):
     async def _fly(self, flight: CuboidFlight) -> None:
         source = self._catalogue.source(flight.key.stack.dataset.token)
         try:
-            async with self._lease(flight, source.patience), self._slot(flight, source):
+            async with AsyncExitStack() as held:
+                lease, slot = self._lease(flight, source.patience), self._slot(flight, source)
+                # What is done ahead may wait long for a slot: nobody else is to wait for its lease meanwhile.
+                interactive = flight.work.lane is Lane.INTERACTIVE
+                for one in (lease, slot) if interactive else (slot, lease):
+                    await held.enter_async_context(one)
                 await self._deliver_stored(flight)
                 if flight.waiting_items():
                     await self._fetch(flight, source)

@@ -166,6 +166,8 @@ def _box_of_old(text: str) -> tuple[int, list[int]]:
 
 
 def _slices(slices: list[int], planes: list[str]) -> list[int]:
+    if not all(re.fullmatch("xy|xz|yz|zy", plane) for plane in planes):
+        raise argparse.ArgumentTypeError("expected --plane with some of xy, xz, yz, zy")
     through = {frozenset(plane): 3 - sum("xyz".index(letter) for letter in plane) for plane in planes}
     if len(through) != 1:
         raise argparse.ArgumentTypeError("--slices is for one plane; use --box for several")
@@ -226,7 +228,7 @@ async def follow(reactor: Any, client: AdminClient, job: dict[str, Any], shown: 
             job = (await client.ask("GET", f"jobs/{number}"))["job"]
             away_since = None
         except Refused as error:
-            if error.status == 404:
+            if error.status != 503:  # the index may be back in a moment
                 print(f"ocpproxy prefetch: {error}", file=sys.stderr)
                 return _COULD_NOT_RUN
         except NoDaemon as error:

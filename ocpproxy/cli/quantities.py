@@ -15,7 +15,7 @@ _NUMBER = r"(\d+(?:\.\d+)?)"
 def size(text: str) -> int:
     """Read bytes: ``500MB``, ``10 GiB``, ``1000``."""
     found = re.fullmatch(_NUMBER + r"\s*([a-z]*)", text.strip().lower())
-    if not found or found[2] not in _BYTES:
+    if not found or found[2] not in _BYTES or len(found[1]) > 30:
         raise argparse.ArgumentTypeError(f"expected a size such as 500MB or 10GiB, not {text!r}")
     return max(1, int(float(found[1]) * _BYTES[found[2]]))
 

@@ -37,14 +37,17 @@ class _Waiter:
         self.queued: list[Claim] = []
         self._places = places
         self._work = done
+        self._ended = False
         done.listen(self.joined)
 
     def joined(self, claim: Claim) -> None:
         """Somebody else wants it too: whose turn comes first counts."""
-        self._places.join(self, claim)
+        if not self._ended:
+            self._places.join(self, claim)
 
     def end(self) -> None:
         """Wait no more."""
+        self._ended = True
         self._work.forget(self.joined)
 
 

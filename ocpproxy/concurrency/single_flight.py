@@ -50,6 +50,8 @@ class Flight(Generic[K, I, R]):
         self.key = key
         self.progress = Progress()
         self.work = Work()
+        self.joined: list[Work] = []
+        """The works of those that have joined."""
         self._waiting: dict[I, list[Deferred[R]]] = {}
         self._delivered: dict[I, R] = {}
         self._on_item_wanted: Callable[[I], None] | None = None
@@ -162,7 +164,9 @@ class SingleFlight(Generic[K, I, R]):
         if flight is None:
             flight = self._flights[key] = Flight(key)
         flight.progress.on_first_byte(progress.current().report)
-        flight.work.join(work.current())
+        joining = work.current()
+        flight.work.join(joining)
+        flight.joined.append(joining)
         waiter = flight.wait(item, lambda: self._left(flight))
         if new:
             with flight.progress.as_current(), flight.work.as_current():  # the coroutine's context is a copy of this
@@ -190,6 +194,9 @@ class SingleFlight(Generic[K, I, R]):
 
     def _end(self, flight: Flight[K, I, R]) -> bool:
         current = self._flights.get(flight.key) is flight
+        for joined in flight.joined:
+            flight.work.leave(joined)
+        flight.joined.clear()
         if current:
             del self._flights[flight.key]
         return current

@@ -53,13 +53,18 @@ class Work:
         if claim not in self.claims:
             self.claims.append(claim)
             for listener in list(self._listeners):
-                listener(claim)
+                if listener in self._listeners:  # one that was called before may have ended another one
+                    listener(claim)
 
     def join(self, other: Work) -> None:
         """Do it for all those that another work is done for, now and later."""
         for claim in other.claims:
             self.claim(claim)
         other.listen(self.claim)
+
+    def leave(self, other: Work) -> None:
+        """Do not wait for further claims to another work."""
+        other.forget(self.claim)
 
     def listen(self, listener: Callable[[Claim], None]) -> None:
         """Call `listener` with each claim that is added from now on."""

@@ -9,6 +9,7 @@ A daemon that cannot open the socket logs why, and serves without it.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -24,6 +25,9 @@ from ocpproxy.config import AdminAddress
 from ocpproxy.log import Logger
 
 _BACKLOG = 64
+_REST = 1.0
+"""Seconds without new connections when there are no descriptors left."""
+_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _log = Logger()
 
 
@@ -148,11 +152,17 @@ class AdminServer(Service):
             return
         try:
             accepted, _ = self._listening.accept()
-        except OSError:  # nobody is there any more, or there are no descriptors
-            return
-        with accepted:
-            accepted.setblocking(False)
-            self._reactor.adoptStreamConnection(accepted.fileno(), accepted.family, self._site)
+            with accepted:
+                accepted.setblocking(False)
+                self._reactor.adoptStreamConnection(accepted.fileno(), accepted.family, self._site)
+        except OSError as error:  # whoever it was has left, or there are no descriptors
+            if error.errno in _NO_DESCRIPTORS:
+                self._reactor.removeReader(self)
+                self._reactor.callLater(_REST, self._accept_again)
+
+    def _accept_again(self) -> None:
+        if self._listening is not None:
+            self._reactor.addReader(self)
 
     def connectionLost(self, reason: Any) -> None:
         """Do nothing: a listening socket has no connection."""

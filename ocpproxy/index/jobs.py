@@ -70,12 +70,10 @@ def _job(row: Row, text: str = "") -> Job:
     number, state, reason, progress, created, changed = row
     try:
         known = json.loads(str(progress))
-        found = JobState(str(state))
-    except (ValueError, RecursionError):  # somebody has written into the table
-        known, found, reason = {}, JobState.FAILED, "its row in the index makes no sense"
-    return Job(
-        int(number), found, str(reason), known if isinstance(known, dict) else {}, float(created), float(changed), text
-    )
+        found, times = JobState(str(state)), (float(created), float(changed))
+    except (TypeError, ValueError, RecursionError):  # somebody has written into the table
+        known, found, times, reason = {}, JobState.FAILED, (0.0, 0.0), "its row in the index makes no sense"
+    return Job(int(number), found, str(reason), known if isinstance(known, dict) else {}, *times, text)
 
 
 def insert(tx: Transaction, text: str, progress: str, now: float) -> int:
@@ -177,6 +175,11 @@ def failures(tx: Transaction, number: int, at_most: int) -> list[Failure]:
     return [Failure(str(cuboid), str(reason), float(at)) for cuboid, reason, at in found]
 
 
+def forget_failures(tx: Transaction, number: int) -> None:
+    """Forget what has failed of a job."""
+    tx.run("DELETE FROM job_failures WHERE job = ?", number)
+
+
 class JobRows:
     """The jobs in one index."""
 
@@ -229,6 +232,10 @@ class JobRows:
     ) -> JobState | None:
         """Save how far a job is, and return its state; None when it is gone."""
         return await self.database.run(save, number, json.dumps(progress), failed, mended, now)
+
+    async def forget_failures(self, number: int) -> None:
+        """Forget what has failed of a job."""
+        await self.database.run(forget_failures, number)
 
     async def failures(self, number: int, at_most: int) -> list[Failure]:
         """Return what has failed of a job."""

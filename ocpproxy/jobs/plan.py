@@ -23,7 +23,7 @@ from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.jobs.spec import BadJob, JobSpec
 from ocpproxy.model.address import BadAddress, ChannelName, ImageBase
 from ocpproxy.model.dataset import TILE, Box, CannotDisplay, Dataset
-from ocpproxy.model.region import Block, Count, Part, Place, Region, part
+from ocpproxy.model.region import Block, Count, Part, Place, Region, RegionTooLarge, part
 from ocpproxy.model.stack import Cuboid, Stack, Tile
 from ocpproxy.store import counts
 from ocpproxy.store.rows import Usage
@@ -33,6 +33,8 @@ _ASSUMED_BYTES = TILE * TILE * 6 // 10
 """Bytes of a tile of a dataset of which there is none yet: electron microscopy."""
 _COUNT_WITHIN = 0.6
 """Seconds in which the tiles that are stored are counted."""
+_SAMPLE_WITHIN = 0.3
+"""Seconds more in which their sizes are looked at."""
 _AT_A_TIME = 64
 """Cuboids whose tiles are looked for in one go."""
 
@@ -115,7 +117,7 @@ def make_plan(spec: JobSpec, entry: CatalogueEntry) -> Plan:
 def _part(stack: Stack, time: int, level: int, region: Region) -> Part | None:
     try:
         return part(stack, time, level, region)
-    except CannotDisplay as error:
+    except (CannotDisplay, RegionTooLarge) as error:
         raise BadJob(str(error)) from None
 
 
@@ -231,7 +233,9 @@ class Estimator:
 
     async def _sample(self, one: Part, deadline: float) -> tuple[int, int]:
         """Return the number and the bytes of some tiles of a part's level that are stored."""
-        left = max(0.1, deadline - self._clock.seconds())
+        left = deadline + _SAMPLE_WITHIN - self._clock.seconds()
+        if left <= 0:
+            return (0, 0)
         tile = Tile(one.stack.name, one.time, one.level, 0, 0, 0)
         try:
             return await self._store.database.read_within(left, counts.mean_bytes, tile)

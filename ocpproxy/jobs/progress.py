@@ -7,6 +7,8 @@ from typing import Any
 
 from ocpproxy.index.jobs import Failure
 
+_LARGEST = 2**62
+
 
 @dataclass
 class JobProgress:
@@ -54,7 +56,8 @@ class JobProgress:
         for key, default in asdict(progress).items():
             value = saved.get(key, default) if isinstance(saved, dict) else default
             if isinstance(value, (int, float)) and not isinstance(default, str):
-                setattr(progress, key, type(default)(value))
+                if abs(value) < _LARGEST:  # neither is no number, nor infinite
+                    setattr(progress, key, type(default)(value))
             elif isinstance(value, str) and isinstance(default, str):
                 setattr(progress, key, value)
         return progress

@@ -107,7 +107,6 @@ class Run:
         self._next_begin = 0.0
         self._failed_in_a_row = 0
         self._stopped: Stopped | None = None
-        self._filling = 0
         self._failures: set[str] = set()
         """The names of cuboids that have failed."""
         self._open: set[int] = set()
@@ -198,24 +197,16 @@ class Run:
 
     async def _fill(self, cuboid: Cuboid, missing: int) -> dict[Tile, int]:
         """Fetch a cuboid into space that is there for it; return the bytes of its tiles that are stored."""
-        context = self._context
+        context, wanted = self._context, Usage(missing, missing * self._tile_bytes)
         while True:
-            wanted = Usage(missing, missing * self._tile_bytes)
             try:
                 async with context.space.hold_space(wanted, self.progress.began) as enough:
-                    if enough:
-                        self._filling += 1
-                        try:
-                            await context.fetches.fill(cuboid)
-                            return await context.store.sizes(cuboid.tiles())
-                        finally:
-                            self._filling -= 1
+                    if not enough:
+                        raise Stopped("the cache is full of what was used since the job began")
+                    await context.fetches.fill(cuboid)
+                    return await context.store.sizes(cuboid.tiles())
             except DatabaseUnavailable:  # nobody can tell what may be evicted
                 await deferLater(self._clock, _LOOK_AGAIN)
-                continue
-            if not self._filling:
-                raise Stopped("the cache is full of what was used since the job began")
-            await deferLater(self._clock, _LOOK_AGAIN)  # the others hold the space, and may need less
 
     def _measure(self) -> None:
         now = self._clock.seconds()

@@ -123,6 +123,11 @@ class JobRunner(Service):
             job = await self._rows.load(number)
             if job is not None and job.state is JobState.RUNNING:
                 await self._run_job(job)
+        except (CancelledError, DatabaseUnavailable):
+            raise
+        except Exception as error:
+            self._log.failure("job {number} stops", number=number)
+            await self._finish(number, JobState.STOPPED, f"{type(error).__name__}: {error}")
         finally:
             await shield(self._leases.release(lease))
 
@@ -130,6 +135,8 @@ class JobRunner(Service):
         try:
             spec = read_text(job.text)
             entry = await self._described(job, spec)
+            if entry is None:
+                return
             plan = await self._estimator.plan(spec, entry)
         except BadJob as error:
             await self._finish(job.id, JobState.FAILED, str(error))
@@ -137,10 +144,15 @@ class JobRunner(Service):
         except Undescribed as error:
             await self._finish(job.id, JobState.STOPPED, str(error))
             return
-        progress = JobProgress.of(job.progress)
+        now = await self._rows.load(job.id)  # somebody may have changed it meanwhile
+        if now is None or now.state is not JobState.RUNNING:
+            return
+        progress = JobProgress.of(now.progress)
         if progress.fingerprint != plan.fingerprint:  # its tiles have other names
             progress.fingerprint, progress.position = plan.fingerprint, 0
             progress.cuboids, progress.tiles = plan.count
+            progress.done_before = progress.failed_before = 0
+            await self._rows.forget_failures(job.id)
         progress.done = progress.position
         failed = [failure.cuboid for failure in await self._rows.failures(job.id, _MOST_FAILURES)]
         progress.failed = len(failed)
@@ -185,6 +197,12 @@ class JobRunner(Service):
         except DatabaseUnavailable:
             run.outcome.give_back(failures, mended)
             return
+        except CancelledError:
+            raise
+        except Exception:
+            self._log.failure("the progress of job {number} cannot be saved", number=number)
+            run.outcome.give_back(failures, mended)
+            return
         if state is not JobState.RUNNING and running is not None:
             running.cancel()
 
@@ -199,8 +217,8 @@ class JobRunner(Service):
         words = {"number": number, "state": state.value, "reason": f": {reason}" if reason else ""}
         self._log.info("job {number} is {state}{reason}", **words)
 
-    async def _described(self, job: Job, spec: JobSpec) -> CatalogueEntry:
-        """Return the entry of a job's dataset, as soon as its upstream describes it.
+    async def _described(self, job: Job, spec: JobSpec) -> CatalogueEntry | None:
+        """Return the entry of a job's dataset, as soon as its upstream describes it; None when the job rests by then.
 
         :raises Undescribed: it does not, and that will not get better by itself.
         """
@@ -212,3 +230,6 @@ class JobRunner(Service):
                     raise
                 self._log.info("job {number} waits: {reason}", number=job.id, reason=str(error))
             await deferLater(self._reactor, _ASK_AGAIN)
+            now = await self._rows.load(job.id)
+            if now is None or now.state is not JobState.RUNNING:
+                return None

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from ocpproxy.concurrency.work import Lane, working_for
 from ocpproxy.index.jobs import ENDED, Failure, Job, JobState
 from ocpproxy.jobs.plan import Estimate, Plan
 from ocpproxy.jobs.progress import JobProgress
@@ -55,7 +56,8 @@ class Jobs:
         :raises Undescribed: its dataset is not described.
         """
         entry = await self._catalogue.entry(spec.token)
-        plan = await self._estimator.plan(spec, entry)
+        with working_for("planning", Lane.PREFETCH):
+            plan = await self._estimator.plan(spec, entry)
         each = self._fetches.expected_seconds(spec.token)
         return plan, await self._estimator.estimate(plan, each, width(entry))
 

@@ -121,7 +121,7 @@ def _numbers(count: int, low: float, high: float) -> Callable[[str, Any], tuple[
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    return not isinstance(value, bool) and (isinstance(value, int) or (isinstance(value, float) and isfinite(value)))
 
 
 def _range(key: str, value: Any) -> tuple[int, int]:

@@ -24,6 +24,16 @@ Point = tuple[float, float, float]
 """(x, y, z)."""
 
 
+_MOST_LOOKED_AT = 2_000_000
+"""Cuboids that are looked at for the lines of a region."""
+_MOST_PLACES = 500_000
+"""Cuboids that lines may go through at one level."""
+
+
+class RegionTooLarge(ValueError):
+    """A region has too many cuboids to be looked at one by one. The message is one sentence for people."""
+
+
 class Place(NamedTuple):
     """Where a cuboid is among those of its stack, time and level."""
 
@@ -269,12 +279,18 @@ def _near(stack: Stack, level: int, region: Region) -> list[Place]:
     """Return the places of cuboids that come within the radius of a segment, slab by slab."""
     grid = _LevelInSpace(stack, level, region.voxel)
     found: set[Place] = set()
+    looked = 0
     for middle, reach in grid.pieces(region.segments, region.radius):
         low, high = [c - reach for c in middle], [c + reach for c in middle]
+        ends = (low[grid.through], high[grid.through])
         rows = grid.numbers(grid.rows, low[grid.rows], high[grid.rows])
         cols = grid.numbers(grid.columns, low[grid.columns], high[grid.columns])
+        columns = len(rows) * len(cols)
+        looked += 1 + columns * (len(grid.slabs(rows[0], cols[0], *ends)) if columns else 0)
+        if looked > _MOST_LOOKED_AT or len(found) > _MOST_PLACES:
+            raise RegionTooLarge(f"the lines and their radius go through too much of level {level}: split the file")
         for row, col in product(rows, cols):
-            for slab in grid.slabs(row, col, low[grid.through], high[grid.through]):
+            for slab in grid.slabs(row, col, *ends):
                 place = Place(row, col, max(slab, 0))
                 if place not in found and grid.distance(place, middle) <= reach:
                     found.add(place)

@@ -45,7 +45,7 @@ class _Nodes:
         """Add a node."""
         try:
             point = tuple(round(float(v) * u, _PLACES) for v, u in zip(xyz, self._unit, strict=True))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise BadSkeleton(f"{where}: expected three numbers x, y, z, not {str(xyz)[:60]}") from None
         if not all(map(isfinite, point)):
             raise BadSkeleton(f"{where}: expected finite coordinates")
@@ -138,7 +138,10 @@ def read_points(text: str, unit: Point) -> list[Segment]:
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     first = lines[0] if lines else ""
     delimiter = next((letter for letter in ",;\t" if letter in first), " ")
-    rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
+    try:
+        rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
+    except csv.Error as error:
+        raise BadSkeleton(f"it is no table: {error}") from None
     columns = {name.strip().lower(): n for n, name in enumerate(rows[0])} if rows else {}
     named = {"x", "y", "z"} <= columns.keys()
     if rows and not named and not _is_number(rows[0][0]):

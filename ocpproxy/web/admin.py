@@ -31,6 +31,7 @@ from ocpproxy import __version__
 from ocpproxy.cache.catalogue import Undescribed
 from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.index.jobs import Job
+from ocpproxy.jobs.progress import JobProgress
 from ocpproxy.jobs.service import Jobs, NoSuchJob, NotPossible, does_not_fit
 from ocpproxy.jobs.spec import BadJob, read_text
 from ocpproxy.log import Logger
@@ -167,9 +168,8 @@ def _number(text: str) -> int:
 
 def as_json(job: Job) -> dict[str, Any]:
     """Return a job as JSON."""
-    progress = dict(job.progress)
-    left = progress.get("cuboids", 0) - progress.get("done", 0)
-    rate = progress.get("rate") or 0
+    progress = JobProgress.of(job.progress).to_json()
+    left, rate = progress["cuboids"] - progress["done"], progress["rate"]
     return {
         "id": job.id,
         "state": job.state.value,
