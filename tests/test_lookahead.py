@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -145,11 +146,13 @@ class Space:
 
     enough = True
     since = 0.0
+    asked = 0
 
     @asynccontextmanager
     async def hold_space(self, wanted: Usage, unused_since: float) -> AsyncIterator[bool]:
         """Keep space, or not."""
         self.since = unused_since
+        self.asked += 1
         yield self.enough
 
 
@@ -263,6 +266,33 @@ class LookAheadTests(SynchronousTestCase):
         self.space.enough = False
         self.look(range(64, 96))
         self.assertEqual((self.fetches.begun, self.space.since), ({}, 4400.0))
+
+    def test_ended_at_once(self) -> None:
+        """What ends as soon as it is begun is noted like everything else: it is not begun again with the next step."""
+        self.space.enough = False
+        self.look(range(64, 80))
+        self.assertEqual(self.space.asked, len(VIEW))
+
+    def test_impossible_tile(self) -> None:
+        """A tile that needs more voxels than a cuboid may have disturbs no other viewer."""
+        self.look(range(64, 78))
+        small = Stack.build(DATASET, ImageBase("kat"), max_cutout=1)
+        self.ahead.note("b", small, tile(5)._replace(stack=small.name))
+        self.look(range(78, 96))
+        self.assertIn((96, 112), self.slabs())
+
+    def test_zoom_out_of_the_volume(self) -> None:
+        """A finer level that does not have the slice is left alone; one that has it is fetched in view."""
+        for offset, expected in ((0, 4), (500, 0)):
+            self.setUp()
+            levels = {n: level(n) for n in range(4)}
+            levels[0] = replace(levels[0], offset=(0, 0, offset), size=(8192, 8192, 400))
+            stack = Stack.build(replace(DATASET, levels=levels), ImageBase("kat"))
+            for number, places in ((3, [(1, 1)]), (2, [(2, 2)]), (1, [(4, 4), (4, 5), (5, 4), (5, 5)])):
+                for place in places:
+                    self.ahead.note("a", stack, tile(100, place, number)._replace(stack=stack.name))
+                self.clock.advance(0.2)
+            self.assertEqual(len(self.fetches.begun), expected)
 
     def test_off(self) -> None:
         """Switched off, it does nothing."""

@@ -26,7 +26,6 @@ from ocpproxy.cache.eviction import Evictor
 from ocpproxy.cache.fetches import CuboidFetches
 from ocpproxy.cache.tracks import Track
 from ocpproxy.concurrency.work import Lane, working_for
-from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.dataset import TILE, CannotDisplay
 from ocpproxy.model.stack import Cuboid, Stack, Tile
@@ -82,8 +81,6 @@ class AheadContext:
 
 class LookAhead(Service):
     """What is fetched ahead of all viewers of one gateway."""
-
-    _log = Logger()
 
     def __init__(self, context: AheadContext, metrics: Metrics, *, enabled: bool) -> None:
         self._fetches = context.fetches
@@ -156,9 +153,9 @@ class LookAhead(Service):
     # -- fetching
 
     def _fetch_ahead(self, track: Track, client: str) -> None:
-        flying = self._flying.setdefault(track, {})
         try:
             for cuboid, in_time in self._wanted(track):
+                flying = self._flying.setdefault(track, {})  # what ends at once is gone from it already
                 known = cuboid in flying or cuboid in self._stored or self._fetches.is_flying(cuboid)
                 if known or self._is_full(client):
                     continue
@@ -168,7 +165,7 @@ class LookAhead(Service):
                 fetch.addBoth(partial(self._fetched, track, cuboid))
         except CannotDisplay:
             pass  # a level whose tiles need more voxels than a cuboid may have
-        if not flying:
+        if not self._flying.get(track):
             self._flying.pop(track, None)
 
     async def _fill(self, cuboid: Cuboid) -> bool:
@@ -209,9 +206,12 @@ class LookAhead(Service):
     def _next_level(self, track: Track) -> Iterator[Cuboid]:
         number, stack = track.level - track.finer, track.stack
         for row, col in sorted(track.view_at_next_level()):
-            columns, rows = stack.tiles(stack.dataset.levels[number])
-            if 0 <= row < rows and 0 <= col < columns:
-                yield stack.cuboid(Tile(stack.name, track.time, number, track.slice_at(number), row, col))
+            level, slice_ = stack.dataset.levels[number], track.slice_at(number)
+            columns, rows = stack.tiles(level)
+            through = stack.plane.axes[2]
+            inside = level.offset[through] <= slice_ < level.end[through]
+            if inside and 0 <= row < rows and 0 <= col < columns:
+                yield stack.cuboid(Tile(stack.name, track.time, number, slice_, row, col))
 
     def _fetched(self, track: Track, cuboid: Cuboid, outcome: object) -> None:
         flying = self._flying.get(track, {})
@@ -246,7 +246,10 @@ class LookAhead(Service):
     def _note_use(self, stack: Stack, tile: Tile) -> None:
         if not (self._unused or self._flying):
             return
-        cuboid = stack.cuboid(tile)
+        try:
+            cuboid = stack.cuboid(tile)
+        except CannotDisplay:  # whoever asked for it learns that
+            return
         unused = self._unused.pop(cuboid, None)
         if unused is not None:
             self._count("used")
