@@ -125,7 +125,7 @@ def dry(on: Stage) -> None:
         took.append((time.perf_counter() - began) * 1000)
     tiles = json.loads(out.splitlines()[0])["estimate"]["tiles"]
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import ocpproxy.cli.main"], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", "import ocpproxy.cli.prefetch"], check=True, cwd=ROOT)
     told(f"dry run of {tiles:,} tiles, the whole command", took, "ms", bound="1,000")
     print(f"    of which Python and imports: {(time.perf_counter() - began) * 1000:.0f} ms")
 

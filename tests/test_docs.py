@@ -390,7 +390,7 @@ class ExampleTests(SynchronousTestCase):
         """A subcommand is one module, and one line in the table."""
         self.patch(sys, "path", [str(ROOT / "docs" / "examples"), *sys.path])
         self.addCleanup(sys.modules.pop, "tokens", None)
-        self.patch(cli, "SUBCOMMANDS", (*cli.SUBCOMMANDS, importlib.import_module("tokens")))
+        self.patch(cli, "SUBCOMMANDS", {**cli.SUBCOMMANDS, "tokens": "tokens"})
         (words,) = commands(EXTENDING)
         self.assertEqual(words, ["ocpproxy", "tokens", "--config", "ocp.ini"])
         directory = Path(self.mktemp())

@@ -1,8 +1,16 @@
-"""What a command asks a running daemon for, at its admin endpoint (`ocpproxy.web.admin`)."""
+"""What a command asks a running daemon for, at its admin endpoint (`ocpproxy.web.admin`).
+
+Such a command reads only the ``[admin]`` section of the configuration. So it starts fast, and works while somebody
+edits the rest of the file.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import treq
@@ -14,8 +22,11 @@ from twisted.web.client import URI, Agent
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from ocpproxy.config import AdminAddress, AdminSettings
+from ocpproxy.cli.reactor import run_in_reactor
+from ocpproxy.config import AdminAddress, AdminSettings, BadConfiguration, read_admin
 
+COULD_NOT_RUN = 2
+"""The exit code when a command cannot be run, or is refused."""
 _CONNECT_WITHIN = 10
 _ANSWER_WITHIN = 120.0
 
@@ -90,3 +101,26 @@ class AdminClient:
             raise Refused(response.code, str(answer.get("error", response.code)))
         found: dict[str, Any] = answer
         return found
+
+
+def ask_daemon(command: str, config: str | None, work: Callable[[Any, AdminClient], Coroutine[Any, Any, int]]) -> int:
+    """Run what a command asks of a daemon, and return its exit code: `COULD_NOT_RUN` after the reason has been printed.
+
+    :param command: its name, for messages.
+    :param config: the file of the daemon; None for a daemon without one.
+    :param work: takes the reactor and the client.
+    """
+    try:
+        settings = read_admin(None if config is None else Path(config), os.environ)
+    except BadConfiguration as bad:
+        print(bad, file=sys.stderr)
+        return COULD_NOT_RUN
+
+    async def asked(reactor: Any) -> int:
+        try:
+            return await work(reactor, AdminClient(settings, reactor))
+        except (NoDaemon, Refused) as error:
+            print(f"ocpproxy {command}: {error}", file=sys.stderr)
+            return COULD_NOT_RUN
+
+    return run_in_reactor(asked)

@@ -7,13 +7,9 @@ import json
 import sys
 from typing import Any
 
-from ocpproxy.cli.admin_client import AdminClient, NoDaemon, Refused
+from ocpproxy.cli.admin_client import COULD_NOT_RUN, AdminClient, ask_daemon
 from ocpproxy.cli.job_display import Lines, job_line
-from ocpproxy.cli.reactor import run_in_reactor
-from ocpproxy.cli.settings import load_settings
-from ocpproxy.config import Settings
 
-_COULD_NOT_RUN = 2
 _ACTIONS = ("pause", "resume", "cancel", "retry")
 
 
@@ -40,26 +36,18 @@ def run(arguments: argparse.Namespace) -> int:
     if len(numbers) > 1 or (action and not numbers) or not all(number.isdigit() for number in numbers):
         expected = "expected nothing, the number of a job, or one of " + ", ".join(_ACTIONS) + " and its number"
         print(f"ocpproxy jobs: {expected}", file=sys.stderr)
-        return _COULD_NOT_RUN
-    settings = load_settings(arguments.config)
-    if settings is None:
-        return _COULD_NOT_RUN
+        return COULD_NOT_RUN
     number = numbers[0] if numbers else None
-    return run_in_reactor(lambda reactor: _jobs(reactor, settings, action, number, as_json=arguments.json))
+    return ask_daemon("jobs", arguments.config, lambda _, client: _jobs(client, action, number, as_json=arguments.json))
 
 
-async def _jobs(reactor: Any, settings: Settings, action: str | None, number: str | None, *, as_json: bool) -> int:
-    try:
-        client = AdminClient(settings.admin, reactor)
-        if number is None:
-            jobs = (await client.ask("GET", "jobs"))["jobs"]
-        elif action is None:
-            jobs = [(await client.ask("GET", f"jobs/{number}"))["job"]]
-        else:
-            jobs = [(await client.ask("POST", f"jobs/{number}/{action}"))["job"]]
-    except (NoDaemon, Refused) as error:
-        print(f"ocpproxy jobs: {error}", file=sys.stderr)
-        return _COULD_NOT_RUN
+async def _jobs(client: AdminClient, action: str | None, number: str | None, *, as_json: bool) -> int:
+    if number is None:
+        jobs = (await client.ask("GET", "jobs"))["jobs"]
+    elif action is None:
+        jobs = [(await client.ask("GET", f"jobs/{number}"))["job"]]
+    else:
+        jobs = [(await client.ask("POST", f"jobs/{number}/{action}"))["job"]]
     for job in jobs:
         if as_json:
             print(json.dumps({"job": job}))

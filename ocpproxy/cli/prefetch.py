@@ -13,15 +13,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from ocpproxy.cli import quantities
-from ocpproxy.cli.admin_client import AdminClient, NoDaemon, Refused
+from ocpproxy.cli.admin_client import COULD_NOT_RUN, AdminClient, NoDaemon, Refused, ask_daemon
 from ocpproxy.cli.job_display import Display, display
-from ocpproxy.cli.reactor import run_in_reactor
-from ocpproxy.cli.settings import load_settings
-from ocpproxy.config import Settings
 from ocpproxy.model.region import Point, Segment
 from ocpproxy.model.skeletons import BadSkeleton, read_points, read_skeleton
 
-_COULD_NOT_RUN, _RESUMABLE = 2, 3
+_RESUMABLE = 3
 _EXIT_CODES = {"done": 0, "failed": 1, "cancelled": 1, "stopped": 3, "paused": 3}
 _LOOK_EVERY = 0.5
 """Seconds between two questions how far the job is."""
@@ -85,15 +82,14 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Return the exit code; see `_EPILOG`."""
-    settings = load_settings(arguments.config)
-    if settings is None:
-        return _COULD_NOT_RUN
     try:
         spec = _spec(arguments)
     except (argparse.ArgumentTypeError, BadSkeleton, OSError, UnicodeDecodeError) as error:
         print(f"ocpproxy prefetch: {error}", file=sys.stderr)
-        return _COULD_NOT_RUN
-    return run_in_reactor(lambda reactor: _prefetch(reactor, settings, arguments, spec))
+        return COULD_NOT_RUN
+    return ask_daemon(
+        "prefetch", arguments.config, lambda reactor, client: _prefetch(reactor, client, arguments, spec)
+    )
 
 
 # -- what to fetch
@@ -192,20 +188,15 @@ def _levels(text: str) -> list[int | None]:
 # -- the job
 
 
-async def _prefetch(reactor: Any, settings: Settings, arguments: argparse.Namespace, spec: dict[str, Any]) -> int:
+async def _prefetch(reactor: Any, client: AdminClient, arguments: argparse.Namespace, spec: dict[str, Any]) -> int:
     shown = display(as_json=arguments.json)
-    try:
-        client = AdminClient(settings.admin, reactor)
-        planned = await client.ask("POST", "jobs?dry_run=1", spec)
-        shown.estimate(planned["estimate"], planned["refused"])
-        if planned["refused"]:
-            raise Refused(409, planned["refused"])
-        if arguments.dry_run:
-            return 0
-        job = (await client.ask("POST", "jobs", spec))["job"]
-    except (NoDaemon, Refused) as error:
-        print(f"ocpproxy prefetch: {error}", file=sys.stderr)
-        return _COULD_NOT_RUN
+    planned = await client.ask("POST", "jobs?dry_run=1", spec)
+    shown.estimate(planned["estimate"], planned["refused"])
+    if planned["refused"]:
+        raise Refused(409, planned["refused"])
+    if arguments.dry_run:
+        return 0
+    job = (await client.ask("POST", "jobs", spec))["job"]
     if arguments.detach:
         shown.say(f"job {job['id']} has begun; ocpproxy jobs {job['id']} shows how far it is")
         return 0
@@ -228,9 +219,8 @@ async def follow(reactor: Any, client: AdminClient, job: dict[str, Any], shown: 
             job = (await client.ask("GET", f"jobs/{number}"))["job"]
             away_since = None
         except Refused as error:
-            if error.status != 503:  # the index may be back in a moment
-                print(f"ocpproxy prefetch: {error}", file=sys.stderr)
-                return _COULD_NOT_RUN
+            if error.status != 503:  # else the index may be back in a moment
+                raise
         except NoDaemon as error:
             if away_since is None:
                 away_since = reactor.seconds()

@@ -14,7 +14,7 @@ The kinds of upstream are given to `read`: they are in `ocpproxy.upstream.regist
 """
 
 from ocpproxy.config.faults import BadConfiguration, Fault
-from ocpproxy.config.reading import demo, parse, read
+from ocpproxy.config.reading import demo, parse, read, read_admin
 from ocpproxy.config.settings import (
     AdminAddress,
     AdminSettings,
@@ -42,4 +42,5 @@ __all__ = [
     "demo",
     "parse",
     "read",
+    "read_admin",
 ]

@@ -48,17 +48,39 @@ def read(path: Path, kinds: Kinds) -> Settings:
     :param kinds: the kinds of upstream that there are.
     :raises BadConfiguration: with all that is wrong in it, or when it cannot be read at all.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        fault = Fault("-", "--config", str(path), problem=f"the file cannot be read: {reason}")
-        raise BadConfiguration([fault]) from None
-    return parse(text, path.absolute().parent, os.environ, kinds)
+    return parse(_text(path), path.absolute().parent, os.environ, kinds)
+
+
+def read_admin(path: Path | None, environ: Mapping[str, str]) -> AdminSettings:
+    """Return where a daemon is asked: the ``[admin]`` section of a file alone, whatever is wrong with the others.
+
+    :param path: None for a daemon without a file.
+    :raises BadConfiguration: with all that is wrong in the section, or when the file cannot be read at all.
+    """
+    text, directory = _demo(environ) if path is None else (_text(path), path.absolute().parent)
+    reader = _Reader(text, directory, environ, {})
+    admin = reader.admin()
+    if reader.faults:
+        raise BadConfiguration(reader.faults)
+    return AdminSettings(**admin)
 
 
 def demo(environ: Mapping[str, str], kinds: Kinds) -> Settings:
     """Return the settings of a daemon without a file: the demo volume, with all it keeps in the user's cache."""
+    return parse(*_demo(environ), environ, kinds)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        fault = Fault("-", "--config", str(path), problem=f"the file cannot be read: {reason}")
+        raise BadConfiguration([fault]) from None
+
+
+def _demo(environ: Mapping[str, str]) -> tuple[str, Path]:
+    """Return what a daemon without a file has for one, and the directory that it is in."""
     base = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/tmp")) / ".cache") / "ocpproxy"  # noqa: S108
     socket = "unix:admin.sock" if len(os.fsencode(base / "admin.sock")) <= values.LONGEST_SOCKET else ""
     text = (
@@ -66,7 +88,7 @@ def demo(environ: Mapping[str, str], kinds: Kinds) -> Settings:
         "[index]\nurl = sqlite:///index.sqlite\n[upstream]\ntype = demo\n"
         f"[admin]\nlisten = {socket}\n"
     )
-    return parse(text, base, environ, kinds)
+    return text, base
 
 
 def parse(text: str, directory: Path, environ: Mapping[str, str], kinds: Kinds) -> Settings:
@@ -90,6 +112,12 @@ class _Reader:
         self._environ = environ
         self._kinds = kinds
         self._sections = _sections(text)
+
+    def admin(self) -> dict[str, Any]:
+        """Return the values of ``[admin]``."""
+        found = self._read_options("admin", ADMIN)
+        self.faults += _faults_of_admin(found)
+        return found
 
     def settings(self) -> Settings | None:
         """Return the settings, or None when there are faults."""
