@@ -294,6 +294,10 @@ class ReadmeTests(DaemonCase):
                     self.assertEqual(options.subOptions["settings"].upstream.type, "demo")
                 case ["ocpproxy", "prefetch", _, *rest]:
                     await self.run_command("ocpproxy", "prefetch", "demo", *rest, "--dry-run")
+                case ["ocpproxy", "flush", "--list", *_]:
+                    await self.run_command(*words)
+                case ["ocpproxy", "flush", token, *rest]:
+                    await self.run_command("ocpproxy", "flush", token.replace("kasthuri11", "demo"), *rest, "--yes")
                 case ["ocpproxy", "jobs", *_, "--config", "ocp.ini"]:  # there is no job 3
                     outputs["jobs"] = await self.run_command("ocpproxy", "jobs", "--config", "ocp.ini")
                 case ["ocpproxy", "describe", _, *rest]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,21 @@ from ocpproxy.model.dataset import Cutout, Dataset
 from ocpproxy.model.stack import Tile
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.store.files import StoredTile
+from ocpproxy.store.flush import Flush
+from ocpproxy.store.flushes import FlushContext, Flushes
 from ocpproxy.upstream.base import VoxelsOnly
 from tests.test_rendering import STACK, ManualLane, tile
 
 
 class NoStore:
     """A store in which nothing is found, and nothing stays."""
+
+    def __init__(self) -> None:
+        async def written() -> None:
+            """Return at once."""
+
+        context = FlushContext("test", set, written, lambda: None, lambda *_: Deferred(), Clock())
+        self.flushes = Flushes(Path("unused"), context)
 
     def open_now(self, tile: Tile) -> None:
         """Return None: nothing is stored."""
@@ -37,7 +47,7 @@ class NoStore:
     def note_use(self, tile: Tile) -> None:
         """Record nothing."""
 
-    async def store(self, pictures: list[tuple[Tile, bytes]]) -> int:
+    async def store(self, pictures: list[tuple[Tile, bytes]], made: float) -> int:
         """Store nothing."""
         return 0
 
@@ -98,11 +108,12 @@ class FetchTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Start a flight that has its voxels, and has rendered none of its tiles."""
         clock, store = Clock(), NoStore()
+        self.flushes = store.flushes
         self.urgent, self.ahead = ManualLane(), ManualLane()
         self.lookup = TileLookup(store, 2**24)
         catalogue = Catalogue({}, DatasetSource(Noise(), 60, 4, 60), NoDescriptions(), clock, clock.seconds)
         threads: Any = RenderThreads(self.urgent, self.ahead)
-        context = FetchContext(catalogue, SharedCutouts(clock, 2**24), threads, clock, clock.seconds)
+        context = FetchContext(catalogue, SharedCutouts(clock, 2**24), threads, clock)
         self.fetches = CuboidFetches(self.lookup, store, EveryLease(), context)
 
     def fetch(self, slice_: int) -> Deferred[Found]:
@@ -121,3 +132,27 @@ class FetchTests(SynchronousTestCase):
             self.ahead.do()
         self.assertEqual(len(self.fetches), 0)
         self.assertEqual([n for n in range(16) if self.lookup.find_now(tile(n))], [2, 9])
+
+    def test_flushed(self) -> None:
+        """A flight that is flushed answers its waiters, and leaves nothing in memory; the next request is not its."""
+        self.flushes.when_flushed(self.lookup.forget)
+        self.flushes.when_flushed(self.fetches.detach)
+        first, second = self.fetch(9), self.fetch(10)
+        self.urgent.do()
+        self.assertEqual(self.successResultOf(first).result, Result.MISS)
+        self.assertTrue(self.lookup.find_now(tile(9)))
+        self.flushes._see({"1": Flush(self.flushes.looked + 1, STACK.dataset.token)})
+        self.assertIsNone(self.lookup.find_now(tile(9)))
+        again = self.fetch(9)
+        self.assertEqual((len(self.fetches), self.fetches.waiters), (2, 2))
+        self.urgent.do()
+        self.assertEqual(self.successResultOf(second).result, Result.COLLAPSED)
+        self.assertIsNone(self.lookup.find_now(tile(10)))
+        self.assertNoResult(again)
+        self.flushes.looked += 2
+        late = self.fetch(11)
+        while self.ahead.queued or self.urgent.queued:
+            (self.urgent if self.urgent.queued else self.ahead).do()
+        self.assertEqual(self.successResultOf(again).result, Result.MISS)
+        self.assertEqual(self.successResultOf(late).result, Result.COLLAPSED)
+        self.assertEqual(len(self.fetches), 0)

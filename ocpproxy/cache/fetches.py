@@ -19,7 +19,7 @@ again need not fetch. A failure reaches everyone who waits.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +35,7 @@ from ocpproxy.cache.colourings import Colourings
 from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup
 from ocpproxy.cache.rendering import CuboidFlight, CuboidRenderer, RenderThreads
 from ocpproxy.cache.shared_cutouts import SharedCutouts
+from ocpproxy.concurrency import generation
 from ocpproxy.concurrency.fairness import FairSemaphore, TooManyWaiting
 from ocpproxy.concurrency.single_flight import SingleFlight
 from ocpproxy.concurrency.work import Claim, Lane
@@ -43,6 +44,7 @@ from ocpproxy.index.leases import LeaseHolder
 from ocpproxy.log import Logger
 from ocpproxy.model.dataset import Cutout
 from ocpproxy.model.stack import Cuboid, Tile
+from ocpproxy.store.flush import Flush
 from ocpproxy.store.tile_store import Pictures
 from ocpproxy.upstream.base import OutOfRange, Picture, UnknownToken, Upstream, UpstreamBusy, UpstreamFailure
 
@@ -59,11 +61,27 @@ _RETRY_AFTER = 5.0
 """Seconds after which a client who was turned away may ask again."""
 
 
+class KnownFlushes(Protocol):
+    """What this process knows of flushes (`store.flushes`)."""
+
+    looked: float
+    """When it looked last, in seconds since 1970: what is asked for now counts as made then."""
+    generation: int
+    """The number of flushes that it has seen."""
+
+    def covers(self, tile: Tile, made: float) -> bool:
+        """Return whether a tile that was made at that time is forgotten."""
+
+
 class TileWriter(Protocol):
     """A store, as fetches see it."""
 
-    async def store(self, pictures: Pictures) -> int:
-        """Store the tiles that there is space for; return how many are new."""
+    @property
+    def flushes(self) -> KnownFlushes:
+        """The flushes of the store."""
+
+    async def store(self, pictures: Pictures, made: float) -> int:
+        """Store the tiles, made at that time, that there is space for; return how many are new."""
 
     async def sizes(self, tiles: Sequence[Tile]) -> Mapping[Tile, int]:
         """Return the bytes of those tiles that are stored."""
@@ -83,8 +101,6 @@ class FetchContext:
     cutouts: SharedCutouts
     threads: RenderThreads
     clock: IReactorTime
-    now: Callable[[], float]
-    """Returns the seconds since 1970."""
 
 
 class CuboidFetches(Service):
@@ -100,7 +116,6 @@ class CuboidFetches(Service):
         self._cutouts = context.cutouts
         self._threads = context.threads
         self._clock = context.clock
-        self._now = context.now
         self._slots: dict[DatasetSource, FairSemaphore] = {}
         self._colourings = Colourings(context.clock)
         self._flights: SingleFlight[Cuboid, Tile | None, Found | None] = SingleFlight(self._fly, context.clock)
@@ -116,6 +131,13 @@ class CuboidFetches(Service):
         await self._flights.stop()
         await self._cutouts.stop()
 
+    def detach(self, flush: Flush) -> None:
+        """Let nobody else join the flights whose tiles belong to a flush: they answer their waiters and store nothing.
+
+        Who asks for such a tile from now on gets a new flight, for voxels that are read again.
+        """
+        self._flights.detach(lambda cuboid: any(map(flush.has, cuboid.tiles())))
+
     def is_flying(self, cuboid: Cuboid) -> bool:
         """Return whether the cuboid is being fetched."""
         return self._flights.is_flying(cuboid)
@@ -129,8 +151,8 @@ class CuboidFetches(Service):
         joined = self._flights.join(cuboid, tile)
         rendered_ahead = shared and joined.called
         found = cast(Found, await joined)
-        if rendered_ahead:  # when it was delivered nobody waited for it
-            self._lookup.remember(tile, found.tile)
+        if rendered_ahead and not self._store.flushes.covers(tile, found.tile.modified):
+            self._lookup.remember(tile, found.tile)  # when it was delivered nobody waited for it
         return Found(found.tile, Result.COLLAPSED) if shared else found
 
     async def fill(self, cuboid: Cuboid) -> bool:
@@ -178,7 +200,8 @@ class CuboidFetches(Service):
                     await held.enter_async_context(one)
                 await self._deliver_stored(flight)
                 if flight.waiting_items():
-                    await self._fetch(flight, source)
+                    with generation.as_current(self._store.flushes.generation):
+                        await self._fetch(flight, source)
         except UpstreamFailure as failure:
             self._log.warn(
                 "{cuboid}: {outcome}: {reason}", cuboid=flight.key.name, outcome=failure.outcome, reason=str(failure)
@@ -187,8 +210,9 @@ class CuboidFetches(Service):
 
     async def _fetch(self, flight: CuboidFlight, source: DatasetSource) -> None:
         cuboid, upstream, began = flight.key, source.upstream, self._clock.seconds()
+        made = self._store.flushes.looked
         cutout = cuboid.picture_cutout()
-        if cutout is not None and await self._fetch_picture(flight, upstream, cutout):
+        if cutout is not None and await self._fetch_picture(flight, upstream, cutout, made):
             return
         try:
             voxels = await self._cutouts.fetch(upstream, cuboid.cutouts())
@@ -197,18 +221,18 @@ class CuboidFetches(Service):
             raise
         flight.progress.report()
         self._measure(source, self._clock.seconds() - began)
-        renderer = CuboidRenderer(flight, voxels, self._threads, partial(self._deliver, flight))
+        renderer = CuboidRenderer(flight, voxels, self._threads, partial(self._deliver, flight, made))
         stored = self._colourings.is_stored(cuboid.stack)
         async with renderer:
             async for pictures in renderer.pictures():
                 if stored:
-                    await self._store.store(pictures)
+                    await self._store.store(pictures, made)
         flight.deliver(None, None)
 
     def _measure(self, source: DatasetSource, seconds: float) -> None:
         self._seconds.setdefault(source, deque(maxlen=_REMEMBERED)).append(seconds)
 
-    async def _fetch_picture(self, flight: CuboidFlight, upstream: Upstream, cutout: Cutout) -> bool:
+    async def _fetch_picture(self, flight: CuboidFlight, upstream: Upstream, cutout: Cutout, made: float) -> bool:
         """Deliver and store the cuboid's only tile as the upstream draws it; return False when it does not."""
         (tile,) = flight.key.tiles()
         earlier = None
@@ -221,16 +245,16 @@ class CuboidFetches(Service):
         if picture is None:
             return False
         flight.progress.report()
-        self._deliver(flight, tile, picture.body)
-        if await self._store.store([(tile, picture.body)]) and picture.validators:
+        self._deliver(flight, made, tile, picture.body)
+        if await self._store.store([(tile, picture.body)], made) and picture.validators:
             await self._store.keep_validators(tile, picture.validators)
         flight.deliver(None, None)
         return True
 
-    def _deliver(self, flight: CuboidFlight, tile: Tile, picture: bytes) -> None:
-        """Deliver a tile that was made just now; one that somebody waits for stays in memory."""
-        encoded = EncodedTile.of(tile, picture, self._now())
-        if flight.is_waited_for(tile):
+    def _deliver(self, flight: CuboidFlight, made: float, tile: Tile, picture: bytes) -> None:
+        """Deliver a tile; one that somebody waits for, and that was not flushed meanwhile, stays in memory."""
+        encoded = EncodedTile.of(tile, picture, made)
+        if flight.is_waited_for(tile) and not self._store.flushes.covers(tile, made):
             self._lookup.remember(tile, encoded)
         flight.deliver(tile, Found(encoded, Result.MISS))
 

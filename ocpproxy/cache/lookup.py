@@ -18,6 +18,7 @@ from ocpproxy.cache.memory import S3FifoMemory
 from ocpproxy.imagery import pictures
 from ocpproxy.model.stack import Tile
 from ocpproxy.store.files import OpenTile, StoredTile
+from ocpproxy.store.flush import Flush
 
 _OVERHEAD = 1000
 """Bytes that a tile in memory takes beside its picture."""
@@ -124,6 +125,10 @@ class TileLookup:
         encoded = EncodedTile.of(tile, picture, modified)
         self.remember(tile, encoded)
         return Found(encoded, Result.HIT_DISK)
+
+    def forget(self, flush: Flush) -> None:
+        """Forget the tiles in memory that belong to a flush. Those that it does not cover are still on disk."""
+        self._memory.forget(flush.has)
 
     def remember(self, tile: Tile, encoded: EncodedTile) -> None:
         """Keep the tile in memory."""

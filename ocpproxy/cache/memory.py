@@ -18,7 +18,7 @@ used once a minute has to be recognised behind a whole flight.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -86,6 +86,17 @@ class S3FifoMemory(Generic[K, V]):
         else:
             self._small[key] = None
             self._small_used += size
+
+    def forget(self, wanted: Callable[[K], bool]) -> None:
+        """Forget the values of these keys."""
+        for key in [key for key in self._held if wanted(key)]:
+            held = self._held[key]
+            if key in self._small:
+                del self._small[key]
+                self._small_used -= held.size
+            else:
+                del self._main[key]
+            self._forget(key, held)
 
     def _shift_small(self) -> None:
         """Take the oldest value from the small queue: to the main queue if it was used, else out."""

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from cachetools import TTLCache
 from twisted.internet.interfaces import IReactorTime
 
+from ocpproxy.concurrency import generation
 from ocpproxy.concurrency.gather import gather
 from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.model.dataset import Box, Channel, Cutout, Level
@@ -39,6 +40,7 @@ class _Grid(NamedTuple):
     number: int
     level: Level
     epoch: int
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,14 @@ class _Request:
     def of(cls, upstream: Upstream, cutout: Cutout) -> _Request:
         dataset, level = cutout.dataset, cutout.dataset.levels[cutout.level]
         grid = _Grid(
-            upstream.origin, dataset.upstream_token, cutout.channel, cutout.time, cutout.level, level, cutout.epoch
+            upstream.origin,
+            dataset.upstream_token,
+            cutout.channel,
+            cutout.time,
+            cutout.level,
+            level,
+            cutout.epoch,
+            generation.current(),
         )
         return cls(grid, cutout.box, upstream, cutout)
 

@@ -103,12 +103,18 @@ class AdminClient:
         return found
 
 
-def ask_daemon(command: str, config: str | None, work: Callable[[Any, AdminClient], Coroutine[Any, Any, int]]) -> int:
+def ask_daemon(
+    command: str,
+    config: str | None,
+    work: Callable[[Any, AdminClient], Coroutine[Any, Any, int]],
+    without: Callable[[Any], Coroutine[Any, Any, int]] | None = None,
+) -> int:
     """Run what a command asks of a daemon, and return its exit code: `COULD_NOT_RUN` after the reason has been printed.
 
     :param command: its name, for messages.
     :param config: the file of the daemon; None for a daemon without one.
     :param work: takes the reactor and the client.
+    :param without: takes the reactor, and does the same without a daemon when none answers.
     """
     try:
         settings = read_admin(None if config is None else Path(config), os.environ)
@@ -120,6 +126,8 @@ def ask_daemon(command: str, config: str | None, work: Callable[[Any, AdminClien
         try:
             return await work(reactor, AdminClient(settings, reactor))
         except (NoDaemon, Refused) as error:
+            if without is not None and isinstance(error, NoDaemon):
+                return await without(reactor)
             print(f"ocpproxy {command}: {error}", file=sys.stderr)
             return COULD_NOT_RUN
 

@@ -6,20 +6,13 @@ import argparse
 import sys
 from typing import Any
 
-from twisted.internet.defer import TimeoutError as DeferredTimeout
-
 from ocpproxy.cli.reactor import run_in_reactor
 from ocpproxy.cli.settings import load_settings
 from ocpproxy.config import Settings
-from ocpproxy.daemon.services import OrderedServices
-from ocpproxy.daemon.storage import Storage, open_storage
+from ocpproxy.daemon.storage import CannotOpen, Storage, opened
 from ocpproxy.index import leases
-from ocpproxy.index.database import DatabaseUnavailable
-from ocpproxy.metrics import Metrics
 from ocpproxy.store.fsck import Report
 
-_INDEX_WITHIN = 15.0
-"""Seconds that the index database has to answer."""
 _COULD_NOT_LOOK = 2
 
 
@@ -49,27 +42,13 @@ async def _fsck(reactor: Any, settings: Settings) -> int:
         mended.append(what)
         print(f"mended: {what}: {where}", flush=True)
 
-    storage = open_storage(settings, reactor, Metrics(), report)
-    services = OrderedServices()
-    for service in storage.services():
-        service.setServiceParent(services)
     try:
-        services.startService()
-    except OSError as error:
-        print(f"the cache directory cannot be used: {error}", file=sys.stderr)
-        await services.stopService()
+        async with opened(settings, reactor, report) as storage:
+            await _mend(storage, report)
+            usage = storage.store.usage
+    except CannotOpen as error:
+        print(error, file=sys.stderr)
         return _COULD_NOT_LOOK
-    try:
-        if storage.store.disk.full:
-            await storage.store.disk.make_room()
-        await storage.database.wait_available().addTimeout(_INDEX_WITHIN, reactor)
-        await _mend(storage, report)
-    except (DatabaseUnavailable, DeferredTimeout):
-        print(f"the index database is unavailable: {storage.database.reason}", file=sys.stderr)
-        return _COULD_NOT_LOOK
-    finally:
-        await services.stopService()
-    usage = storage.store.usage
     print(f"{usage.tiles} tiles, {usage.bytes} bytes; {len(mended) or 'nothing'} mended")
     return 1 if mended else 0
 

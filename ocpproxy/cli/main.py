@@ -17,6 +17,7 @@ from ocpproxy import __version__
 SUBCOMMANDS = {
     "check-config": "ocpproxy.cli.check_config",
     "describe": "ocpproxy.cli.describe",
+    "flush": "ocpproxy.cli.flush",
     "fsck": "ocpproxy.cli.fsck",
     "prefetch": "ocpproxy.cli.prefetch",
     "jobs": "ocpproxy.cli.jobs",

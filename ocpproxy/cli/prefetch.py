@@ -52,8 +52,10 @@ def add_parser(commands: Any) -> None:
         help="the historical spelling: a box in voxels of level RES, for this level and all coarser ones",
     )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--box", type=_box, metavar="x0:x1,y0:y1,z0:z1", help="in voxels of the finest level")
-    where.add_argument("--slices", type=_range, metavar="A-B", help="slices of the plane, both included")
+    where.add_argument("--box", type=quantities.box, metavar="x0:x1,y0:y1,z0:z1", help="in voxels of the finest level")
+    where.add_argument(
+        "--slices", type=quantities.whole_range, metavar="A-B", help="slices of the plane, both included"
+    )
     where.add_argument("--swc", type=Path, metavar="F", help="around a skeleton: SWC, or JSON as CATMAID exports it")
     where.add_argument("--points", type=Path, metavar="F.csv", help="around points: a table with columns x, y and z")
     parser.add_argument("--radius", type=quantities.length, metavar="R", help="how far around, such as 2um or 500nm")
@@ -64,9 +66,11 @@ def add_parser(commands: Any) -> None:
         metavar="X,Y,Z",
         help="the edges of a voxel of the finest level in nm, where the dataset does not report them",
     )
-    parser.add_argument("--levels", type=_levels, metavar="A-B", help="both included; by default all")
+    parser.add_argument("--levels", type=quantities.levels, metavar="A-B", help="both included; by default all")
     parser.add_argument("--plane", default="xy", metavar="P,...", help="xy, xz, yz, zy; by default xy")
-    parser.add_argument("--times", type=_range, metavar="A-B", help="time points, both included; by default all")
+    parser.add_argument(
+        "--times", type=quantities.whole_range, metavar="A-B", help="time points, both included; by default all"
+    )
     parser.add_argument("--rate", type=float, metavar="N", help="cuboids a second at most")
     parser.add_argument("--max-bytes", type=quantities.size, metavar="S", help="stop when so much has been stored")
     parser.add_argument("--until", metavar="HH:MM", help="stop at this time of day")
@@ -87,9 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (argparse.ArgumentTypeError, BadSkeleton, OSError, UnicodeDecodeError) as error:
         print(f"ocpproxy prefetch: {error}", file=sys.stderr)
         return COULD_NOT_RUN
-    return ask_daemon(
-        "prefetch", arguments.config, lambda reactor, client: _prefetch(reactor, client, arguments, spec)
-    )
+    return ask_daemon("prefetch", arguments.config, lambda reactor, client: _prefetch(reactor, client, arguments, spec))
 
 
 # -- what to fetch
@@ -146,13 +148,6 @@ def _segments(arguments: argparse.Namespace) -> list[Segment]:
         raise BadSkeleton(f"{path}: {error}") from None
 
 
-def _box(text: str) -> list[int]:
-    found = re.fullmatch(r"(-?\d+):(-?\d+),(-?\d+):(-?\d+),(-?\d+):(-?\d+)", text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"expected x0:x1,y0:y1,z0:z1, not {text!r}")
-    return [int(number) for number in found.groups()]
-
-
 def _box_of_old(text: str) -> tuple[int, list[int]]:
     found = re.fullmatch(r"(\d+)/(-?\d+),(-?\d+)/(-?\d+),(-?\d+)/(-?\d+),(-?\d+)/?", text)
     if not found:
@@ -171,18 +166,6 @@ def _slices(slices: list[int], planes: list[str]) -> list[int]:
     axis = next(iter(through.values()))
     box[2 * axis : 2 * axis + 2] = [slices[0], slices[1] + 1]
     return box
-
-
-def _range(text: str) -> list[int]:
-    found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"expected A-B or A, not {text!r}")
-    return [int(found[1]), int(found[2] or found[1])]
-
-
-def _levels(text: str) -> list[int | None]:
-    found = re.fullmatch(r"(\d{1,5})-", text)
-    return [int(found[1]), None] if found else [*_range(text)]
 
 
 # -- the job

@@ -9,6 +9,7 @@ from collections.abc import Callable
 _BYTES = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _BYTES |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _LENGTHS = {"nm": 1.0, "um": 1e3, "µm": 1e3, "μm": 1e3, "mm": 1e6}
+_AGES = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _NUMBER = r"(\d+(?:\.\d+)?)"
 
 
@@ -50,6 +51,36 @@ def numbers(*names: str) -> Callable[[str], tuple[float, ...]]:
         return found
 
     return read
+
+
+def box(text: str) -> list[int]:
+    """Read ``x0:x1,y0:y1,z0:z1``: six numbers."""
+    found = re.fullmatch(r"(-?\d+):(-?\d+),(-?\d+):(-?\d+),(-?\d+):(-?\d+)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected x0:x1,y0:y1,z0:z1, not {text!r}")
+    return [int(number) for number in found.groups()]
+
+
+def whole_range(text: str) -> list[int]:
+    """Read ``A-B`` or ``A``: two numbers."""
+    found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected A-B or A, not {text!r}")
+    return [int(found[1]), int(found[2] or found[1])]
+
+
+def levels(text: str) -> list[int | None]:
+    """Read ``A-B``, ``A`` or ``A-``: two numbers, the second None where it is missing."""
+    found = re.fullmatch(r"(\d{1,5})-", text)
+    return [int(found[1]), None] if found else [*whole_range(text)]
+
+
+def age(text: str) -> float:
+    """Read a duration in seconds: ``30d``, ``12h``."""
+    found = re.fullmatch(_NUMBER + r"\s*([a-z]+)", text.strip().lower())
+    if not found or found[2] not in _AGES:
+        raise argparse.ArgumentTypeError(f"expected a duration with its unit, such as 30d or 12h, not {text!r}")
+    return float(found[1]) * _AGES[found[2]]
 
 
 def show_size(nbytes: float) -> str:

@@ -135,6 +135,7 @@ class SingleFlight(Generic[K, I, R]):
         self._clock = clock
         self._finish = finish
         self._flights: dict[K, Flight[K, I, R]] = {}
+        self._detached: set[Flight[K, I, R]] = set()
         self._failures: TTLCache[K, Exception] = TTLCache(_FAILURES, remember_failure, clock.seconds)
         self._stopped = False
 
@@ -175,6 +176,13 @@ class SingleFlight(Generic[K, I, R]):
                 flight.running = None
         return waiter
 
+    def detach(self, wanted: Callable[[K], bool]) -> None:
+        """Let nobody else join the flights of these keys: who wants the same from now on gets a new one."""
+        for key in [key for key in self._flights if wanted(key)]:
+            self._detached.add(self._flights.pop(key))
+        for key in [key for key in self._failures if wanted(key)]:
+            self._failures.pop(key, None)
+
     async def _run(self, flight: Flight[K, I, R]) -> None:
         error: Exception = NotDelivered(str(flight.key))
         try:
@@ -193,11 +201,13 @@ class SingleFlight(Generic[K, I, R]):
         flight.fail(error)
 
     def _end(self, flight: Flight[K, I, R]) -> bool:
-        current = self._flights.get(flight.key) is flight
+        current = self._flights.get(flight.key) is flight or flight in self._detached
         for joined in flight.joined:
             flight.work.leave(joined)
         flight.joined.clear()
-        if current:
+        if flight in self._detached:
+            self._detached.remove(flight)
+        elif current:
             del self._flights[flight.key]
         return current
 
@@ -209,15 +219,18 @@ class SingleFlight(Generic[K, I, R]):
     @property
     def waiters(self) -> int:
         """The number of waiters of all flights."""
-        return sum(flight.waiters for flight in list(self._flights.values()))  # also asked from a thread
+        return sum(flight.waiters for flight in self._all())
+
+    def _all(self) -> list[Flight[K, I, R]]:
+        return [*list(self._flights.values()), *list(self._detached)]  # also asked from a thread
 
     def __len__(self) -> int:
-        return len(self._flights)
+        return len(self._flights) + len(self._detached)
 
     async def stop(self) -> None:
         """Cancel the flights that have received nothing, and wait for the others, but not for long."""
         self._stopped = True
-        running = {flight.running: flight.progress for flight in self._flights.values() if flight.running is not None}
+        running = {flight.running: flight.progress for flight in self._all() if flight.running is not None}
         ended: list[Deferred[None]] = []
         for deferred, its_progress in running.items():
             end: Deferred[None] = Deferred()

@@ -43,12 +43,14 @@ from ocpproxy.daemon.storage import Storage, open_storage
 from ocpproxy.daemon.upstreams import make_catalogue, open_upstreams
 from ocpproxy.index.descriptions import Descriptions
 from ocpproxy.index.jobs import JobRows
+from ocpproxy.jobs.flushing import Flushing
 from ocpproxy.jobs.plan import Estimator
 from ocpproxy.jobs.run import RunContext
 from ocpproxy.jobs.runner import JobParts, JobRunner
 from ocpproxy.jobs.service import Jobs
 from ocpproxy.metrics import Metrics
-from ocpproxy.web.admin import AdminSite
+from ocpproxy.store.cleaning import Cleaning
+from ocpproxy.web.admin import AdminParts, AdminSite
 from ocpproxy.web.answer_record import AnswerRecord
 from ocpproxy.web.connections import Connections, most_connections
 from ocpproxy.web.front import Front
@@ -113,8 +115,10 @@ def make_gateway(
     catalogue = make_catalogue(settings, upstreams.context, Descriptions(storage.database, reactor), metrics, now)
     lookup = TileLookup(storage.store, settings.cache.memory)
     threads = RenderThreads(renders.at(Priority.URGENT), renders.at(Priority.AHEAD))
-    context = FetchContext(catalogue, SharedCutouts(reactor, settings.cache.voxels), threads, reactor, now)
+    context = FetchContext(catalogue, SharedCutouts(reactor, settings.cache.voxels), threads, reactor)
     fetches = CuboidFetches(lookup, storage.store, storage.leases, context)
+    storage.store.flushes.when_flushed(lookup.forget)
+    storage.store.flushes.when_flushed(fetches.detach)
     metrics.waiters.set_function(lambda: fetches.waiters)
     metrics.flights.set_function(lambda: len(fetches))
     metrics.renders_queued.set_function(renders.queued)
@@ -129,6 +133,7 @@ def make_gateway(
     estimator = Estimator(storage.store, storage.files.run, reactor)
     rows = JobRows(storage.database, reactor)
     jobs = JobParts(rows, storage.leases, catalogue, estimator, fetches, run, metrics)
+    flushing = Flushing(storage.store, catalogue.entry, now)
     services = OrderedServices()
     for service in (
         ShortSwitchInterval(),
@@ -136,12 +141,13 @@ def make_gateway(
         *storage.services(),
         LagProbe(reactor, metrics.loop_lag),
         BackgroundTask(lambda: storage.fsck.run(reactor, sweep=slot.number == 0)),
+        BackgroundTask(Cleaning(storage.store, storage.leases, reactor).run),
         *upstreams.services(),
         catalogue,
         evictor,
         fetches,
         lookahead,
-        *_admin_services(settings, slot, jobs, reactor),
+        *_admin_services(settings, slot, jobs, flushing, reactor),
         site.open_requests,
         ListeningPorts(_endpoints(settings, reactor, slot.sockets), site),
     ):
@@ -165,15 +171,18 @@ def _share(settings: Settings, of: int) -> Settings:
     )
 
 
-def _admin_services(settings: Settings, slot: WorkerSlot, parts: JobParts, reactor: Any) -> list[IService]:
+def _admin_services(
+    settings: Settings, slot: WorkerSlot, jobs: JobParts, flushing: Flushing, reactor: Any
+) -> list[IService]:
     """Return the jobs and the admin endpoint, which the first process has."""
     if slot.number:
         return []
     address = settings.admin.listen
     opened = AdoptedSocket(slot.admin) if slot.of > 1 else AdminSocket(address)
     token = None if address is None or address.path else settings.admin.token
-    runner = JobRunner(parts, reactor)
-    return [runner, opened, AdminServer(opened, AdminSite(Jobs(parts, runner), token, reactor), reactor)]
+    runner = JobRunner(jobs, reactor)
+    parts = AdminParts(Jobs(jobs, runner), flushing)
+    return [runner, opened, AdminServer(opened, AdminSite(parts, token, reactor), reactor)]
 
 
 def _endpoints(settings: Settings, reactor: Any, sockets: Sequence[int]) -> list[IStreamServerEndpoint]:

@@ -1,19 +1,23 @@
-"""The half of a gateway that keeps tiles: what the daemon and ``ocpproxy fsck`` have in common."""
+"""The half of a gateway that keeps tiles: what the daemon and the commands that work on the cache have in common."""
 
 from __future__ import annotations
 
 import socket
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from twisted.application.service import IService
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from ocpproxy.concurrency.threads import LanedThreadPool
 from ocpproxy.config import Settings
+from ocpproxy.daemon.services import OrderedServices
 from ocpproxy.index import leases
 from ocpproxy.index.backends import backend
-from ocpproxy.index.database import Database
+from ocpproxy.index.database import Database, DatabaseUnavailable
 from ocpproxy.index.leases import Leases
 from ocpproxy.metrics import Metrics
 from ocpproxy.store.capacity import CacheLimits
@@ -21,6 +25,8 @@ from ocpproxy.store.fsck import Fsck, Report
 from ocpproxy.store.tile_store import CacheDirectory, TileStore
 
 _FILE_THREADS = 4
+_INDEX_WITHIN = 15.0
+"""Seconds that the index database has to answer to a command."""
 
 
 @dataclass(frozen=True)
@@ -61,3 +67,32 @@ def open_storage(settings: Settings, reactor: Any, metrics: Metrics, report: Rep
         store,
         Fsck(store, release_leases, report),
     )
+
+
+class CannotOpen(Exception):
+    """The cache or its index cannot be used. The message is one sentence for people."""
+
+
+@asynccontextmanager
+async def opened(settings: Settings, reactor: Any, report: Report | None = None) -> AsyncIterator[Storage]:
+    """Open the cache for a command; daemons may use it at the same time.
+
+    :param report: called with each thing that fsck mends.
+    :raises CannotOpen: also when the index becomes unavailable within the block.
+    """
+    storage = open_storage(settings, reactor, Metrics(), report)
+    services = OrderedServices()
+    for service in storage.services():
+        service.setServiceParent(services)
+    try:
+        services.startService()
+        if storage.store.disk.full:
+            await storage.store.disk.make_room()
+        await storage.database.wait_available().addTimeout(_INDEX_WITHIN, reactor)
+        yield storage
+    except OSError as error:
+        raise CannotOpen(f"the cache directory cannot be used: {error}") from None
+    except (DatabaseUnavailable, DeferredTimeout):
+        raise CannotOpen(f"the index database is unavailable: {storage.database.reason}") from None
+    finally:
+        await services.stopService()

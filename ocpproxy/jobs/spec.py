@@ -83,11 +83,18 @@ def read_text(text: str) -> JobSpec:
 
     :raises BadJob: it is none.
     """
+    return read_spec(read_json(text))
+
+
+def read_json(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    :raises BadJob: it is none.
+    """
     try:
-        document = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
         raise BadJob("expected a JSON object") from None
-    return read_spec(document)
 
 
 def read_spec(document: Any) -> JobSpec:

@@ -10,6 +10,9 @@
 `rows`          rows and totals, as interactions
 `pending`       tiles whose rows have to be reconciled with their files
 `uses`          when tiles were used last
+`flush`         which tiles a flush covers, and their files
+`flushes`       the flushes of a cache directory, which all processes know
+`cleaning`      removes the files that flushes cover
 `fsck`          finds and mends what disk and index do not agree on
 ==============  =================================================================
 """

@@ -1,9 +1,10 @@
 """Tiles as files: whole or not there.
 
 A file is written under a temporary name in its own directory and then linked to its name, which fails if that exists.
-So a file never changes until it is removed, and only its creator inserts its row. Tiles of one single value, of which
-sparse volumes have millions, have no file of their own: their names are links to a file that they share, kept beside
-the directory of tiles.
+So a file never changes until it is removed, and only its creator inserts its row. Its time of modification is when its
+tile was made (`flush`). Tiles of one single value, of which sparse volumes have millions, have no file of their own:
+their names are links to a file that they share with the other tiles of the same day, kept beside the directory of
+tiles.
 
 Everything here blocks and is called in a thread, except `TileFiles.open_now`, which the event loop calls.
 """
@@ -16,6 +17,7 @@ import heapq
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -23,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from threading import Lock
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from ocpproxy.imagery.pictures import is_uniform, is_whole
 from ocpproxy.model.stack import Tile
@@ -41,6 +43,7 @@ _READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """No link is followed, and nothing waits for a FIFO."""
 _MOST_LOOKED_AT = 200_000
 """Files that are looked at to find the oldest."""
+_DAY = 86400
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV}
 
 
@@ -51,19 +54,34 @@ class StoredTile:
     picture: bytes
     modified: float
     """Seconds since 1970."""
+    made: float
+    """Seconds since 1970, as `flush.Flush` understands it."""
+
+
+class FileStatus(NamedTuple):
+    """What is known of a tile's file."""
+
+    size: int
+    """Bytes."""
+    modified: float
+    """Seconds since 1970."""
+    made: float
+    """Seconds since 1970, as `flush.Flush` understands it."""
 
 
 class OpenTile:
     """A tile's file: open, whole, and in the page cache a moment ago. The caller closes it."""
 
-    __slots__ = ("fd", "modified", "picture")
+    __slots__ = ("fd", "made", "modified", "picture")
 
-    def __init__(self, fd: int, picture: memoryview, modified: float) -> None:
+    def __init__(self, fd: int, picture: memoryview, status: FileStatus) -> None:
         self.fd = fd
         self.picture = picture
         """The content, valid until the next tile is opened."""
-        self.modified = modified
+        self.modified = status.modified
         """Seconds since 1970."""
+        self.made = status.made
+        """Seconds since 1970, as `flush.Flush` understands it."""
 
     def close(self) -> None:
         """Close the file."""
@@ -74,20 +92,21 @@ class TornTile(Exception):
     """The file exists but is no whole tile."""
 
 
-def _content(fd: int, read: Callable[[int, int], B]) -> tuple[B, float]:
-    """Return the content of a tile's file, and when it was made."""
+def _content(fd: int, read: Callable[[int, int], B]) -> tuple[B, FileStatus]:
+    """Return the content and the status of a tile's file."""
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
         raise TornTile
     picture = read(fd, found.st_size)
     if not is_whole(picture):
         raise TornTile
-    return picture, _made(found)
+    return picture, _status(found)
 
 
-def _made(found: os.stat_result) -> float:
-    """Return when a tile was made. For a shared file that is its latest link, which is never too early."""
-    return found.st_mtime if found.st_nlink == 1 else found.st_ctime
+def _status(found: os.stat_result) -> FileStatus:
+    """Return the status of a file. A shared one was modified when it got its latest link, which is never too early."""
+    modified = found.st_mtime if found.st_nlink == 1 else found.st_ctime
+    return FileStatus(found.st_size, modified, found.st_mtime)
 
 
 class TileFiles:
@@ -133,10 +152,10 @@ class TileFiles:
                 raise TornTile from None
             raise
         try:
-            picture, modified = _content(fd, lambda fd, size: os.pread(fd, size, 0))
+            picture, status = _content(fd, lambda fd, size: os.pread(fd, size, 0))
         finally:
             os.close(fd)
-        return StoredTile(picture, modified)
+        return StoredTile(picture, status.modified, status.made)
 
     def open_now(self, tile: Tile) -> OpenTile | None:
         """Return the tile, or None when it has no file, without waiting for the disk. For one thread.
@@ -155,13 +174,13 @@ class TileFiles:
             os.close(fd)
             raise BlockingIOError from None
 
-    def stat(self, tile: Tile) -> tuple[int, float] | None:
-        """Return (bytes, seconds since 1970 of its making) of the tile's file, or None when it has none."""
+    def stat(self, tile: Tile) -> FileStatus | None:
+        """Return the status of the tile's file, or None when it has none."""
         try:
             found = os.stat(self._at_own(tile), follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return (found.st_size, _made(found)) if stat.S_ISREG(found.st_mode) else None
+        return _status(found) if stat.S_ISREG(found.st_mode) else None
 
     def keep_validators(self, tile: Tile, validators: bytes) -> None:
         """Keep some bytes with a tile's file; not with a shared one, nor where the file system cannot."""
@@ -177,19 +196,22 @@ class TileFiles:
         except OSError:
             return None
 
-    def create(self, tile: Tile, picture: bytes) -> bool:
+    def create(self, tile: Tile, picture: bytes, made: float | None = None, shared_since: float = 0.0) -> bool:
         """Make the tile's file. Return False when it exists already; then it stays as it is.
 
+        :param made: when the tile was made, in seconds since 1970; by default now.
+        :param shared_since: let it share the file of tiles that were made since then.
         :raises OSError: when the disk refuses; then nothing is left behind.
         """
         name = self._at_own(tile)
+        made = time.time() if made is None else made
         if is_uniform(picture):
             try:
-                return self._link_uniform(name, picture)
+                return self._link_uniform(name, picture, made, max(shared_since, made // _DAY * _DAY))
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-        with self._written(name + self._temporary, picture) as temporary:
+        with self._written(name + self._temporary, picture, made) as temporary:
             try:
                 os.link(temporary, name)
             except FileExistsError:
@@ -204,25 +226,28 @@ class TileFiles:
             return True
 
     @contextlib.contextmanager
-    def _written(self, temporary: str, picture: bytes) -> Iterator[str]:
-        """Write a file with this content, for the time of a block."""
+    def _written(self, temporary: str, picture: bytes, made: float) -> Iterator[str]:
+        """Write a file with this content and time, for the time of a block."""
         fd = self._open_new(temporary)
         try:
             with open(fd, "wb", buffering=0) as file:
                 written = file.write(picture)
                 if written != len(picture):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), temporary)
+                os.utime(file.fileno(), (made, made))
             yield temporary
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
 
-    def _link_uniform(self, name: str, picture: bytes) -> bool:
-        """Create the tile as a link to the file that all tiles with this picture share."""
-        shared = self._uniform / f"{blake2b(picture, digest_size=16).hexdigest()}.png"
+    def _link_uniform(self, name: str, picture: bytes, made: float, since: float) -> bool:
+        """Create the tile as a link to the file that tiles with this picture share which were made since then."""
+        digest = blake2b(picture, digest_size=16).hexdigest()
+        shared = self._uniform / f"{digest}-{int(since * 1e6)}.png"
+        made = max(made, since)
         for _ in range(10):
             if not shared.exists() or shared.read_bytes() != picture:
-                self._share(shared, picture)
+                self._share(shared, picture, made)
             try:
                 os.link(shared, name)
             except FileExistsError:
@@ -233,13 +258,13 @@ class TileFiles:
             except OSError as error:
                 if error.errno != errno.EMLINK:
                     raise
-                self._share(shared, picture)  # it has as many links as a file can have: a new one takes its name
+                self._share(shared, picture, made)  # it has as many links as a file can have: a new one takes its name
             else:
                 return True
         raise OSError(errno.EIO, "the directory vanishes while a tile is written", name)
 
-    def _share(self, shared: Path, picture: bytes) -> None:
-        with self._sharing, self._written(f"{shared}{self._temporary}", picture) as temporary:
+    def _share(self, shared: Path, picture: bytes, made: float) -> None:
+        with self._sharing, self._written(f"{shared}{self._temporary}", picture, made) as temporary:
             os.rename(temporary, shared)
 
     def remove_unshared(self, owners: Collection[str]) -> None:

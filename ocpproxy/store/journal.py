@@ -141,6 +141,22 @@ class Journal:
             found.append(DeadJournal(directory.name, _read(directory), directory, fd))
         return found
 
+    def owners(self) -> set[str]:
+        """Return the processes that live, this one included."""
+        found = {self._owner}
+        for directory in self._others():
+            try:
+                fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found.add(directory.name)
+            finally:
+                os.close(fd)
+        return found
+
     def living(self) -> tuple[set[str], set[Tile]]:
         """Return the owners of all journals, ours included, and the tiles that other processes are changing."""
         others = list(self._others())

@@ -109,7 +109,12 @@ class PendingRows:
 
     def _database_available(self) -> None:
         self.reconcile_soon()
-        Deferred.fromCoroutine(self.refresh()).addErrback(lambda failure: failure.trap(DatabaseUnavailable) and None)
+        self.refresh_soon()
+
+    def refresh_soon(self) -> None:
+        """Start to read the totals. What goes wrong is tried again when somebody needs them."""
+        refreshing = Deferred.fromCoroutine(self.refresh())
+        refreshing.addErrback(lambda failure: failure.trap(DatabaseUnavailable, CancelledError) and None)
 
     # -- reconciling
 

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from ocpproxy.index.dialect import Transaction
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import keys
+from ocpproxy.store.files import FileStatus
 from ocpproxy.store.keys import Key
 
 _BATCH = 400
@@ -27,7 +28,7 @@ _BATCH = 400
 _EARLIEST, _LATEST = 86400.0, 2.0**31 - 86400
 """The times that TIMESTAMP can hold (1970 to 2038), with a day less, as servers count in zones of their own."""
 
-Stat = Callable[[Tile], tuple[int, float] | None]
+Stat = Callable[[Tile], FileStatus | None]
 """Returns the size of a tile's file and the time when it was created (seconds since 1970), or None without a file."""
 
 
@@ -224,15 +225,15 @@ def reconcile(tx: Transaction, tiles: Iterable[Tile], stat: Stat) -> Reconciled:
         for low, tile in lows.items():
             file, row = files[tile], rows.get((high, low))
             if file is not None and row is None:
-                new.append((high, low, keys.path(tile), stamp(file[1]), file[0]))
+                new.append((high, low, keys.path(tile), stamp(file.modified), file.size))
                 done.inserted.append(tile)
             elif file is None and row is not None:
                 gone.append((high, low))
                 size -= row
                 done.deleted.append(tile)
-            elif file is not None and row is not None and file[0] != row:
-                tx.run("UPDATE contents SET bytes = ? WHERE highkey = ? AND lowkey = ?", file[0], high, low)
-                size += file[0] - row
+            elif file is not None and row is not None and file.size != row:
+                tx.run("UPDATE contents SET bytes = ? WHERE highkey = ? AND lowkey = ?", file.size, high, low)
+                size += file.size - row
                 done.resized.append(tile)
     if new:
         tx.run_many("INSERT INTO contents (highkey, lowkey, filename, reftime, bytes) VALUES (?, ?, ?, ?, ?)", new)

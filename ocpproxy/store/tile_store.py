@@ -1,6 +1,7 @@
 """Tiles on disk and their rows in the index, as one promise.
 
-A tile is stored if and only if its file exists; its row in the index records the file for eviction. `TileStore.read`
+A tile is stored if and only if its file exists and no flush covers it (`flushes`); its row in the index records the
+file for eviction. `TileStore.read`
 opens one file and needs no database. `TileStore.store` creates files and returns as soon as they exist; their rows are
 inserted in the background (`pending`). The journal names the tiles whose files are being changed or whose rows are
 pending, so that another process can reconcile them should this one die. A use is noted in memory (`uses`).
@@ -28,6 +29,7 @@ from ocpproxy.model.stack import Tile
 from ocpproxy.store import rows
 from ocpproxy.store.capacity import CacheLimits, Capacity
 from ocpproxy.store.files import OpenTile, StoredTile, TileFiles, TornTile
+from ocpproxy.store.flushes import FlushContext, Flushes
 from ocpproxy.store.full_disk import FullDisk, is_full
 from ocpproxy.store.journal import Journal
 from ocpproxy.store.pending import PendingRows
@@ -46,7 +48,7 @@ class CacheDirectory:
     """The directory of a cache, as one process uses it."""
 
     path: Path
-    """Tiles are in ``tiles/``, the journals of the processes in ``journal/``."""
+    """Tiles are in ``tiles/``, the journals of the processes in ``journal/``, flushes in ``flushes/``."""
     owner: str
     """A name of the process that no other has."""
     limits: CacheLimits
@@ -75,9 +77,15 @@ class TileStore(Service):
         self.metrics = metrics
         self.pending = PendingRows(database, self.files.stat, metrics, self.clear_journal, self._refused)
         self.capacity = Capacity(directory.limits, lambda: self.usage, reactor)
+        context = FlushContext(
+            directory.owner, self.journal.owners, self._written, self.pending.refresh_soon, run_in_thread, reactor
+        )
+        self.flushes = Flushes(directory.path / "flushes", context)
         self.disk = FullDisk(self, reactor)
         self._uses = LastUses(database, reactor, metrics)
         self._changes = 0
+        self._writing: set[Deferred[None]] = set()
+        """Fire when what is being written now is written."""
         self._with_id: LRUCache[str, None] = LRUCache(_MOST_STACKS)
         """Stacks that have an id in the index."""
 
@@ -97,6 +105,7 @@ class TileStore(Service):
             if not is_full(error):
                 raise
             self.disk.refused(error)
+        self.flushes.startService()
         self._uses.start()
 
     def stopService(self) -> Deferred[None]:
@@ -105,6 +114,7 @@ class TileStore(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        self.flushes.stopService()
         await self.disk.stop()
         await self._uses.stop()
         self.pending.reconcile_soon()
@@ -120,7 +130,11 @@ class TileStore(Service):
         :raises BlockingIOError: when that is not possible; use `read`.
         :raises NotIndexable: when there can be no such tile.
         """
-        return self.files.open_now(tile)
+        file = self.files.open_now(tile)
+        if file is not None and self.flushes.covers(tile, file.made):
+            file.close()
+            return None
+        return file
 
     async def read(self, tile: Tile) -> StoredTile | None:
         """Return the tile from disk, or None. A torn file is removed, and is None.
@@ -134,7 +148,7 @@ class TileStore(Service):
             self.metrics.mended.labels("torn tile").inc()
             await self.discard([tile])
             return None
-        return found
+        return None if found is None or self.flushes.covers(tile, found.made) else found
 
     async def sizes(self, tiles: Sequence[Tile]) -> dict[Tile, int]:
         """Return the bytes of those tiles that are stored."""
@@ -143,7 +157,8 @@ class TileStore(Service):
 
     def _sizes(self, tiles: Sequence[Tile]) -> dict[Tile, int]:
         found = {tile: self.files.stat(tile) for tile in tiles}
-        return {tile: stat[0] for tile, stat in found.items() if stat is not None}
+        covers = self.flushes.covers
+        return {tile: file.size for tile, file in found.items() if file is not None and not covers(tile, file.made)}
 
     def note_use(self, tile: Tile) -> None:
         """Note that the tile is used now."""
@@ -164,10 +179,12 @@ class TileStore(Service):
 
     # -- storing
 
-    async def store(self, pictures: Pictures) -> int:
+    async def store(self, pictures: Pictures, made: float | None = None) -> int:
         """Store the tiles that there is space for, and return how many are new.
 
-        Tiles that exist stay as they are.
+        Tiles that exist stay as they are. What was flushed meanwhile is not stored.
+
+        :param made: when their voxels were asked for, as `flushes` counts; by default now.
         """
         if not await self._have_ids({tile.stack for tile, _ in pictures}):
             self.metrics.unstored.inc(len(pictures))
@@ -186,7 +203,7 @@ class TileStore(Service):
                     count=len(pictures) - len(fitting),
                     all=len(pictures),
                 )
-            return await self.write(fitting) if fitting else 0
+            return await self.write(fitting, made) if fitting else 0
 
     async def _have_ids(self, stacks: set[str]) -> bool:
         """Return whether these stacks have ids in the index, or nobody can tell now.
@@ -213,13 +230,16 @@ class TileStore(Service):
             lambda failure: self._log.failure("removing tiles without a row", failure)
         )
 
-    async def write(self, pictures: Pictures) -> int:
+    async def write(self, pictures: Pictures, made: float | None = None) -> int:
         """Write the tiles to disk, and return how many are new; those that exist stay as they are.
 
         When the disk refuses, that is logged, and the other tiles are not written.
+
+        :param made: as for `store`.
         """
+        made = self.flushes.looked if made is None else made
         created: dict[Tile, int] = {}
-        error = await shield(self._change(created, self._create, pictures, created))
+        error = await shield(self._create_files(pictures, made, created))
         if error is not None:
             self.metrics.unstored.inc(len(pictures) - len(created))
             self.disk.refused(error)
@@ -227,12 +247,30 @@ class TileStore(Service):
             self.disk.accepted()
         return len(created)
 
-    def _create(self, pictures: Pictures, created: dict[Tile, int]) -> OSError | None:
+    async def _create_files(self, pictures: Pictures, made: float, created: dict[Tile, int]) -> OSError | None:
+        ended: Deferred[None] = Deferred()
+        self._writing.add(ended)
+        try:
+            error: OSError | None = await self._change(created, self._create, pictures, made, created)
+            return error
+        finally:
+            self._writing.remove(ended)
+            ended.callback(None)
+
+    async def _written(self) -> None:
+        """Return when all that is being written now is written."""
+        for ended in list(self._writing):
+            await ended
+
+    def _create(self, pictures: Pictures, made: float, created: dict[Tile, int]) -> OSError | None:
         """Create files, and note them in `created`; return what the disk refused. (In a thread.)"""
         try:
             self.journal.note(tile for tile, _ in pictures)
             for tile, picture in pictures:
-                if self.files.create(tile, picture):
+                if self.flushes.covers(tile, made):
+                    continue
+                self.remove_flushed(tile)
+                if self.files.create(tile, picture, made, self.flushes.shared_since):
                     created[tile] = len(picture)
         except OSError as error:
             return error
@@ -246,6 +284,24 @@ class TileStore(Service):
         """Remove the tiles' files, whatever the index says; the rows follow."""
         tiles = list(tiles)
         await shield(self._change(dict.fromkeys(tiles, 0), self._remove, tiles))
+
+    def remove_flushed(self, tile: Tile) -> bool:
+        """Remove the tile's file if a flush covers it; return whether one did. (In a thread.)"""
+        file = self.files.stat(tile) if self.flushes.active else None
+        if file is None or not self.flushes.covers(tile, file.made):
+            return False
+        self.files.remove(tile)
+        return True
+
+    async def discard_flushed(self, tiles: Iterable[Tile]) -> int:
+        """Remove the files of those tiles that a flush covers, and return how many; the rows follow."""
+        tiles = list(tiles)
+        removed: int = await shield(self._change(dict.fromkeys(tiles, 0), self._remove_flushed, tiles))
+        return removed
+
+    def _remove_flushed(self, tiles: Sequence[Tile]) -> int:
+        self._note(tiles)
+        return sum(map(self.remove_flushed, tiles))
 
     def note_removed(self, tiles: list[Tile]) -> None:
         """Note that the files of these tiles were removed: their rows follow."""

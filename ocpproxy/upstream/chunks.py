@@ -16,6 +16,7 @@ import numpy as np
 from cachetools import LRUCache, TTLCache
 from twisted.internet.interfaces import IReactorTime
 
+from ocpproxy.concurrency import generation
 from ocpproxy.concurrency.gather import gather
 from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.log import Logger
@@ -32,6 +33,8 @@ _KEEP = 15.0
 """Seconds that such a chunk is kept."""
 _VOLUMES = 1000
 V = TypeVar("V", bound=Hashable)
+_Chunk = tuple[int, V, Box]
+"""The generation in which a chunk is read, its volume, and its box."""
 _log = Logger()
 
 
@@ -84,10 +87,10 @@ class Chunks(Generic[V]):
         self._fetch = fetch
         self._on_all_missing = on_all_missing
         self._reported: LRUCache[V, None] = LRUCache(_VOLUMES)
-        self._flights: SingleFlight[tuple[V, Box], None, Voxels | None] = SingleFlight(
+        self._flights: SingleFlight[_Chunk[V], None, Voxels | None] = SingleFlight(
             self._fly, clock, remember_failure=0, finish=False
         )
-        self._kept: TTLCache[tuple[V, Box], Voxels] = TTLCache(
+        self._kept: TTLCache[_Chunk[V], Voxels] = TTLCache(
             MEMORY, _KEEP, clock.seconds, getsizeof=lambda voxels: voxels.nbytes
         )
 
@@ -125,16 +128,17 @@ class Chunks(Generic[V]):
 
     async def _chunk(self, volume: V, chunk: Box, box: Box) -> Voxels | None:
         """Return a chunk that is needed for a box."""
-        kept = self._kept.get((volume, chunk))
+        key = (generation.current(), volume, chunk)
+        kept = self._kept.get(key)
         if kept is not None:
             return kept
-        voxels = await self._flights.join((volume, chunk), None)
+        voxels = await self._flights.join(key, None)
         if voxels is not None and intersection(box, chunk) != chunk and voxels.nbytes <= MEMORY // 4:
-            self._kept[volume, chunk] = voxels
+            self._kept[key] = voxels
         return voxels
 
-    async def _fly(self, flight: Flight[tuple[V, Box], None, Voxels | None]) -> None:
-        volume, chunk = flight.key
+    async def _fly(self, flight: Flight[_Chunk[V], None, Voxels | None]) -> None:
+        _, volume, chunk = flight.key
         voxels = await self._fetch(volume, chunk)
         flight.progress.report()
         flight.deliver(None, voxels)

@@ -10,16 +10,21 @@ the first segment of every path.
 ``GET /v1/jobs``                                all jobs, the newest first
 ``GET /v1/jobs/ID``                             one job, with what it fetches and what has failed
 ``POST /v1/jobs/ID/pause|resume|cancel|retry``  200 with the job
+``POST /v1/flushes``                            tiles are forgotten (`jobs.flushing`): 201 when they are gone; with
+                                                ``?dry_run=1`` 200 and how many there are
+``GET /v1/flushes``                             the flushes whose files are being removed
 ==============================================  ====================================================================
 
 A failure is ``{"error": "…"}`` with the status 400 (bad request), 401, 404, 405, 409 (not possible now), 413, 422 (the
-job makes no sense), 502 (the dataset is not described) or 503 (the index is unavailable).
+job or flush makes no sense), 502 (the dataset is not described), 503 (the index is unavailable) or 507 (the disk
+refuses).
 """
 
 from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Any
 
@@ -31,10 +36,12 @@ from ocpproxy import __version__
 from ocpproxy.cache.catalogue import Undescribed
 from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.index.jobs import Job
+from ocpproxy.jobs.flushing import Flushing, title
 from ocpproxy.jobs.progress import JobProgress
 from ocpproxy.jobs.service import Jobs, NoSuchJob, NotPossible, does_not_fit
-from ocpproxy.jobs.spec import BadJob, read_text
+from ocpproxy.jobs.spec import BadJob, read_json, read_text
 from ocpproxy.log import Logger
+from ocpproxy.store.flushes import TooManyFlushes
 from ocpproxy.web import answers
 from ocpproxy.web.answers import Reply
 
@@ -50,6 +57,8 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (NotPossible, 409),
     (Undescribed, 502),
     (DatabaseUnavailable, 503),
+    (TooManyFlushes, 409),
+    (OSError, 507),
 )
 Answer = tuple[int, Mapping[str, Any]]
 
@@ -71,6 +80,25 @@ class AdminRequest(Request):
         if not self.too_long:
             self.body.write(data)
 
+    @property
+    def text(self) -> str:
+        """The body as text."""
+        return self.body.getvalue().decode("utf-8", "replace")
+
+    @property
+    def is_dry_run(self) -> bool:
+        """True if nothing is to be done."""
+        asked: bytes = self.args.get(b"dry_run", [b"0"])[0]
+        return asked not in (b"", b"0")
+
+
+@dataclass(frozen=True)
+class AdminParts:
+    """What the endpoint gives access to."""
+
+    jobs: Jobs
+    flushing: Flushing
+
 
 class AdminResource(Resource):
     """All paths of the endpoint.
@@ -81,9 +109,10 @@ class AdminResource(Resource):
     isLeaf = True
     _log = Logger()
 
-    def __init__(self, jobs: Jobs, token: str | None) -> None:
+    def __init__(self, parts: AdminParts, token: str | None) -> None:
         super().__init__()
-        self._jobs = jobs
+        jobs = self._jobs = parts.jobs
+        self._flushing = parts.flushing
         self._token = token
         self._actions: dict[str, Callable[[int], Awaitable[None]]] = {
             "pause": jobs.pause,
@@ -122,11 +151,16 @@ class AdminResource(Resource):
         version, *path = request.path.decode("latin-1").removeprefix("/").removesuffix("/").split("/")
         if version != f"v{VERSION}":
             return 404, {"error": f"expected /v{VERSION}/…: this daemon is ocpproxy {__version__}"}
-        await self._jobs.wait_for_index()
         method = request.method.decode("latin-1")
         match [method, *path]:
             case ["GET"]:
                 return 200, {"version": VERSION, "ocpproxy": __version__}
+            case ["GET", "flushes"]:
+                return 200, {"flushes": [asdict(one) for one in await self._flushing.all()]}
+            case ["POST", "flushes"]:
+                return await self._flush(request)
+        await self._jobs.wait_for_index()
+        match [method, *path]:
             case ["GET", "jobs"]:
                 return 200, {"jobs": [as_json(job) for job in await self._jobs.all()]}
             case ["POST", "jobs"]:
@@ -136,7 +170,7 @@ class AdminResource(Resource):
             case ["POST", "jobs", number, action] if action in self._actions:
                 await self._actions[action](_number(number))
                 return 200, {"job": await self._detailed(_number(number))}
-        known = not path or path[0] == "jobs"
+        known = not path or path[0] in ("jobs", "flushes")
         return (405 if known and method not in ("GET", "POST") else 404), {"error": "there is nothing here"}
 
     def _is_allowed(self, request: AdminRequest) -> bool:
@@ -144,14 +178,21 @@ class AdminResource(Resource):
         return hmac.compare_digest(shown, f"Bearer {self._token}".encode())
 
     async def _submit(self, request: AdminRequest) -> Answer:
-        text = request.body.getvalue().decode("utf-8", "replace")
+        text = request.text
         spec = read_text(text)
-        if request.args.get(b"dry_run", [b"0"])[0] not in (b"", b"0"):
+        if request.is_dry_run:
             _, estimate = await self._jobs.estimate(spec)
             refused = None if estimate.fits else does_not_fit(estimate)
             return 200, {"estimate": estimate.to_json(), "refused": refused}
         number, estimate = await self._jobs.submit(spec, text)
         return 201, {"job": await self._detailed(number), "estimate": estimate.to_json()}
+
+    async def _flush(self, request: AdminRequest) -> Answer:
+        wanted = await self._flushing.read(read_json(request.text))
+        if request.is_dry_run:
+            usage = await self._flushing.count(wanted)
+            return 200, {"title": title(wanted), "tiles": usage.tiles, "bytes": usage.bytes}
+        return 201, {"flush": asdict(await self._flushing.begin(wanted))}
 
     async def _detailed(self, number: int) -> dict[str, Any]:
         job = await self._jobs.job(number)
@@ -185,8 +226,8 @@ def as_json(job: Job) -> dict[str, Any]:
 class AdminSite(Site):
     """The HTTP server of the endpoint."""
 
-    def __init__(self, jobs: Jobs, token: str | None, reactor: Any) -> None:
-        super().__init__(AdminResource(jobs, token), requestFactory=AdminRequest, reactor=reactor, timeout=_IDLE)
+    def __init__(self, parts: AdminParts, token: str | None, reactor: Any) -> None:
+        super().__init__(AdminResource(parts, token), requestFactory=AdminRequest, reactor=reactor, timeout=_IDLE)
 
     def log(self, request: Any) -> None:
         """Log nothing: what is done is logged by whoever does it."""

@@ -1,0 +1,76 @@
+"""What commands do in the cache itself, where no daemon answers."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ocpproxy.cache.catalogue import CatalogueEntry
+from ocpproxy.cli.admin_client import COULD_NOT_RUN
+from ocpproxy.cli.settings import load_settings
+from ocpproxy.config import Settings
+from ocpproxy.daemon import describing
+from ocpproxy.daemon.storage import CannotOpen, Storage, opened
+from ocpproxy.jobs.flushing import Flushing, title
+from ocpproxy.jobs.spec import BadJob
+from ocpproxy.store.cleaning import Cleaning
+from ocpproxy.store.flushes import TooManyFlushes
+
+
+class OfflineCache:
+    """The cache of a daemon that does not run, or has no admin endpoint."""
+
+    def __init__(self, settings: Settings, storage: Storage, reactor: Any) -> None:
+        self._settings = settings
+        self._reactor = reactor
+        self._flushing = Flushing(storage.store, self._describe, time.time)
+        self._cleaning = Cleaning(storage.store, storage.leases, reactor, pause=0)
+
+    async def _describe(self, token: str) -> CatalogueEntry:
+        (report,) = await describing.describe(self._reactor, self._settings, [token])
+        if report.entry is None:
+            raise BadJob(f"{token} is not described: {report.failure}")
+        return report.entry
+
+    async def count_flushed(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the ``title`` of a flush, and the ``tiles`` and ``bytes`` that it would forget."""
+        flush = await self._flushing.read(wanted)
+        usage = await self._flushing.count(flush)
+        return {"title": title(flush), "tiles": usage.tiles, "bytes": usage.bytes}
+
+    async def flush(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin a flush, and return what is known of it. Nobody else removes the files, so that is done, too."""
+        begun = await self._flushing.begin(await self._flushing.read(wanted))
+        if not begun.silent:
+            await self._cleaning.clean()
+        return asdict(begun)
+
+    async def flushes(self) -> list[dict[str, Any]]:
+        """Return the flushes whose files are being removed."""
+        await self._cleaning.clean()
+        return [asdict(one) for one in await self._flushing.all()]
+
+
+async def work_offline(
+    command: str,
+    config: str | None,
+    reactor: Any,
+    work: Callable[[OfflineCache], Coroutine[Any, Any, int]],
+) -> int:
+    """Run a command on the cache itself, and return its exit code: `COULD_NOT_RUN` after the reason has been printed.
+
+    :param command: its name, for messages.
+    :param config: the file of the daemon; None for a daemon without one.
+    """
+    settings = load_settings(config)
+    if settings is None:
+        return COULD_NOT_RUN
+    try:
+        async with opened(settings, reactor) as storage:
+            return await work(OfflineCache(settings, storage, reactor))
+    except (CannotOpen, BadJob, TooManyFlushes) as error:
+        print(f"ocpproxy {command}: {error}", file=sys.stderr)
+        return COULD_NOT_RUN
