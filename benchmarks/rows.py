@@ -98,6 +98,9 @@ def fill_index(connection: Any, mark: str, stack: str, count: int) -> None:
         cursor.executemany(sql + f"({', '.join([mark] * 5)})", some)
     cursor.execute("UPDATE metadata SET numtiles = (SELECT COUNT(*) FROM contents)")
     cursor.execute("UPDATE metadata SET bytes = (SELECT SUM(bytes) FROM contents)")
+    cursor.execute("DELETE FROM accounts")
+    total = "SELECT highkey, COUNT(*), SUM(bytes), 0 FROM contents GROUP BY highkey"
+    cursor.execute(f"INSERT INTO accounts (highkey, tiles, bytes, used) {total}")
     connection.commit()
     connection.close()
 

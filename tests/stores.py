@@ -19,8 +19,8 @@ from ocpproxy.store import keys, rows
 from ocpproxy.store.capacity import CacheLimits
 from ocpproxy.store.fsck import Fsck
 from ocpproxy.store.journal import Journal
-from ocpproxy.store.rows import Usage
 from ocpproxy.store.tile_store import CacheDirectory, TileStore
+from ocpproxy.store.usage import Usage
 from tests.databases import OnDatabase, started
 from tests.volumes import em
 
@@ -84,6 +84,8 @@ class OpenStore:
         usage = await self.database.read(rows.usage)
         self.case.assertEqual(usage, Usage(len(files), sum(size for _, size in files)))
         self.case.assertEqual(self.store.usage, usage)
+        counted = await self.database.read(rows.count)
+        self.case.assertTrue(counted.is_right, counted)
         return usage
 
 

@@ -12,7 +12,7 @@ from ocpproxy.cache.eviction import Evictor
 from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.metrics import Metrics
 from ocpproxy.store.capacity import CacheLimits, Capacity
-from ocpproxy.store.rows import Usage
+from ocpproxy.store.usage import Usage
 
 MIB = 2**20
 

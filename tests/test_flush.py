@@ -57,6 +57,35 @@ class FlushTests(PrefetchCase):
         code, out = await self.command("flush", "--list")
         self.assertEqual((code, out), (0, "no files are being removed\n"))
 
+    async def test_usage(self) -> None:
+        """What each token, plane and level takes, as a table, JSON and CSV, with and without a daemon."""
+        daemon = await self.begin()
+        await self.fill()
+        await self.fill("kat11")
+        await daemon.get("kat/xz/0/0_0_0.png")
+        code, out = await self.command("prefetch", "kat", "--plane", "xz", "--levels", "2-2")
+        await daemon.rest()
+        for running in (True, False):
+            if not running:
+                await daemon.stop()
+            code, out = await self.command("usage", "--by", "level", "--json")
+            found = [json.loads(line) for line in out.splitlines()]
+            expected: dict[tuple[str, str, int], tuple[int, int]] = {}
+            for path in (self.place / "cache" / "tiles").rglob("*.png"):
+                token, plane, _, _, _, level, _, _ = path.relative_to(self.place / "cache" / "tiles").parts
+                tiles, size = expected.get((token, plane, int(level)), (0, 0))
+                expected[token, plane, int(level)] = (tiles + 1, size + path.stat().st_size)
+            key = ("token", "plane", "level")
+            self.assertEqual({tuple(one[k] for k in key): (one["tiles"], one["bytes"]) for one in found}, expected)
+            self.assertTrue(all(one["used"] > 1.7e9 for one in found))
+            code, out = await self.command("usage")
+            lines = [line.split() for line in out.splitlines()]
+            self.assertEqual([line[0] for line in lines], ["token", "kat", "kat11", "all"])
+            self.assertEqual(lines[2][1], "384")
+            code, out = await self.command("usage", "--csv", "--by", "plane")
+            self.assertEqual((code, out.splitlines()[0]), (0, "token,plane,tiles,bytes,used"))
+            self.assertEqual(len(out.splitlines()), 4)
+
     async def test_refused(self) -> None:
         """Without --yes and a terminal nothing is done; what makes no sense is refused with what was expected."""
         await self.begin()

@@ -9,10 +9,11 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 from ocpproxy.imagery import png
-from ocpproxy.store import keys, rows
-from ocpproxy.store.rows import Usage
+from ocpproxy.index.dialect import Transaction
+from ocpproxy.store import accounts, keys, rows
+from ocpproxy.store.usage import Usage
 from tests.databases import OnMariaDB, OnSQLite
-from tests.stores import PICTURES, OpenStoreMixin, tile
+from tests.stores import PICTURES, STACK, OpenStoreMixin, tile
 
 
 class FsckTests(OpenStoreMixin):
@@ -129,6 +130,38 @@ class FsckTests(OpenStoreMixin):
         await gatherResults([Deferred.fromCoroutine(opened.fsck._correct_totals()) for _ in range(4)])
         await opened.store.refresh()
         await opened.assert_consistent()
+
+    async def test_accounts(self) -> None:
+        """Accounts follow what is stored, resized, removed and evicted; wrong ones are mended, and the uses kept."""
+        opened = await self.open_store()
+        began = opened.store.flushes.context.now() - 1
+        await opened.store.write([(tile(n, level=n % 3), PICTURES[n % 4]) for n in range(30)])
+        await opened.assert_consistent()
+        found = {one.level: one for one in await opened.database.read(accounts.read)}
+        self.assertEqual({level: one.usage.tiles for level, one in found.items()}, {0: 10, 1: 10, 2: 10})
+        self.assertTrue(all(one.stack == STACK and one.used >= int(began) for one in found.values()))
+        await opened.store.discard([tile(n, level=0) for n in range(0, 30, 3)])
+        opened.store.note_use(tile(1, level=1))
+        await opened.store._uses.write()
+        await opened.store.evict(Usage(15, 2**40), 100)
+        self.assertEqual((await opened.assert_consistent()).tiles, 15)
+        await opened.fsck.sweep()
+        self.assertEqual(opened.mended, [])
+        before = await opened.database.read(accounts.read)
+        self.assertEqual({one.level for one in before}, {1, 2})
+        (high,) = await opened.database.read(lambda tx: tx.one("SELECT MIN(highkey) FROM accounts"))
+        for statement in (
+            "DELETE FROM accounts WHERE highkey = ?",
+            "UPDATE accounts SET tiles = -7 WHERE highkey = ?",
+            "UPDATE accounts SET highkey = 5 WHERE highkey = ?",
+        ):
+            await opened.database.run(Transaction.run, statement, high)
+            await opened.fsck.sweep()
+            self.assertEqual({what for what, _ in opened.mended}, {"account"}, statement)
+            opened.mended.clear()
+            await opened.assert_consistent()
+        after = await opened.database.read(accounts.read)
+        self.assertEqual([one.usage for one in after], [one.usage for one in before])
 
 
 class SQLiteFsckTests(OnSQLite, FsckTests, TestCase):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from twisted.trial.unittest import TestCase
 
 from ocpproxy.index.dialect import Transaction
-from ocpproxy.store import keys, rows
+from ocpproxy.store import keys
+from ocpproxy.store.usage import Usage
 from tests.daemons import pause
 from tests.databases import OnMariaDB, OnSQLite
 from tests.stores import PICTURES, OpenStore, OpenStoreMixin, tile
@@ -48,7 +49,7 @@ class IdTests(OpenStoreMixin):
             await opened.store.pending.reconciled()
         usage = await opened.assert_consistent()
         self.assertEqual((usage.tiles, opened.unstored), (7, 2))
-        await opened.store.evict(rows.Usage(2**62, 0), 1)
+        await opened.store.evict(Usage(2**62, 0), 1)
         self.assertEqual(await opened.store.store([(tile(1, stack="kat/xy/image/20000000"), PICTURES[0])]), 1)
         await opened.assert_consistent()
         self.flushLoggedErrors()

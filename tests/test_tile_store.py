@@ -16,7 +16,7 @@ from ocpproxy.store import counts, keys, rows
 from ocpproxy.store import pending as pending_module
 from ocpproxy.store import tile_store as store_module
 from ocpproxy.store.capacity import CacheLimits
-from ocpproxy.store.rows import Usage
+from ocpproxy.store.usage import Usage
 from tests.databases import OnMariaDB, OnSQLite
 from tests.stores import PICTURES, OpenStoreMixin, journalled, tile
 
@@ -172,7 +172,7 @@ class StoreTests(OpenStoreMixin):
             if patience == 5:
                 work.cancel()
             await work
-            while opened.store._changes:
+            while opened.store.changes.count:
                 await deferLater(reactor, 0.01)
             await opened.assert_consistent()
             self.assertEqual(journalled(opened.store.journal), set())
@@ -206,7 +206,7 @@ class StoreTests(OpenStoreMixin):
         work.addErrback(lambda failure: failure.trap(CancelledError))
         work.cancel()
         await work
-        while opened.store._changes:
+        while opened.store.changes.count:
             await deferLater(reactor, 0.01)
         self.assertEqual((await opened.assert_consistent()).tiles, 0)
 

@@ -23,7 +23,7 @@ from ocpproxy.index.leases import LeaseHolder
 from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
 from ocpproxy.store.capacity import Capacity
-from ocpproxy.store.rows import Usage
+from ocpproxy.store.usage import Usage
 
 LEASE = "reclaim"
 """The name of the lease; processes of other versions use it too."""

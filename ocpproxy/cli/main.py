@@ -21,6 +21,7 @@ SUBCOMMANDS = {
     "fsck": "ocpproxy.cli.fsck",
     "prefetch": "ocpproxy.cli.prefetch",
     "jobs": "ocpproxy.cli.jobs",
+    "usage": "ocpproxy.cli.usage",
 }
 """The module of each subcommand."""
 

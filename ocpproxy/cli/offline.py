@@ -15,6 +15,7 @@ from ocpproxy.config import Settings
 from ocpproxy.daemon import describing
 from ocpproxy.daemon.storage import CannotOpen, Storage, opened
 from ocpproxy.jobs.flushing import Flushing, title
+from ocpproxy.jobs.space import SpaceReport
 from ocpproxy.jobs.spec import BadJob
 from ocpproxy.store.cleaning import Cleaning
 from ocpproxy.store.flushes import TooManyFlushes
@@ -27,6 +28,7 @@ class OfflineCache:
         self._settings = settings
         self._reactor = reactor
         self._flushing = Flushing(storage.store, self._describe, time.time)
+        self._space = SpaceReport(storage.store)
         self._cleaning = Cleaning(storage.store, storage.leases, reactor, pause=0)
 
     async def _describe(self, token: str) -> CatalogueEntry:
@@ -52,6 +54,10 @@ class OfflineCache:
         """Return the flushes whose files are being removed."""
         await self._cleaning.clean()
         return [asdict(one) for one in await self._flushing.all()]
+
+    async def usage(self, by: str) -> list[dict[str, Any]]:
+        """Return what each part of what is stored takes."""
+        return [asdict(one) for one in await self._space.usage(by)]
 
 
 async def work_offline(

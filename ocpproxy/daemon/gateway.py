@@ -48,6 +48,7 @@ from ocpproxy.jobs.plan import Estimator
 from ocpproxy.jobs.run import RunContext
 from ocpproxy.jobs.runner import JobParts, JobRunner
 from ocpproxy.jobs.service import Jobs
+from ocpproxy.jobs.space import SpaceReport
 from ocpproxy.metrics import Metrics
 from ocpproxy.store.cleaning import Cleaning
 from ocpproxy.web.admin import AdminParts, AdminSite
@@ -133,7 +134,9 @@ def make_gateway(
     estimator = Estimator(storage.store, storage.files.run, reactor)
     rows = JobRows(storage.database, reactor)
     jobs = JobParts(rows, storage.leases, catalogue, estimator, fetches, run, metrics)
-    flushing = Flushing(storage.store, catalogue.entry, now)
+    runner = JobRunner(jobs, reactor)
+    flushing, space = Flushing(storage.store, catalogue.entry, now), SpaceReport(storage.store)
+    admin = AdminParts(Jobs(jobs, runner), flushing, space)
     services = OrderedServices()
     for service in (
         ShortSwitchInterval(),
@@ -147,7 +150,7 @@ def make_gateway(
         evictor,
         fetches,
         lookahead,
-        *_admin_services(settings, slot, jobs, flushing, reactor),
+        *_admin_services(settings, slot, runner, admin, reactor),
         site.open_requests,
         ListeningPorts(_endpoints(settings, reactor, slot.sockets), site),
     ):
@@ -172,7 +175,7 @@ def _share(settings: Settings, of: int) -> Settings:
 
 
 def _admin_services(
-    settings: Settings, slot: WorkerSlot, jobs: JobParts, flushing: Flushing, reactor: Any
+    settings: Settings, slot: WorkerSlot, runner: JobRunner, parts: AdminParts, reactor: Any
 ) -> list[IService]:
     """Return the jobs and the admin endpoint, which the first process has."""
     if slot.number:
@@ -180,8 +183,6 @@ def _admin_services(
     address = settings.admin.listen
     opened = AdoptedSocket(slot.admin) if slot.of > 1 else AdminSocket(address)
     token = None if address is None or address.path else settings.admin.token
-    runner = JobRunner(jobs, reactor)
-    parts = AdminParts(Jobs(jobs, runner), flushing)
     return [runner, opened, AdminServer(opened, AdminSite(parts, token, reactor), reactor)]
 
 

@@ -24,12 +24,16 @@ from ocpproxy.jobs.spec import BadJob, JobSpec, read_spec
 from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import CannotDisplay, Plane
 from ocpproxy.model.region import Block, part
-from ocpproxy.store import flush
+from ocpproxy.model.stack import Tile
+from ocpproxy.store import accounts, flush
+from ocpproxy.store.accounts import Account
 from ocpproxy.store.flush import Area, Flush
-from ocpproxy.store.rows import Usage
 from ocpproxy.store.tile_store import TileStore
+from ocpproxy.store.usage import Usage
 
 _KEYS = ("token", "channels", "planes", "levels", "times", "box", "older_than")
+_NOW = 1.0
+"""Seconds: a flush that is not older was asked for without an age."""
 _COUNTED = 2000
 """Tiles that are counted in one go."""
 Describe = Callable[[str], Awaitable[CatalogueEntry]]
@@ -84,7 +88,16 @@ class Flushing:
         return Flush(self._now() - age, spec.token, spec.channels, planes, levels, spec.times, areas)
 
     async def count(self, wanted: Flush) -> Usage:
-        """Return how many tiles a flush covers, and their bytes."""
+        """Return how many tiles a flush covers, and their bytes.
+
+        Whole levels are known from their accounts; else the files are looked at.
+
+        :raises DatabaseUnavailable: the index does not answer.
+        """
+        if wanted.areas is None and wanted.at >= self._now() - _NOW and not self._store.flushes.active:
+            await self._store.pending.reconciled()
+            found = await self._store.database.read(accounts.read)
+            return sum((one.usage for one in found if _has(wanted, one)), Usage())
         files = flush.walk(self._store.files.directory, wanted)
         total = Usage()
         while True:
@@ -111,6 +124,12 @@ class Flushing:
             )
             for name, one in sorted(flushes.active.items())
         ]
+
+
+def _has(wanted: Flush, account: Account) -> bool:
+    """Return whether the tiles of an account belong to a flush of whole levels."""
+    known = account.stack.count("/") == 3
+    return known and wanted.has(Tile(account.stack, account.time, account.level, 0, 0, 0))
 
 
 def _areas(spec: JobSpec, planes: tuple[Plane, ...], entry: CatalogueEntry) -> dict[tuple[Plane, int], Area]:

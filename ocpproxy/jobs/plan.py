@@ -26,8 +26,8 @@ from ocpproxy.model.dataset import TILE, Box, CannotDisplay, Dataset
 from ocpproxy.model.region import Block, Count, Part, Place, Region, RegionTooLarge, part
 from ocpproxy.model.stack import Cuboid, Stack, Tile
 from ocpproxy.store import counts
-from ocpproxy.store.rows import Usage
 from ocpproxy.store.tile_store import TileStore
+from ocpproxy.store.usage import Usage
 
 _ASSUMED_BYTES = TILE * TILE * 6 // 10
 """Bytes of a tile of a dataset of which there is none yet: electron microscopy."""

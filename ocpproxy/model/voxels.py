@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy.typing as npt
+if TYPE_CHECKING:  # numpy takes a quarter of the time in which a command starts that only asks a daemon
+    import numpy.typing as npt
 
-Voxels = npt.NDArray[Any]
-"""An array of voxels in C order, axes (z, y, x)."""
+    Voxels = npt.NDArray[Any]
+    """An array of voxels in C order, axes (z, y, x)."""
+else:
+    Voxels = Any
 
 
 @dataclass(frozen=True, slots=True)

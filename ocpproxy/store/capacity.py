@@ -15,7 +15,7 @@ from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from ocpproxy.store.rows import Usage
+from ocpproxy.store.usage import Usage
 
 _PATIENCE = 5.0
 """Seconds that a reservation waits for space."""

@@ -4,7 +4,7 @@ It has three parts, each in small pieces that leave time for other work:
 
 * the journals of dead processes: a short list of tiles to reconcile (`Fsck.recover`);
 * files without a row (disk to index), and rows without a file (index to disk);
-* the totals: ``numtiles`` and ``bytes`` against the rows.
+* the totals, ``numtiles`` and ``bytes``, and the accounts against the rows.
 
 The daemon does all three in the background when it starts. ``ocpproxy fsck`` does them at once, reads every file too,
 and prints what it mends. Both may run while daemons serve: tiles that a living process is changing are in its journal,
@@ -29,6 +29,7 @@ from ocpproxy.store.files import TornTile
 from ocpproxy.store.journal import DeadJournal
 from ocpproxy.store.keys import Key
 from ocpproxy.store.tile_store import TileStore
+from ocpproxy.store.usage import Usage
 
 _BATCH = 200
 _PAUSE = 0.02
@@ -139,15 +140,20 @@ class Fsck:
         except OutcomeUnknown:
             self._log.warn("the rows could not be counted in time; their totals are not checked")
         await store.pending.refresh()
-        store.clear_journal()  # of the tiles that overflowed, which were kept nowhere else
+        store.changes.clear_journal()  # of the tiles that overflowed, which were kept nowhere else
 
     async def _correct_totals(self) -> None:
-        totals, counted = await self._store.database.read(rows.count)
-        if totals != counted:
-            totals, counted = await self._store.database.run(rows.correct_totals)
-        if totals != counted:
-            tiles, size = f"numtiles {totals.tiles} is {counted.tiles}", f"bytes {totals.bytes} is {counted.bytes}"
-            self._report("totals", f"{tiles}, {size}")
+        found = await self._store.database.read(rows.count)
+        if not found.is_right:
+            found = await self._store.database.run(rows.correct_totals)
+        totals, total = found.totals, found.total
+        if totals != total:
+            self._report("totals", f"numtiles {totals.tiles} is {total.tiles}, bytes {totals.bytes} is {total.bytes}")
+        for high in sorted(found.accounts.keys() | found.counted.keys()):
+            kept, counted = found.accounts.get(high, Usage()), found.counted.get(high, Usage())
+            if kept != counted:
+                changes = f"tiles {kept.tiles} is {counted.tiles}, bytes {kept.bytes} is {counted.bytes}"
+                self._report("account", f"highkey {high}: {changes}")
 
     async def _disk_to_index(self, read_all: bool, pause: Pause) -> None:
         store = self._store

@@ -93,13 +93,17 @@ def datasetid(highkey: int) -> int:
     return highkey >> _LEVEL & IDS - 1
 
 
+def time_and_level(highkey: int) -> tuple[int, int]:
+    """Return the time and the level in a highkey."""
+    return highkey >> (_ID + _LEVEL), highkey & (1 << _LEVEL) - 1
+
+
 def unpack(key: Key, stack: str) -> Tile | None:
     """Return the tile of a key; `stack` is the name of its stack. None when no tile has such a key."""
     high, low = key
     tile = Tile(
         stack,
-        high >> (_ID + _LEVEL),
-        high & (1 << _LEVEL) - 1,
+        *time_and_level(high),
         low >> (_ROW + _COL),
         low >> _COL & (1 << _ROW) - 1,
         low & (1 << _COL) - 1,

@@ -15,7 +15,8 @@ from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import rows
-from ocpproxy.store.rows import Stat, Usage
+from ocpproxy.store.rows import Stat
+from ocpproxy.store.usage import Usage
 
 _BATCH = 512
 """Tiles in one transaction."""

@@ -1,8 +1,8 @@
 """The rows of ``contents`` and their totals in ``metadata``, as interactions.
 
 Every interaction that changes rows first locks the only row of ``metadata``. So writers are serialized and cannot
-deadlock. The totals, ``numtiles`` and ``bytes``, change in the same transaction as the rows, by exactly what it
-inserts, deletes and resizes. All interactions are safe to run twice.
+deadlock. The totals, ``numtiles`` and ``bytes``, and the `accounts` change in the same transaction as the rows, by
+exactly what it inserts, deletes and resizes. All interactions are safe to run twice.
 
 `reconcile` enforces one rule: *a tile has a row if and only if it has a file*. It runs when tiles are stored, after a
 crash, for a torn file and in fsck, and looks at the files within the transaction. Eviction works the other way round:
@@ -18,9 +18,10 @@ from datetime import UTC, datetime
 
 from ocpproxy.index.dialect import Transaction
 from ocpproxy.model.stack import Tile
-from ocpproxy.store import keys
+from ocpproxy.store import accounts, keys
 from ocpproxy.store.files import FileStatus
 from ocpproxy.store.keys import Key
+from ocpproxy.store.usage import Usage, number
 
 _BATCH = 400
 """Keys in one statement."""
@@ -30,20 +31,6 @@ _EARLIEST, _LATEST = 86400.0, 2.0**31 - 86400
 
 Stat = Callable[[Tile], FileStatus | None]
 """Returns the size of a tile's file and the time when it was created (seconds since 1970), or None without a file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Numbers of tiles and bytes."""
-
-    tiles: int = 0
-    bytes: int = 0
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(self.tiles + other.tiles, self.bytes + other.bytes)
-
-    def __sub__(self, other: Usage) -> Usage:
-        return Usage(self.tiles - other.tiles, self.bytes - other.bytes)
 
 
 @dataclass(slots=True)
@@ -57,6 +44,28 @@ class Reconciled:
     resized: list[Tile] = field(default_factory=list)
     refused: list[Tile] = field(default_factory=list)
     """Tiles that have a file and can have no row: no id is left for their stack."""
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What the index says of the cache as a whole, and what its rows add up to."""
+
+    totals: Usage
+    """``metadata``."""
+    accounts: Mapping[int, Usage]
+    """By highkey, those that have any tiles."""
+    counted: Mapping[int, Usage]
+    """The same, counted."""
+
+    @property
+    def total(self) -> Usage:
+        """What all rows add up to."""
+        return sum(self.counted.values(), Usage())
+
+    @property
+    def is_right(self) -> bool:
+        """True if totals and accounts are what the rows add up to."""
+        return self.totals == self.total and self.accounts == self.counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +89,6 @@ def stamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
-def number(value: object) -> int:
-    """Return a number of the index; 0 for what is none, which SQLite keeps in any column."""
-    try:
-        return int(value)  # type: ignore[call-overload, no-any-return]
-    except (TypeError, ValueError):
-        return 0
-
-
 def _marks(values: Iterable[object]) -> str:
     return ", ".join("?" for _ in values)
 
@@ -103,10 +104,13 @@ def _lock(tx: Transaction) -> Usage:
     return Usage(number(row[0]), number(row[1]))
 
 
-def _add(tx: Transaction, before: Usage, tiles: int, size: int) -> Usage:
-    if tiles or size:
-        tx.run("UPDATE metadata SET numtiles = numtiles + ?, bytes = bytes + ?", tiles, size)
-    return Usage(before.tiles + tiles, before.bytes + size)
+def _add(tx: Transaction, before: Usage, changes: Mapping[int, Usage]) -> Usage:
+    """Add to the totals, and to the accounts of these highkeys; return the totals."""
+    total = sum(changes.values(), Usage())
+    if total != Usage():
+        tx.run("UPDATE metadata SET numtiles = numtiles + ?, bytes = bytes + ?", total.tiles, total.bytes)
+    accounts.add(tx, changes)
+    return before + total
 
 
 def stack_ids(tx: Transaction, names: Iterable[str], *, make: bool) -> dict[str, int]:
@@ -220,32 +224,36 @@ def reconcile(tx: Transaction, tiles: Iterable[Tile], stat: Stat) -> Reconciled:
     rows = _rows(tx, groups)
     new: list[tuple[int, int, str, str, int]] = []
     gone: list[Key] = []
-    size = 0
+    changes: dict[int, Usage] = defaultdict(Usage)
+    newest: dict[int, float] = {}
     for high, lows in groups.items():
         for low, tile in lows.items():
             file, row = files[tile], rows.get((high, low))
             if file is not None and row is None:
                 new.append((high, low, keys.path(tile), stamp(file.modified), file.size))
+                changes[high] += Usage(1, file.size)
+                newest[high] = max(newest.get(high, 0.0), file.modified)
                 done.inserted.append(tile)
             elif file is None and row is not None:
                 gone.append((high, low))
-                size -= row
+                changes[high] -= Usage(1, row)
                 done.deleted.append(tile)
             elif file is not None and row is not None and file.size != row:
                 tx.run("UPDATE contents SET bytes = ? WHERE highkey = ? AND lowkey = ?", file.size, high, low)
-                size += file.size - row
+                changes[high] += Usage(0, file.size - row)
                 done.resized.append(tile)
     if new:
         tx.run_many("INSERT INTO contents (highkey, lowkey, filename, reftime, bytes) VALUES (?, ?, ?, ?, ?)", new)
-        size += sum(row[4] for row in new)
     _delete(tx, gone)
-    done.usage = _add(tx, done.usage, len(new) - len(gone), size)
+    done.usage = _add(tx, done.usage, changes)
+    accounts.note_uses(tx, newest)
     return done
 
 
 def record_uses(tx: Transaction, uses: Mapping[Tile, float]) -> None:
     """Record when tiles were used last (seconds since 1970). A later time that is recorded already stays."""
     groups = _by_highkey(uses, stack_ids(tx, {tile.stack for tile in uses}, make=False))
+    accounts.note_uses(tx, {high: max(uses[tile] for tile in lows.values()) for high, lows in groups.items()})
     for high, lows in groups.items():
         for some in _pieces(lows):
             times = [value for low in some for value in (low, stamp(uses[lows[low]]))]
@@ -274,6 +282,7 @@ def delete_least_recent(
     before = _lock(tx)
     removed = Usage()
     found: list[Key] = []
+    changes: dict[int, Usage] = defaultdict(Usage)
     old, values = ("WHERE reftime < ? ", [stamp(unused_since)]) if unused_since is not None else ("", [])
     for high, low, nbytes in tx.many(
         f"SELECT highkey, lowkey, bytes FROM contents {old}ORDER BY reftime LIMIT ?", *values, at_most
@@ -283,10 +292,11 @@ def delete_least_recent(
             break
         found.append((int(high), int(low)))
         removed += Usage(1, number(nbytes))
+        changes[int(high)] -= Usage(1, number(nbytes))
     named = _named(tx, found)
     intend(list(named.values()))
     _delete(tx, found)
-    return Evicted(_add(tx, before, -removed.tiles, -removed.bytes), removed, list(named.values()))
+    return Evicted(_add(tx, before, changes), removed, list(named.values()))
 
 
 def _named(tx: Transaction, found: list[Key]) -> dict[Key, Tile]:
@@ -339,29 +349,33 @@ def next_rows(tx: Transaction, after: Key, count: int) -> tuple[list[Key], dict[
 def drop_rows(tx: Transaction, wanted: Iterable[Key]) -> int:
     """Delete rows that name no tile, such as those of the historical cache; return how many there were."""
     before = _lock(tx)
-    gone = size = 0
+    changes: dict[int, Usage] = defaultdict(Usage)
     for key in wanted:
         row = tx.maybe("SELECT bytes FROM contents WHERE highkey = ? AND lowkey = ?", *key)
         if row is not None:
-            gone += _delete(tx, [key])
-            size += number(row[0])
-    _add(tx, before, -gone, -size)
-    return gone
+            changes[key[0]] -= Usage(_delete(tx, [key]), number(row[0]))
+    return before.tiles - _add(tx, before, changes).tiles
 
 
-def count(tx: Transaction) -> tuple[Usage, Usage]:
-    """Return the totals, and what the rows add up to."""
-    # One statement sees one snapshot of both tables, whatever other processes do meanwhile.
-    total_tiles, total_size, tiles, size = tx.one(
-        "SELECT (SELECT numtiles FROM metadata), (SELECT bytes FROM metadata), COUNT(*), COALESCE(SUM(bytes), 0) "
-        "FROM contents"
-    )
-    return Usage(number(total_tiles), number(total_size)), Usage(number(tiles), number(size))
+def count(tx: Transaction) -> Balance:
+    """Return the totals and the accounts, and what the rows add up to."""
+    found: list[dict[int, Usage]] = [{}, {}, {}]
+    # One statement sees one snapshot of all tables, whatever other processes do meanwhile.
+    for table, high, tiles, size in tx.many(
+        "SELECT 0, 0, numtiles, bytes FROM metadata UNION ALL SELECT 1, highkey, tiles, bytes FROM accounts "
+        "UNION ALL SELECT 2, highkey, COUNT(*), SUM(bytes) FROM contents GROUP BY highkey"
+    ):
+        found[int(table)][number(high)] = Usage(number(tiles), number(size))
+    return Balance(found[0].get(0, Usage()), found[1], found[2])
 
 
-def correct_totals(tx: Transaction) -> tuple[Usage, Usage]:
-    """Count again while nobody can change rows, and correct the totals; return them before and after."""
-    before = _lock(tx)
-    totals, counted = count(tx)
-    _add(tx, before, counted.tiles - totals.tiles, counted.bytes - totals.bytes)
-    return totals, counted
+def correct_totals(tx: Transaction) -> Balance:
+    """Balance again while nobody can change rows, and correct totals and accounts; return what they were."""
+    _lock(tx)
+    found = count(tx)
+    total = found.total
+    if found.totals != total:
+        tx.run("UPDATE metadata SET numtiles = ?, bytes = ?", total.tiles, total.bytes)
+    if found.accounts != found.counted:
+        accounts.replace(tx, found.counted)
+    return found

@@ -10,8 +10,7 @@ pending, so that another process can reconcile them should this one die. A use i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +27,14 @@ from ocpproxy.metrics import Metrics
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import rows
 from ocpproxy.store.capacity import CacheLimits, Capacity
+from ocpproxy.store.changes import FileChanges
 from ocpproxy.store.files import OpenTile, StoredTile, TileFiles, TornTile
 from ocpproxy.store.flushes import FlushContext, Flushes
 from ocpproxy.store.full_disk import FullDisk, is_full
 from ocpproxy.store.journal import Journal
 from ocpproxy.store.pending import PendingRows
-from ocpproxy.store.rows import Evicted, Usage
+from ocpproxy.store.rows import Evicted
+from ocpproxy.store.usage import Usage
 from ocpproxy.store.uses import LastUses
 
 _WAIT_FOR_ID = 2.0
@@ -75,17 +76,20 @@ class TileStore(Service):
         self.database = database
         self.run_in_thread = run_in_thread
         self.metrics = metrics
-        self.pending = PendingRows(database, self.files.stat, metrics, self.clear_journal, self._refused)
+        self.changes = FileChanges(self.journal, lambda: self.pending, run_in_thread)
+        self.pending = PendingRows(database, self.files.stat, metrics, self.changes.clear_journal, self._refused)
         self.capacity = Capacity(directory.limits, lambda: self.usage, reactor)
         context = FlushContext(
-            directory.owner, self.journal.owners, self._written, self.pending.refresh_soon, run_in_thread, reactor
+            directory.owner,
+            self.journal.owners,
+            self.changes.settled,
+            self.pending.refresh_soon,
+            run_in_thread,
+            reactor,
         )
         self.flushes = Flushes(directory.path / "flushes", context)
         self.disk = FullDisk(self, reactor)
         self._uses = LastUses(database, reactor, metrics)
-        self._changes = 0
-        self._writing: set[Deferred[None]] = set()
-        """Fire when what is being written now is written."""
         self._with_id: LRUCache[str, None] = LRUCache(_MOST_STACKS)
         """Stacks that have an id in the index."""
 
@@ -119,7 +123,7 @@ class TileStore(Service):
         await self._uses.stop()
         self.pending.reconcile_soon()
         await self.pending.pause()
-        self.clear_journal()
+        self.changes.clear_journal()
         self.journal.close()
 
     # -- reading
@@ -239,28 +243,13 @@ class TileStore(Service):
         """
         made = self.flushes.looked if made is None else made
         created: dict[Tile, int] = {}
-        error = await shield(self._create_files(pictures, made, created))
+        error = await self.changes.run(created, self._create, pictures, made, created)
         if error is not None:
             self.metrics.unstored.inc(len(pictures) - len(created))
             self.disk.refused(error)
         elif created:
             self.disk.accepted()
         return len(created)
-
-    async def _create_files(self, pictures: Pictures, made: float, created: dict[Tile, int]) -> OSError | None:
-        ended: Deferred[None] = Deferred()
-        self._writing.add(ended)
-        try:
-            error: OSError | None = await self._change(created, self._create, pictures, made, created)
-            return error
-        finally:
-            self._writing.remove(ended)
-            ended.callback(None)
-
-    async def _written(self) -> None:
-        """Return when all that is being written now is written."""
-        for ended in list(self._writing):
-            await ended
 
     def _create(self, pictures: Pictures, made: float, created: dict[Tile, int]) -> OSError | None:
         """Create files, and note them in `created`; return what the disk refused. (In a thread.)"""
@@ -283,7 +272,7 @@ class TileStore(Service):
     async def discard(self, tiles: Iterable[Tile]) -> None:
         """Remove the tiles' files, whatever the index says; the rows follow."""
         tiles = list(tiles)
-        await shield(self._change(dict.fromkeys(tiles, 0), self._remove, tiles))
+        await self.changes.run(dict.fromkeys(tiles, 0), self._remove, tiles)
 
     def remove_flushed(self, tile: Tile) -> bool:
         """Remove the tile's file if a flush covers it; return whether one did. (In a thread.)"""
@@ -296,50 +285,22 @@ class TileStore(Service):
     async def discard_flushed(self, tiles: Iterable[Tile]) -> int:
         """Remove the files of those tiles that a flush covers, and return how many; the rows follow."""
         tiles = list(tiles)
-        removed: int = await shield(self._change(dict.fromkeys(tiles, 0), self._remove_flushed, tiles))
+        removed: int = await self.changes.run(dict.fromkeys(tiles, 0), self._remove_flushed, tiles)
         return removed
 
     def _remove_flushed(self, tiles: Sequence[Tile]) -> int:
-        self._note(tiles)
+        self.changes.note(tiles)
         return sum(map(self.remove_flushed, tiles))
 
     def note_removed(self, tiles: list[Tile]) -> None:
         """Note that the files of these tiles were removed: their rows follow."""
         self.pending.add(dict.fromkeys(tiles, 0))
 
-    def _note(self, tiles: Iterable[Tile]) -> None:
-        """Note tiles in the journal, if it can be written: to remove files is what makes room for it."""
-        try:
-            self.journal.note(tiles)
-        except OSError as error:
-            if not is_full(error):
-                raise
-
     def _remove(self, tiles: Sequence[Tile]) -> None:
         """Remove files. (In a thread.)"""
-        self._note(tiles)
+        self.changes.note(tiles)
         for tile in tiles:
             self.files.remove(tile)
-
-    async def _change(self, changed: Mapping[Tile, int], work: Callable[..., Any], *args: Any) -> Any:
-        with self._changing(changed):
-            return await self.run_in_thread(work, *args)
-
-    @contextmanager
-    def _changing(self, changed: Mapping[Tile, int]) -> Iterator[None]:
-        """Keep the journal while a block changes files; afterwards the changed tiles are pending."""
-        self._changes += 1
-        try:
-            yield
-        finally:
-            self._changes -= 1
-            self.pending.add(changed)
-            self.clear_journal()
-
-    def clear_journal(self) -> None:
-        """Empty the journal if the index knows all that this process has done."""
-        if not self.pending and not self._changes and not self.pending.overflowed:
-            self.journal.clear()
 
     # -- evicting
 
@@ -368,7 +329,7 @@ class TileStore(Service):
         intended: dict[Tile, int] = {}
 
         def intend(tiles: list[Tile]) -> None:
-            self._note(tiles)
+            self.changes.note(tiles)
             intended.update(dict.fromkeys(tiles, 0))
 
         ended: Deferred[Evicted | None] = Deferred()
@@ -394,7 +355,7 @@ class TileStore(Service):
 
         Whatever has become of it, the intended tiles are reconciled.
         """
-        with self._changing(intended):
+        with self.changes.changing(intended):
             evicted = await ended
             if evicted is not None:
                 await self.run_in_thread(self._remove, evicted.tiles)

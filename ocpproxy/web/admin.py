@@ -13,6 +13,7 @@ the first segment of every path.
 ``POST /v1/flushes``                            tiles are forgotten (`jobs.flushing`): 201 when they are gone; with
                                                 ``?dry_run=1`` 200 and how many there are
 ``GET /v1/flushes``                             the flushes whose files are being removed
+``GET /v1/usage?by=token|plane|level``          what is stored, and how large it is
 ==============================================  ====================================================================
 
 A failure is ``{"error": "…"}`` with the status 400 (bad request), 401, 404, 405, 409 (not possible now), 413, 422 (the
@@ -39,6 +40,7 @@ from ocpproxy.index.jobs import Job
 from ocpproxy.jobs.flushing import Flushing, title
 from ocpproxy.jobs.progress import JobProgress
 from ocpproxy.jobs.service import Jobs, NoSuchJob, NotPossible, does_not_fit
+from ocpproxy.jobs.space import BY, SpaceReport
 from ocpproxy.jobs.spec import BadJob, read_json, read_text
 from ocpproxy.log import Logger
 from ocpproxy.store.flushes import TooManyFlushes
@@ -98,6 +100,7 @@ class AdminParts:
 
     jobs: Jobs
     flushing: Flushing
+    space: SpaceReport
 
 
 class AdminResource(Resource):
@@ -113,6 +116,7 @@ class AdminResource(Resource):
         super().__init__()
         jobs = self._jobs = parts.jobs
         self._flushing = parts.flushing
+        self._space = parts.space
         self._token = token
         self._actions: dict[str, Callable[[int], Awaitable[None]]] = {
             "pause": jobs.pause,
@@ -161,6 +165,8 @@ class AdminResource(Resource):
                 return await self._flush(request)
         await self._jobs.wait_for_index()
         match [method, *path]:
+            case ["GET", "usage"]:
+                return await self._usage(request)
             case ["GET", "jobs"]:
                 return 200, {"jobs": [as_json(job) for job in await self._jobs.all()]}
             case ["POST", "jobs"]:
@@ -170,7 +176,7 @@ class AdminResource(Resource):
             case ["POST", "jobs", number, action] if action in self._actions:
                 await self._actions[action](_number(number))
                 return 200, {"job": await self._detailed(_number(number))}
-        known = not path or path[0] in ("jobs", "flushes")
+        known = not path or path[0] in ("jobs", "flushes", "usage")
         return (405 if known and method not in ("GET", "POST") else 404), {"error": "there is nothing here"}
 
     def _is_allowed(self, request: AdminRequest) -> bool:
@@ -186,6 +192,12 @@ class AdminResource(Resource):
             return 200, {"estimate": estimate.to_json(), "refused": refused}
         number, estimate = await self._jobs.submit(spec, text)
         return 201, {"job": await self._detailed(number), "estimate": estimate.to_json()}
+
+    async def _usage(self, request: AdminRequest) -> Answer:
+        by = request.args.get(b"by", [b"token"])[0].decode("latin-1")
+        if by not in BY:
+            return 400, {"error": "by: expected " + ", ".join(BY)}
+        return 200, {"usage": [asdict(one) for one in await self._space.usage(by)]}
 
     async def _flush(self, request: AdminRequest) -> Answer:
         wanted = await self._flushing.read(read_json(request.text))

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from ocpproxy import __version__
 from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry
 from ocpproxy.concurrency.pieces import in_pieces
-from ocpproxy.store.rows import Usage
+from ocpproxy.store.usage import Usage
 from ocpproxy.web import answers, catmaid
 from ocpproxy.web.answers import Reply
 from ocpproxy.web.catmaid import StackInfo
