@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from treq.client import HTTPClient
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
+from twisted.web.client import Agent
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
 
 from tests import ocpserver
 from tests.daemons import ROOT, Daemon, DaemonCase
@@ -36,6 +41,17 @@ class PickyService(ocpserver.Service):
         if any(part in path for part in self.bad):
             return "cutout", 500, {}, b"for the test"
         return super().answer(path, query, headers)
+
+
+def admin_client(path: Path) -> HTTPClient:
+    """Return an HTTP client of a unix socket."""
+
+    @implementer(IAgentEndpointFactory)
+    class Endpoints:
+        def endpointForURI(self, uri: object) -> UNIXClientEndpoint:
+            return UNIXClientEndpoint(reactor, str(path))
+
+    return HTTPClient(Agent.usingEndpointFactory(reactor, Endpoints()))
 
 
 class Command(ProcessProtocol):

@@ -9,37 +9,21 @@ import stat
 import struct
 from pathlib import Path
 
-from treq.client import HTTPClient
-from twisted.internet import reactor
-from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory
-from zope.interface import implementer
 
 from tests.daemons import pause
-from tests.prefetching import PrefetchCase
+from tests.prefetching import PrefetchCase, admin_client
 
 
 class AdminTests(PrefetchCase):
     """The admin endpoint."""
-
-    def ask(self, path: Path) -> HTTPClient:
-        """Return a client of a unix socket."""
-
-        @implementer(IAgentEndpointFactory)
-        class Endpoint:
-            def endpointForURI(self, uri: object) -> UNIXClientEndpoint:
-                return UNIXClientEndpoint(reactor, str(path))
-
-        return HTTPClient(Agent.usingEndpointFactory(reactor, Endpoint()))
 
     async def test_socket(self) -> None:
         """Only the owner and the group can use it; it is not on the public port; what is sent there is checked."""
         daemon = await self.begin()
         path = self.short / "admin.sock"
         self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o660)
-        client = self.ask(path)
+        client = admin_client(path)
         for method, where, body, status in (
             ("GET", "v1/", b"", 200),
             ("GET", "v2/jobs", b"", 404),

@@ -23,6 +23,7 @@ from ocpproxy.model.voxels import Voxels
 from ocpproxy.store.files import StoredTile
 from ocpproxy.store.flush import Flush
 from ocpproxy.store.flushes import FlushContext, Flushes
+from ocpproxy.store.part import TilePart
 from ocpproxy.upstream.base import VoxelsOnly
 from tests.test_rendering import STACK, ManualLane, tile
 
@@ -141,7 +142,7 @@ class FetchTests(SynchronousTestCase):
         self.urgent.do()
         self.assertEqual(self.successResultOf(first).result, Result.MISS)
         self.assertTrue(self.lookup.find_now(tile(9)))
-        self.flushes._see({"1": Flush(self.flushes.looked + 1, STACK.dataset.token)})
+        self.flushes._see({"1": Flush(self.flushes.looked + 1, TilePart(STACK.dataset.token))}, {"1"})
         self.assertIsNone(self.lookup.find_now(tile(9)))
         again = self.fetch(9)
         self.assertEqual((len(self.fetches), self.fetches.waiters), (2, 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,7 +13,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from tests.daemons import Daemon, pause
 from tests.databases import OnMariaDB, OnSQLite
-from tests.prefetching import SLABS, PrefetchCase
+from tests.prefetching import SLABS, PrefetchCase, admin_client
 
 
 class FlushTests(PrefetchCase):
@@ -101,6 +102,27 @@ class FlushTests(PrefetchCase):
         ):
             code, out = await self.command("flush", *words)
             self.assertEqual((code, expected in out), (2, True), out)
+
+    async def test_odd_requests(self) -> None:
+        """Odd values at the admin endpoint are refused with what was expected, and nothing is forgotten."""
+        daemon = await self.begin()
+        client = admin_client(self.short / "admin.sock")
+        odd: list[dict[str, Any]] = [
+            {"older_than": ""},
+            {"older_than": False},
+            {"older_than": []},
+            {"older_than": 10**400},
+            {"older_than": -1},
+            {"channels": []},
+            {"planes": []},
+            {"levels": [2, 1]},
+            {"all": True},
+        ]
+        for more in odd:
+            response = await client.post("http://x/v1/flushes", data=json.dumps({"token": "kat", **more}).encode())
+            self.assertEqual((response.code, "expected" in (await response.json())["error"]), (422, True), more)
+        self.assertNotIn("Traceback", daemon.log)
+        self.assertEqual(list((self.place / "cache").rglob("*.json")), [])
 
     async def test_without_daemon(self) -> None:
         """Where no daemon runs the command does it itself; the next daemon finds index and disk consistent."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -9,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import tensorstore as ts
+from twisted.internet.utils import getProcessOutputAndValue
 
 from tests import doubles, formats, oracle
 from tests.bossserver import BossServer, Served
 from tests.channels import ViewsCase
-from tests.daemons import Daemon, pause
+from tests.daemons import ROOT, Daemon, pause
 from tests.dvidserver import DvidServer, Grayscale, pyramid
 from tests.pictures import opaque
 from tests.tileserver import TileServer
@@ -58,6 +62,18 @@ class FormatsCase(ViewsCase):
             file.write(sections)
         return await self.start(path)
 
+    async def buckets(self, *names: str, **kinds: str) -> Daemon:
+        """A daemon before the volumes of a directory, each of the kind that is given, or precomputed."""
+        url = self.serve(doubles.Bucket(directory=self.files))
+        sections = [section(name, type="precomputed", url=f"{url}/{name}") for name in names]
+        sections += [section(name, type=kind, url=f"{url}/{name}") for name, kind in kinds.items()]
+        return await self.gateway("".join(sections))
+
+    @property
+    def files(self) -> Path:
+        """The directory of the volumes."""
+        return self.place / "files"
+
     async def every(
         self,
         daemon: Daemon,
@@ -80,18 +96,6 @@ class FormatsCase(ViewsCase):
 
 class EveryFormat(FormatsCase):
     """TileFiles."""
-
-    async def buckets(self, *names: str, **kinds: str) -> Daemon:
-        """A daemon before the volumes of a directory, each of the kind that is given, or precomputed."""
-        url = self.serve(doubles.Bucket(directory=self.files))
-        sections = [section(name, type="precomputed", url=f"{url}/{name}") for name in names]
-        sections += [section(name, type=kind, url=f"{url}/{name}") for name, kind in kinds.items()]
-        return await self.gateway("".join(sections))
-
-    @property
-    def files(self) -> Path:
-        """The directory of the volumes."""
-        return self.place / "files"
 
     async def test_precomputed(self) -> None:
         """precomputed raw, jpeg, png and sharded."""
@@ -231,6 +235,32 @@ class EveryFormat(FormatsCase):
             self.assertEqual((code, headers["cache-status"]), (200, "ocpproxy; detail=out-of-bounds"))
         code, body, _ = await daemon.get("unknown/xy/1/0_0_0.png")
         self.assertEqual((code, body), (404, b"unknown token unknown\n"))
+
+
+class FlushedFormats(FormatsCase):
+    """Volumes that are written again under the same description."""
+
+    async def test_arrays(self) -> None:
+        """After a flush the voxels are read again, whatever a reader of the format keeps for a while."""
+
+        def write(volume: Array) -> None:
+            formats.precomputed(self.files / "raw", volume)
+            formats.precomputed(self.files / "sharded", volume, sharded=True)
+            formats.n5(self.files / "n5", volume)
+            formats.zarr3(self.files / "zarr3", volume, sharded=True)
+
+        write(em())
+        daemon = await self.buckets("raw", "sharded", n5="n5", zarr3="zarr")
+        new = 255 - em()
+        for name in ("raw", "sharded", "n5", "zarr3"):
+            await self.check(daemon, f"{name}/xy", opaque(oracle.grey(em()[3])), 0, 3)
+        shutil.rmtree(self.files)
+        write(new)
+        for name in ("raw", "sharded", "n5", "zarr3"):
+            words = ["-m", "ocpproxy.cli", "flush", name, "--yes", "--config", str(self.place / "ocp.ini")]
+            out, err, code = await getProcessOutputAndValue(sys.executable, words, {**os.environ}, str(ROOT))
+            self.assertEqual(code, 0, out + err)
+            await self.check(daemon, f"{name}/xy", opaque(oracle.grey(new[3])), 0, 3)
 
 
 class FailureTests(FormatsCase):

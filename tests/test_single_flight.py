@@ -57,6 +57,26 @@ class SingleFlightTests(SynchronousTestCase):
         for item, result in (await upstream).items():
             flight.deliver(item, result)
 
+    def test_detached(self) -> None:
+        """Nobody joins a detached flight. It serves its waiters, fails alone, is cancelled by the last, and counts."""
+        first, leaving = self.fetches.join("a", "x"), self.fetches.join("b", "x")
+        other = self.fetches.join("c", "x")
+        self.fetches.detach(lambda key: key != "c")
+        second = self.fetches.join("a", "x")
+        self.assertEqual((len(self.upstreams), len(self.fetches), self.fetches.waiters), (4, 4, 4))
+        self.upstreams[0].errback(Broken())
+        self.failureResultOf(first, Broken)
+        joined = self.fetches.join("a", "x")
+        self.upstreams[3].callback({"x": "new"})
+        self.assertEqual([self.successResultOf(one) for one in (second, joined)], ["new", "new"])
+        leaving.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        leaving.cancel()
+        self.assertEqual((self.cancelled, len(self.fetches)), (1, 1))
+        self.fetches.detach(lambda key: True)
+        stopping = Deferred.fromCoroutine(self.fetches.stop())
+        self.failureResultOf(other, CancelledError)
+        self.successResultOf(stopping)
+
     def test_one_fetch_for_all(self) -> None:
         """Many who wait for several items of one key cost one fetch; each has a Deferred of his own."""
         waiting = [self.fetches.join("k", item) for item in "aabbc"]

@@ -69,8 +69,8 @@ class KnownFlushes(Protocol):
     generation: int
     """The number of flushes that it has seen."""
 
-    def covers(self, tile: Tile, made: float) -> bool:
-        """Return whether a tile that was made at that time is forgotten."""
+    def forgets(self, tile: Tile, made: float) -> bool:
+        """Return whether a tile that was made at that time must not be kept."""
 
 
 class TileWriter(Protocol):
@@ -136,7 +136,7 @@ class CuboidFetches(Service):
 
         Who asks for such a tile from now on gets a new flight, for voxels that are read again.
         """
-        self._flights.detach(lambda cuboid: any(map(flush.has, cuboid.tiles())))
+        self._flights.detach(lambda cuboid: any(map(flush.part.has, cuboid.tiles())))
 
     def is_flying(self, cuboid: Cuboid) -> bool:
         """Return whether the cuboid is being fetched."""
@@ -151,7 +151,7 @@ class CuboidFetches(Service):
         joined = self._flights.join(cuboid, tile)
         rendered_ahead = shared and joined.called
         found = cast(Found, await joined)
-        if rendered_ahead and not self._store.flushes.covers(tile, found.tile.modified):
+        if rendered_ahead and not self._store.flushes.forgets(tile, found.tile.modified):
             self._lookup.remember(tile, found.tile)  # when it was delivered nobody waited for it
         return Found(found.tile, Result.COLLAPSED) if shared else found
 
@@ -254,7 +254,7 @@ class CuboidFetches(Service):
     def _deliver(self, flight: CuboidFlight, made: float, tile: Tile, picture: bytes) -> None:
         """Deliver a tile; one that somebody waits for, and that was not flushed meanwhile, stays in memory."""
         encoded = EncodedTile.of(tile, picture, made)
-        if flight.is_waited_for(tile) and not self._store.flushes.covers(tile, made):
+        if flight.is_waited_for(tile) and not self._store.flushes.forgets(tile, made):
             self._lookup.remember(tile, encoded)
         flight.deliver(tile, Found(encoded, Result.MISS))
 

@@ -128,7 +128,7 @@ class TileLookup:
 
     def forget(self, flush: Flush) -> None:
         """Forget the tiles in memory that belong to a flush. Those that it does not cover are still on disk."""
-        self._memory.forget(flush.has)
+        self._memory.forget(flush.part.has)
 
     def remember(self, tile: Tile, encoded: EncodedTile) -> None:
         """Keep the tile in memory."""

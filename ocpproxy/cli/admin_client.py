@@ -17,6 +17,7 @@ import treq
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.web.client import URI, Agent
 from twisted.web.iweb import IAgentEndpointFactory
@@ -32,7 +33,14 @@ _ANSWER_WITHIN = 120.0
 
 
 class NoDaemon(Exception):
-    """No daemon answers. The message says where it should be, and why it does not."""
+    """No daemon answers. The message says where it should be, and why it does not.
+
+    :param runs: True if one may be running all the same.
+    """
+
+    def __init__(self, reason: str, *, runs: bool = True) -> None:
+        super().__init__(reason)
+        self.runs = runs
 
 
 class Refused(Exception):
@@ -72,11 +80,12 @@ class AdminClient:
 
     def __init__(self, settings: AdminSettings, reactor: Any) -> None:
         if settings.listen is None:
-            raise NoDaemon("[admin] listen is empty, so no daemon can be asked")
+            raise NoDaemon("[admin] listen is empty, so no daemon can be asked", runs=False)
         self._address = settings.listen
         self._reactor = reactor
         self._http = HTTPClient(Agent.usingEndpointFactory(reactor, _Endpoint(reactor, settings.listen)))
         self._headers: dict[bytes | str, bytes | str] = {}
+        self._answered = False
         if settings.token:
             self._headers["Authorization"] = f"Bearer {settings.token}"
 
@@ -96,7 +105,9 @@ class AdminClient:
             raise
         except Exception as error:  # whatever a connection may fail with, or what somebody else answers there
             reason = str(error) or type(error).__name__
-            raise NoDaemon(f"no daemon answers at {self._address}: {reason}") from None
+            runs = self._answered or not isinstance(error, ConnectError)
+            raise NoDaemon(f"no daemon answers at {self._address}: {reason}", runs=runs) from None
+        self._answered = True
         if response.code >= 300:
             raise Refused(response.code, str(answer.get("error", response.code)))
         found: dict[str, Any] = answer
@@ -114,7 +125,7 @@ def ask_daemon(
     :param command: its name, for messages.
     :param config: the file of the daemon; None for a daemon without one.
     :param work: takes the reactor and the client.
-    :param without: takes the reactor, and does the same without a daemon when none answers.
+    :param without: takes the reactor, and does the same without a daemon when none runs.
     """
     try:
         settings = read_admin(None if config is None else Path(config), os.environ)
@@ -126,7 +137,7 @@ def ask_daemon(
         try:
             return await work(reactor, AdminClient(settings, reactor))
         except (NoDaemon, Refused) as error:
-            if without is not None and isinstance(error, NoDaemon):
+            if without is not None and isinstance(error, NoDaemon) and not error.runs:
                 return await without(reactor)
             print(f"ocpproxy {command}: {error}", file=sys.stderr)
             return COULD_NOT_RUN

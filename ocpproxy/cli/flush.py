@@ -118,10 +118,11 @@ async def _run(reactor: Any, cache: Flusher, arguments: argparse.Namespace) -> i
         if arguments.dry_run:
             return 0
         if not await _confirmed("Forget them? [y/N] "):
-            print("nothing was forgotten")
+            print("nothing was forgotten", file=sys.stderr)
             return _NOT_WANTED
     begun = await cache.flush(wanted)
-    sentence = f"the tiles of {begun['title']} are forgotten; their files are being removed"
+    sentence = f"the tiles of {begun['title']} are forgotten"
+    sentence += ", and their files removed" if begun.get("carried_out") else "; their files are being removed"
     if begun["silent"]:
         sentence += f"; {begun['silent']} processes do not know it yet, and may serve them for a moment"
     _say(arguments, sentence, {"flush": begun})
@@ -195,7 +196,7 @@ class _Answer(LineOnlyReceiver):
 
 async def _confirmed(question: str) -> bool:
     """Ask the person at the terminal, and return whether the answer is yes."""
-    print(question, end="", flush=True)
+    print(question, end="", file=sys.stderr, flush=True)
     answer = _Answer()
     StandardIO(answer)
     return (await answer.given).strip().lower() in (b"y", b"yes")

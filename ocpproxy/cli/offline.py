@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
 
 from ocpproxy.cache.catalogue import CatalogueEntry
 from ocpproxy.cli.admin_client import COULD_NOT_RUN
@@ -14,7 +17,7 @@ from ocpproxy.cli.settings import load_settings
 from ocpproxy.config import Settings
 from ocpproxy.daemon import describing
 from ocpproxy.daemon.storage import CannotOpen, Storage, opened
-from ocpproxy.jobs.flushing import Flushing, title
+from ocpproxy.jobs.flushing import Flushing
 from ocpproxy.jobs.space import SpaceReport
 from ocpproxy.jobs.spec import BadJob
 from ocpproxy.store.cleaning import Cleaning
@@ -31,6 +34,8 @@ class OfflineCache:
         self._space = SpaceReport(storage.store)
         self._cleaning = Cleaning(storage.store, storage.leases, reactor, pause=0)
 
+        self._running: Deferred[None] | None = None
+
     async def _describe(self, token: str) -> CatalogueEntry:
         (report,) = await describing.describe(self._reactor, self._settings, [token])
         if report.entry is None:
@@ -41,18 +46,27 @@ class OfflineCache:
         """Return the ``title`` of a flush, and the ``tiles`` and ``bytes`` that it would forget."""
         flush = await self._flushing.read(wanted)
         usage = await self._flushing.count(flush)
-        return {"title": title(flush), "tiles": usage.tiles, "bytes": usage.bytes}
+        return {"title": str(flush.part), "tiles": usage.tiles, "bytes": usage.bytes}
 
     async def flush(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """Begin a flush, and return what is known of it. Nobody else removes the files, so that is done, too."""
+        """Begin a flush, and return what is known of it. Nobody else removes the files, so that is done, too.
+
+        Where daemons run that this command cannot ask, they are waited for, and do the rest.
+        """
         begun = await self._flushing.begin(await self._flushing.read(wanted))
-        if not begun.silent:
-            await self._cleaning.clean()
-        return asdict(begun)
+        carried_out = not begun.silent and await self._cleaning.clean()
+        if not carried_out and self._running is None:
+            self._running = Deferred.fromCoroutine(self._cleaning.run())
+            self._running.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        return {**asdict(begun), "carried_out": carried_out}
+
+    def close(self) -> None:
+        """Do nothing any more."""
+        if self._running is not None:
+            self._running.cancel()
 
     async def flushes(self) -> list[dict[str, Any]]:
         """Return the flushes whose files are being removed."""
-        await self._cleaning.clean()
         return [asdict(one) for one in await self._flushing.all()]
 
     async def usage(self, by: str) -> list[dict[str, Any]]:
@@ -76,7 +90,8 @@ async def work_offline(
         return COULD_NOT_RUN
     try:
         async with opened(settings, reactor) as storage:
-            return await work(OfflineCache(settings, storage, reactor))
+            with closing(OfflineCache(settings, storage, reactor)) as cache:
+                return await work(cache)
     except (CannotOpen, BadJob, TooManyFlushes) as error:
         print(f"ocpproxy {command}: {error}", file=sys.stderr)
         return COULD_NOT_RUN

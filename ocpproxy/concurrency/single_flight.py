@@ -194,7 +194,8 @@ class SingleFlight(Generic[K, I, R]):
             error = cancelled
         except Exception as failure:
             error = failure
-            self._failures[flight.key] = failure
+            if flight not in self._detached:
+                self._failures[flight.key] = failure
         finally:
             # Before the waiters get the result: a waiter may join again at once, and that must be a new flight.
             self._end(flight)

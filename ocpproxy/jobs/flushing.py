@@ -13,10 +13,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from math import isfinite
 from typing import Any
 
 from ocpproxy.cache.catalogue import CatalogueEntry
@@ -24,20 +23,28 @@ from ocpproxy.jobs.spec import BadJob, JobSpec, read_spec
 from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import CannotDisplay, Plane
 from ocpproxy.model.region import Block, part
-from ocpproxy.model.stack import Tile
 from ocpproxy.store import accounts, flush
-from ocpproxy.store.accounts import Account
-from ocpproxy.store.flush import Area, Flush
+from ocpproxy.store.flush import Flush, Walked
+from ocpproxy.store.part import Area, TilePart
 from ocpproxy.store.tile_store import TileStore
 from ocpproxy.store.usage import Usage
 
 _KEYS = ("token", "channels", "planes", "levels", "times", "box", "older_than")
-_NOW = 1.0
-"""Seconds: a flush that is not older was asked for without an age."""
+_OLDEST = 2.0**32
+"""Seconds."""
 _COUNTED = 2000
-"""Tiles that are counted in one go."""
+"""Files that are looked at in one go."""
 Describe = Callable[[str], Awaitable[CatalogueEntry]]
 """Returns what is known of a token."""
+
+
+@dataclass(frozen=True)
+class FlushRequest:
+    """What somebody wants to be forgotten."""
+
+    part: TilePart
+    age: float | None = None
+    """Seconds: only what was made so long ago."""
 
 
 @dataclass(frozen=True)
@@ -66,70 +73,78 @@ class Flushing:
         self._describe = describe
         self._now = now
 
-    async def read(self, document: Any) -> Flush:
-        """Return the flush of a JSON object.
+    async def read(self, document: Any) -> FlushRequest:
+        """Return what a JSON object asks for.
 
-        :raises BadJob: it is none.
+        :raises BadJob: it makes no sense.
         :raises Undescribed: it has a box, and its dataset is not described.
         """
         if not isinstance(document, Mapping):
             raise BadJob("expected a JSON object")
         for key in document.keys() - set(_KEYS):
             raise BadJob(f"there is no {str(key)[:40]!r}; expected " + ", ".join(_KEYS))
-        age = document.get("older_than") or 0.0
-        if not isinstance(age, (int, float)) or isinstance(age, bool) or not (isfinite(age) and 0 <= age < 2**32):
+        age = document.get("older_than")
+        is_number = isinstance(age, (int, float)) and not isinstance(age, bool)
+        if age is not None and not (is_number and 0 <= age < _OLDEST):
             raise BadJob("older_than: expected a number of seconds")
+        if document.get("channels") is not None and not document["channels"]:
+            raise BadJob("channels: expected a list of names")
         spec = read_spec({key: value for key, value in document.items() if key != "older_than"})
         planes = spec.planes if document.get("planes") is not None else tuple(Plane)
         areas = None
         if spec.region.box is not None:
             areas = _areas(spec, planes, await self._describe(spec.token))
-        levels = spec.levels or (0, None)
-        return Flush(self._now() - age, spec.token, spec.channels, planes, levels, spec.times, areas)
+        part = TilePart(spec.token, spec.channels, planes, spec.levels or (0, None), spec.times, areas)
+        return FlushRequest(part, age)
 
-    async def count(self, wanted: Flush) -> Usage:
-        """Return how many tiles a flush covers, and their bytes.
+    async def count(self, wanted: FlushRequest) -> Usage:
+        """Return how many tiles would be forgotten, and their bytes.
 
         Whole levels are known from their accounts; else the files are looked at.
 
         :raises DatabaseUnavailable: the index does not answer.
         """
-        if wanted.areas is None and wanted.at >= self._now() - _NOW and not self._store.flushes.active:
+        part, now = wanted.part, self._now()
+        if part.areas is None and wanted.age is None and not self._store.flushes.active:
             await self._store.pending.reconciled()
             found = await self._store.database.read(accounts.read)
-            return sum((one.usage for one in found if _has(wanted, one)), Usage())
-        files = flush.walk(self._store.files.directory, wanted)
+            own = [one.usage for one in found if part.has_level_of(one.stack, one.time, one.level)]
+            return sum(own, Usage())
+        rule = Flush(now - (wanted.age or 0), part, everything=wanted.age is None)
+        files = flush.walk(self._store.files.directory, rule, now)
         total = Usage()
-        while True:
-            sizes = await self._store.run_in_thread(lambda: [status.st_size for _, status in islice(files, _COUNTED)])
-            if not sizes:
-                return total
+        while (sizes := await self._store.run_in_thread(_next_sizes, files)) is not None:
             total += Usage(len(sizes), sum(sizes))
+        return total
 
-    async def begin(self, wanted: Flush) -> BegunFlush:
+    async def begin(self, wanted: FlushRequest) -> BegunFlush:
         """Begin a flush: when this returns, its tiles are gone for all processes that know it.
 
         :raises OSError: it cannot be written.
         :raises TooManyFlushes: others have to be carried out first.
         """
-        name, silent = await self._store.flushes.add(wanted)
-        return BegunFlush(name, title(wanted), self._store.flushes.active.get(name, wanted).at, 0, len(silent))
+        name, silent = await self._store.flushes.add(wanted.part, wanted.age)
+        return BegunFlush(name, str(wanted.part), self._now() - (wanted.age or 0), 0, len(silent))
 
     async def all(self) -> list[BegunFlush]:
         """Return the flushes that are being carried out, the oldest first."""
         flushes, run = self._store.flushes, self._store.run_in_thread
         return [
             BegunFlush(
-                name, title(one), one.at, await run(flushes.load_progress, name), len(await flushes.silent(name))
+                name,
+                str(one.part),
+                one.at,
+                await run(flushes.files.load_progress, name),
+                len(await flushes.silent(name)),
             )
             for name, one in sorted(flushes.active.items())
         ]
 
 
-def _has(wanted: Flush, account: Account) -> bool:
-    """Return whether the tiles of an account belong to a flush of whole levels."""
-    known = account.stack.count("/") == 3
-    return known and wanted.has(Tile(account.stack, account.time, account.level, 0, 0, 0))
+def _next_sizes(files: Iterator[Walked]) -> list[int] | None:
+    """Return the bytes of the next tiles of a walk; None at its end. (In a thread.)"""
+    looked_at = list(islice(files, _COUNTED))
+    return [file[1].st_size for file in looked_at if file is not None] if looked_at else None
 
 
 def _areas(spec: JobSpec, planes: tuple[Plane, ...], entry: CatalogueEntry) -> dict[tuple[Plane, int], Area]:
@@ -146,18 +161,3 @@ def _areas(spec: JobSpec, planes: tuple[Plane, ...], entry: CatalogueEntry) -> d
                 spans = ((one.start, one.stop) for one in (found.rows, found.cols, found.slices))
                 areas[plane, level] = Area(*spans)
     return areas
-
-
-def title(wanted: Flush) -> str:
-    """Return what a flush covers, for people."""
-    words = [wanted.token + ("/" + ",".join(wanted.channels) if wanted.channels else "")]
-    first, last = wanted.levels
-    if wanted.levels != (0, None):
-        words.append(f"levels {first}-{'' if last is None else last}")
-    if set(wanted.planes) != set(Plane):
-        words.append(",".join(plane.value for plane in wanted.planes))
-    if wanted.times is not None:
-        words.append("times {}-{}".format(*wanted.times))
-    if wanted.areas is not None:
-        words.append("a box")
-    return " ".join(words)

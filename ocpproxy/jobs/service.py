@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from twisted.internet.task import deferLater
+
+from ocpproxy.concurrency.single_flight import REMEMBER_FAILURE
 from ocpproxy.concurrency.work import Lane, working_for
 from ocpproxy.index.jobs import ENDED, Failure, Job, JobState
 from ocpproxy.jobs.plan import Estimate, Plan
@@ -43,6 +46,7 @@ class Jobs:
         self._estimator = parts.estimator
         self._fetches = parts.fetches
         self._now = parts.run.now
+        self._clock = parts.run.clock
         self._runner = runner
 
     async def wait_for_index(self) -> None:
@@ -130,6 +134,9 @@ class Jobs:
 
         :raises NotPossible: it is running.
         """
+        job = await self.job(number)
+        if job.state is not JobState.RUNNING and self._now() - job.changed <= REMEMBER_FAILURE + 1:  # whole seconds
+            await deferLater(self._clock, REMEMBER_FAILURE)  # else what has failed just now fails without being asked
         again = {"position": 0, "done": 0}
         await self._go_on(number, "retried", (*ENDED, *_RESUMABLE), again)
 

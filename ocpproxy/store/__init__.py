@@ -14,7 +14,9 @@
 `counts`        how much of a part is stored, as interactions
 `pending`       tiles whose rows have to be reconciled with their files
 `uses`          when tiles were used last
+`part`          a part of what is stored of one token
 `flush`         which tiles a flush covers, and their files
+`flush_files`   the directory in which flushes are kept
 `flushes`       the flushes of a cache directory, which all processes know
 `cleaning`      removes the files that flushes cover
 `fsck`          finds and mends what disk and index do not agree on

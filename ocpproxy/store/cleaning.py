@@ -18,6 +18,7 @@ from ocpproxy.index.leases import LeaseHolder
 from ocpproxy.log import Logger
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import flush
+from ocpproxy.store.flush import Walked
 from ocpproxy.store.tile_store import TileStore
 
 LEASE = "flush"
@@ -66,8 +67,11 @@ class Cleaning:
             return False
         try:
             for name in list(self._store.flushes.active):
-                if not await self._store.flushes.silent(name):
-                    await self._carry_out(name)
+                try:
+                    if not await self._store.flushes.silent(name):
+                        await self._carry_out(name)
+                except OSError as error:  # such as of one directory, which does not keep the others from being done
+                    self._log.error("a flush cannot be carried out: {reason}", reason=str(error))
         finally:
             await self._leases.release(LEASE)
         return not self._store.flushes.active
@@ -78,19 +82,21 @@ class Cleaning:
         if rule is None:
             return
         run = store.run_in_thread
-        removed = await run(flushes.load_progress, name)
-        files = flush.walk(store.files.directory, rule)
-        while batch := await run(_next_tiles, files):
-            removed += await store.discard_flushed(batch)
-            await store.pending.reconciled()
-            await run(flushes.save_progress, name, removed)
+        removed = await run(flushes.files.load_progress, name)
+        files = flush.walk(store.files.directory, rule, flushes.context.now())
+        while (batch := await run(_next_tiles, files)) is not None:
+            if batch:
+                removed += await store.discard_flushed(batch)
+                await store.pending.reconciled()
+                await run(flushes.files.save_progress, name, removed)
             if self._pause:
                 await deferLater(self._clock, self._pause)
-        await run(flushes.end, name)
+        await run(flushes.files.end, name)
         await flushes.look()
-        self._log.info("a flush of {token} is carried out: {count} tiles", token=rule.token, count=removed)
+        self._log.info("a flush of {part} is carried out: {count} tiles", part=str(rule.part), count=removed)
 
 
-def _next_tiles(files: Iterator[tuple[Tile, object]]) -> list[Tile]:
-    """Return the next tiles of a walk. (In a thread.)"""
-    return [tile for tile, _ in islice(files, _BATCH)]
+def _next_tiles(files: Iterator[Walked]) -> list[Tile] | None:
+    """Return the next tiles of a walk; None at its end. (In a thread.)"""
+    looked_at = list(islice(files, _BATCH))
+    return [file[0] for file in looked_at if file is not None] if looked_at else None

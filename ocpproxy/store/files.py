@@ -24,7 +24,7 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from threading import Lock
+from threading import Lock, get_ident
 from typing import NamedTuple, TypeVar
 
 from ocpproxy.imagery.pictures import is_uniform, is_whole
@@ -107,6 +107,22 @@ def _status(found: os.stat_result) -> FileStatus:
     """Return the status of a file. A shared one was modified when it got its latest link, which is never too early."""
     modified = found.st_mtime if found.st_nlink == 1 else found.st_ctime
     return FileStatus(found.st_size, modified, found.st_mtime)
+
+
+def _give_name(temporary: str, name: str) -> bool:
+    """Give a file its name, unless that exists: return whether it has it. The temporary one may stay."""
+    try:
+        os.link(temporary, name)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # A file system without hard links: here the check and the rename are two steps.
+        if os.path.lexists(name):
+            return False
+        os.rename(temporary, name)
+    return True
 
 
 class TileFiles:
@@ -212,18 +228,7 @@ class TileFiles:
                 if error.errno not in _NO_LINKS:
                     raise
         with self._written(name + self._temporary, picture, made) as temporary:
-            try:
-                os.link(temporary, name)
-            except FileExistsError:
-                return False
-            except OSError as error:
-                if error.errno not in _NO_LINKS:
-                    raise
-                # A file system without hard links: here the check and the rename are two steps.
-                if os.path.lexists(name):
-                    return False
-                os.rename(temporary, name)
-            return True
+            return _give_name(temporary, name)
 
     @contextlib.contextmanager
     def _written(self, temporary: str, picture: bytes, made: float) -> Iterator[str]:
@@ -301,13 +306,41 @@ class TileFiles:
             if not os.path.isdir(name) or os.path.islink(name):
                 raise
             shutil.rmtree(name)
-        parent = Path(name).parent
+        self._remove_empty(Path(name).parent)
+
+    def _remove_empty(self, parent: Path) -> None:
+        """Remove a directory if it is empty, and then those above it."""
         while parent != self.directory:
             try:
                 parent.rmdir()
             except OSError:
                 return
             parent = parent.parent
+
+    def remove_if(self, tile: Tile, wanted: Callable[[float], bool]) -> bool:
+        """Remove the tile's file if `wanted` returns True for when it was made; return whether it was removed.
+
+        Another process may put a new file in its place at any time: then that one stays.
+        """
+        status = self.stat(tile)
+        if status is None or not wanted(status.made):
+            return False
+        name = self._at(tile)
+        taken = f"{name}.{get_ident()}{self._temporary}"
+        try:
+            os.rename(name, taken)
+        except FileNotFoundError:
+            return False
+        try:
+            is_old = wanted(os.lstat(taken).st_mtime)
+            if not is_old:
+                _give_name(taken, name)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(taken)
+        if is_old:
+            self._remove_empty(Path(name).parent)
+        return is_old
 
     def remove_oldest(self, size: int, at_most: int) -> list[Tile]:
         """Remove the files that were made or read longest ago, until so many bytes are free; return their tiles.

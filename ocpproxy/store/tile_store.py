@@ -242,25 +242,28 @@ class TileStore(Service):
         :param made: as for `store`.
         """
         made = self.flushes.looked if made is None else made
-        created: dict[Tile, int] = {}
-        error = await self.changes.run(created, self._create, pictures, made, created)
+        changed: dict[Tile, int] = {}
+        error = await self.changes.run(changed, self._create, pictures, made, changed)
+        created = sum(size > 0 for size in changed.values())
         if error is not None:
-            self.metrics.unstored.inc(len(pictures) - len(created))
+            self.metrics.unstored.inc(len(pictures) - created)
             self.disk.refused(error)
         elif created:
             self.disk.accepted()
-        return len(created)
+        return created
 
-    def _create(self, pictures: Pictures, made: float, created: dict[Tile, int]) -> OSError | None:
-        """Create files, and note them in `created`; return what the disk refused. (In a thread.)"""
+    def _create(self, pictures: Pictures, made: float, changed: dict[Tile, int]) -> OSError | None:
+        """Create files, and note in `changed` what was changed; return what the disk refused. (In a thread.)"""
         try:
             self.journal.note(tile for tile, _ in pictures)
+            since = self.flushes.shared_since(made)
             for tile, picture in pictures:
-                if self.flushes.covers(tile, made):
+                if self.flushes.forgets(tile, made):
                     continue
-                self.remove_flushed(tile)
-                if self.files.create(tile, picture, made, self.flushes.shared_since):
-                    created[tile] = len(picture)
+                if self.remove_flushed(tile):
+                    changed[tile] = 0
+                if self.files.create(tile, picture, made, since):
+                    changed[tile] = len(picture)
         except OSError as error:
             return error
         return None
@@ -276,11 +279,8 @@ class TileStore(Service):
 
     def remove_flushed(self, tile: Tile) -> bool:
         """Remove the tile's file if a flush covers it; return whether one did. (In a thread.)"""
-        file = self.files.stat(tile) if self.flushes.active else None
-        if file is None or not self.flushes.covers(tile, file.made):
-            return False
-        self.files.remove(tile)
-        return True
+        covers = self.flushes.covers
+        return bool(self.flushes.active) and self.files.remove_if(tile, lambda made: covers(tile, made))
 
     async def discard_flushed(self, tiles: Iterable[Tile]) -> int:
         """Remove the files of those tiles that a flush covers, and return how many; the rows follow."""

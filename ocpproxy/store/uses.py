@@ -44,7 +44,8 @@ class LastUses:
 
     async def stop(self) -> None:
         """Write what is only in memory, and stop."""
-        self._loop.stop()
+        if self._loop.running:
+            self._loop.stop()
         await self.write()
 
     def note(self, tile: Tile) -> None:

@@ -37,7 +37,7 @@ from ocpproxy import __version__
 from ocpproxy.cache.catalogue import Undescribed
 from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.index.jobs import Job
-from ocpproxy.jobs.flushing import Flushing, title
+from ocpproxy.jobs.flushing import Flushing
 from ocpproxy.jobs.progress import JobProgress
 from ocpproxy.jobs.service import Jobs, NoSuchJob, NotPossible, does_not_fit
 from ocpproxy.jobs.space import BY, SpaceReport
@@ -203,7 +203,7 @@ class AdminResource(Resource):
         wanted = await self._flushing.read(read_json(request.text))
         if request.is_dry_run:
             usage = await self._flushing.count(wanted)
-            return 200, {"title": title(wanted), "tiles": usage.tiles, "bytes": usage.bytes}
+            return 200, {"title": str(wanted.part), "tiles": usage.tiles, "bytes": usage.bytes}
         return 201, {"flush": asdict(await self._flushing.begin(wanted))}
 
     async def _detailed(self, number: int) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class RequestHandler:
 
     def read(self, number: int, request: Mapping[str, Any]) -> None:
         """Start to read a part of an array."""
-        key = json.dumps(request["spec"], sort_keys=True)
+        key = json.dumps([request["generation"], request["spec"]], sort_keys=True)
 
         def opened(future: Any) -> None:
             try:

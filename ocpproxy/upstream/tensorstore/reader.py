@@ -22,7 +22,7 @@ from cachetools import LRUCache
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 
-from ocpproxy.concurrency import progress
+from ocpproxy.concurrency import generation, progress
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import UpstreamFailure
 from ocpproxy.upstream.chunks import MissingChunks, log_all_missing
@@ -99,6 +99,7 @@ class TensorStoreReader:
         """
         message: dict[str, Any] = {
             "do": "read" if part.encoding.reader == TENSORSTORE else "decode",
+            "generation": generation.current(),
             "index": [[one.start, one.stop] if isinstance(one, range) else one for one in part.index],
             "order": list(part.order),
         }
