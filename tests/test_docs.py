@@ -298,6 +298,8 @@ class ReadmeTests(DaemonCase):
                     await self.run_command(*words)
                 case ["ocpproxy", "flush", token, *rest]:
                     await self.run_command("ocpproxy", "flush", token.replace("kasthuri11", "demo"), *rest, "--yes")
+                case ["ocpproxy", "pin", _, *rest]:
+                    await self.run_command("ocpproxy", "pin", "demo", *(one for one in rest if one != "--prefetch"))
                 case ["ocpproxy", "jobs", *_, "--config", "ocp.ini"]:  # there is no job 3
                     outputs["jobs"] = await self.run_command("ocpproxy", "jobs", "--config", "ocp.ini")
                 case ["ocpproxy", "describe", _, *rest]:

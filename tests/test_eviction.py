@@ -104,6 +104,7 @@ class EvictorTests(SynchronousTestCase):
         self.evictor = Evictor(self.cache, self.cache, 30, self.clock, Metrics())
         self.evictor.startService()
         self.addCleanup(self.evictor.stopService)
+        self.holding: list[Deferred[None]] = []
 
     async def keep(self, nbytes: int) -> int:
         """Store one tile as the cache does, and return how much was granted."""
@@ -204,7 +205,7 @@ class EvictorTests(SynchronousTestCase):
                 found.callback(enough)
                 await end
 
-        Deferred.fromCoroutine(within())
+        self.holding.append(Deferred.fromCoroutine(within()))  # else the garbage collector may end it at any time
         return found
 
     def test_hold_space(self) -> None:

@@ -11,6 +11,7 @@ from twisted.trial.unittest import TestCase
 from ocpproxy.imagery import png
 from ocpproxy.index.dialect import Transaction
 from ocpproxy.store import accounts, keys, rows
+from ocpproxy.store.evicting import delete_least_recent
 from ocpproxy.store.usage import Usage
 from tests.databases import OnMariaDB, OnSQLite
 from tests.stores import PICTURES, STACK, OpenStoreMixin, tile
@@ -42,7 +43,7 @@ class FsckTests(OpenStoreMixin):
         dead, opened = await self.open_store("dead"), await self.open_store("one")
         await dead.store.write([(tile(n), PICTURES[0]) for n in range(6)])
         await dead.store.pending.reconciled()
-        await dead.database.run(rows.delete_least_recent, 4, Usage(), dead.store.journal.note)
+        await dead.database.run(delete_least_recent, 4, Usage(), dead.store.journal.note)
         dead.die()
         await opened.fsck.recover()
         self.assertEqual(len(opened.mended), 4)

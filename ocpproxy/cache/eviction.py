@@ -22,7 +22,7 @@ from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.index.leases import LeaseHolder
 from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
-from ocpproxy.store.capacity import Capacity
+from ocpproxy.store.capacity import CacheLimits, Capacity
 from ocpproxy.store.usage import Usage
 
 LEASE = "reclaim"
@@ -64,7 +64,6 @@ class Evictor(Service):
     ) -> None:
         self._store = store
         self._capacity = store.capacity
-        self._limits = store.capacity.limits
         self._leases = leases
         self._interval = interval
         self._clock = clock
@@ -77,6 +76,10 @@ class Evictor(Service):
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
         self._capacity.evictor = self
+
+    @property
+    def _limits(self) -> CacheLimits:
+        return self._capacity.limits  # they change with the space on the disk
 
     def startService(self) -> None:
         """Look at the usage every `interval` from now on."""

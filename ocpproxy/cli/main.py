@@ -22,8 +22,11 @@ SUBCOMMANDS = {
     "prefetch": "ocpproxy.cli.prefetch",
     "jobs": "ocpproxy.cli.jobs",
     "usage": "ocpproxy.cli.usage",
+    "pin": "ocpproxy.cli.pin",
+    "unpin": "ocpproxy.cli.pin",
+    "pins": "ocpproxy.cli.pin",
 }
-"""The module of each subcommand."""
+"""The module of each subcommand. A module may have several."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     words = sys.argv[1:] if argv is None else argv
     named = SUBCOMMANDS.get(words[0]) if words else None
-    for module in [named] if named else SUBCOMMANDS.values():  # the help shows all of them
+    for module in [named] if named else dict.fromkeys(SUBCOMMANDS.values()):  # the help shows all of them
         import_module(module).add_parser(commands)
     arguments = parser.parse_args(words)
     code: int = arguments.run(arguments)

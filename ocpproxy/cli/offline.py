@@ -18,8 +18,10 @@ from ocpproxy.config import Settings
 from ocpproxy.daemon import describing
 from ocpproxy.daemon.storage import CannotOpen, Storage, opened
 from ocpproxy.jobs.flushing import Flushing
+from ocpproxy.jobs.pinning import NoSuchPin, PinContext, Pinning, TooMuchPinned
+from ocpproxy.jobs.plan import Estimate, Estimator, Plan
 from ocpproxy.jobs.space import SpaceReport
-from ocpproxy.jobs.spec import BadJob
+from ocpproxy.jobs.spec import BadJob, JobSpec
 from ocpproxy.store.cleaning import Cleaning
 from ocpproxy.store.flushes import TooManyFlushes
 
@@ -31,7 +33,9 @@ class OfflineCache:
         self._settings = settings
         self._reactor = reactor
         self._flushing = Flushing(storage.store, self._describe, time.time)
-        self._space = SpaceReport(storage.store)
+        self._space = SpaceReport(storage.store, settings.quotas)
+        self._estimator = Estimator(storage.store, storage.files.run, reactor)
+        self._pinning = Pinning(storage.store, PinContext(self._describe, self._estimate, time.time))
         self._cleaning = Cleaning(storage.store, storage.leases, reactor, pause=0)
 
         self._running: Deferred[None] | None = None
@@ -41,6 +45,10 @@ class OfflineCache:
         if report.entry is None:
             raise BadJob(f"{token} is not described: {report.failure}")
         return report.entry
+
+    async def _estimate(self, spec: JobSpec) -> tuple[Plan, Estimate]:
+        plan = await self._estimator.plan(spec, await self._describe(spec.token))
+        return plan, await self._estimator.estimate(plan, seconds_each=0, side_by_side=1)
 
     async def count_flushed(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Return the ``title`` of a flush, and the ``tiles`` and ``bytes`` that it would forget."""
@@ -73,6 +81,18 @@ class OfflineCache:
         """Return what each part of what is stored takes."""
         return [asdict(one) for one in await self._space.usage(by)]
 
+    async def pin(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Pin a part, and return what is known of the pin."""
+        return await self._pinning.pin(wanted)
+
+    async def unpin(self, number: int) -> dict[str, Any]:
+        """Let a part be evicted again, and return what is known of its pin."""
+        return await self._pinning.unpin(number)
+
+    async def pins(self) -> list[dict[str, Any]]:
+        """Return all pins."""
+        return await self._pinning.all()
+
 
 async def work_offline(
     command: str,
@@ -92,6 +112,6 @@ async def work_offline(
         async with opened(settings, reactor) as storage:
             with closing(OfflineCache(settings, storage, reactor)) as cache:
                 return await work(cache)
-    except (CannotOpen, BadJob, TooManyFlushes) as error:
+    except (CannotOpen, BadJob, TooManyFlushes, TooMuchPinned, NoSuchPin) as error:
         print(f"ocpproxy {command}: {error}", file=sys.stderr)
         return COULD_NOT_RUN

@@ -12,7 +12,9 @@ from typing import Any
 from ocpproxy.cli.admin_client import AdminClient, ask_daemon
 from ocpproxy.cli.quantities import show_size
 
-_COLUMNS = ("token", "plane", "level", "tiles", "bytes", "used")
+_COLUMNS = ("token", "plane", "level", "tiles", "bytes", "used", "quota", "pinned")
+
+_NUMBERS = {"tiles", "bytes", "level", "quota", "pinned"}
 
 
 def add_parser(commands: Any) -> None:
@@ -73,8 +75,8 @@ def _show(found: list[dict[str, Any]], arguments: argparse.Namespace) -> int:
 def _cell(name: str, value: Any) -> str:
     if name == "tiles":
         return f"{value:,}"
-    if name == "bytes":
-        return show_size(value)
+    if name in {"bytes", "quota", "pinned"}:
+        return show_size(value) if value else ""
     if name == "used":
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(value)) if value else "unknown"
     return str(value)
@@ -84,7 +86,7 @@ def _print_table(rows: list[list[str]], columns: list[str]) -> None:
     widths = [max(len(row[n]) for row in rows) for n in range(len(columns))]
     for row in rows:
         cells = [
-            cell.rjust(width) if name in {"tiles", "bytes", "level"} else cell.ljust(width)
+            cell.rjust(width) if name in _NUMBERS else cell.ljust(width)
             for cell, width, name in zip(row, widths, columns, strict=True)
         ]
         print("  ".join(cells).rstrip())

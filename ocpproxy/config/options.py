@@ -45,6 +45,7 @@ CACHE: Mapping[str, Option] = {
     "reclaim_to": Option(values.number(0, 1, "a share of size"), "0.90"),
     "reclaim_interval": Option(values.number(0.1, 86400, "seconds"), "30"),
     "max_tiles": Option(values.integer(0, 10**12), "0"),
+    "keep_free": Option(values.keep_free, "5%"),
     "lookahead": Option(values.switch, "on"),
 }
 INDEX: Mapping[str, Option] = {
@@ -80,7 +81,12 @@ DISPLAY: Mapping[str, Option] = {
     "opaque": Option(values.switch, "off"),
     "probability": Option(values.choice("grey", "red"), "grey"),
 }
-"""What a ``[dataset TOKEN]`` has beside the options of its upstream."""
+"""How a ``[dataset TOKEN]`` is shown."""
+STORED: Mapping[str, Option] = {
+    "quota": Option(values.mebibytes, "0"),
+    "pin": Option(values.pinned_levels, ""),
+}
+"""What a ``[dataset TOKEN]`` may take of the cache."""
 
 HTTP_SCHEMES = ("http", "https")
 BUCKET_SCHEMES = (*HTTP_SCHEMES, "s3", "gs")

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from ocpproxy.config import upstreams, values
 from ocpproxy.config.faults import NOT_SHOWN, BadConfiguration, Fault
-from ocpproxy.config.options import ADMIN, CACHE, DISPLAY, INDEX, SERVER, UPSTREAM, Option, UpstreamKind
+from ocpproxy.config.options import ADMIN, CACHE, DISPLAY, INDEX, SERVER, STORED, UPSTREAM, Option, UpstreamKind
 from ocpproxy.config.settings import (
     AdminSettings,
     CacheSettings,
@@ -154,7 +154,7 @@ class _Reader:
             elif token in datasets:
                 self.faults.append(Fault(section, "-", "", problem="another section is for the same token"))
             else:
-                datasets[token] = self._read_upstream(section, upstream, DISPLAY)
+                datasets[token] = self._read_upstream(section, upstream, {**DISPLAY, **STORED})
         return datasets
 
     def _dataset_settings(self, found: dict[str, Any]) -> DatasetSettings:
@@ -167,7 +167,8 @@ class _Reader:
             opaque=found["opaque"],
             red=found["probability"] == "red",
         )
-        return DatasetSettings(upstreams.make_settings(found, self._kinds[found["type"]]), found["token"], display)
+        upstream = upstreams.make_settings(found, self._kinds[found["type"]])
+        return DatasetSettings(upstream, found["token"], display, found["quota"], found["pin"])
 
     # -- one section
 

@@ -60,6 +60,8 @@ class CacheSettings:
     reclaim_to: float
     reclaim_interval: float
     max_tiles: int
+    keep_free: tuple[float, int]
+    """What stays free on the disk: a share of it, and bytes; one of them is 0."""
     lookahead: bool
     """Whether cuboids are fetched before viewers ask for them."""
 
@@ -126,6 +128,10 @@ class DatasetSettings:
     token: str | None
     """The upstream's name of the token, where it is another."""
     display: DisplaySettings
+    quota: int
+    """Bytes of tiles at most; 0 for no bound of its own."""
+    pin: tuple[int, int | None] | None
+    """The first and the last level that are never evicted; the last is None for the coarsest. None for no levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,3 +156,8 @@ class Settings:
     any_token: bool
     """True if `upstream` is asked for tokens that have no section of their own."""
     source: ConfigSource = field(compare=False)
+
+    @property
+    def quotas(self) -> dict[str, int]:
+        """The bytes that tokens with a quota may take."""
+        return {token: dataset.quota for token, dataset in self.datasets.items() if dataset.quota}

@@ -138,6 +138,28 @@ def cache_size(text: str, directory: Path) -> int:
     return size
 
 
+def keep_free(text: str, directory: Path) -> tuple[float, int]:
+    """Read what stays free on a file system: (share, bytes)."""
+    share = re.fullmatch(r"(\d{1,2}(?:\.\d{1,3})?)\s*%", text)
+    if share:
+        return float(share[1]) / 100, 0
+    try:
+        return 0.0, mebibytes(text, directory)
+    except BadValue:
+        raise BadValue("a share of the disk such as 5%, or a number of MiB, or one with MiB, GiB or TiB") from None
+
+
+def pinned_levels(text: str, _: Path) -> tuple[int, int | None] | None:
+    """Read levels that are pinned: (first, last), None for the coarsest; None for none."""
+    found = re.fullmatch(r"(\d{1,5})(?:(-)(\d{1,5})?)?", text)
+    if not text:
+        return None
+    if not found or (found[3] and int(found[3]) < int(found[1])):
+        raise BadValue("levels such as 3-5, 4, or 3- up to the coarsest")
+    first = int(found[1])
+    return first, (int(found[3]) if found[3] else None if found[2] else first)
+
+
 def cutout_size(text: str, directory: Path) -> int:
     """Read the size of a cutout, as bytes."""
     size = mebibytes(text, directory)

@@ -25,6 +25,7 @@ from ocpproxy.cache.eviction import Evictor
 from ocpproxy.cache.fetches import CuboidFetches, FetchContext
 from ocpproxy.cache.lookahead import AheadContext, LookAhead
 from ocpproxy.cache.lookup import TileLookup
+from ocpproxy.cache.quotas import Quotas
 from ocpproxy.cache.rendering import RenderThreads
 from ocpproxy.cache.shared_cutouts import SharedCutouts
 from ocpproxy.cache.tiles import TileCache
@@ -44,6 +45,7 @@ from ocpproxy.daemon.upstreams import make_catalogue, open_upstreams
 from ocpproxy.index.descriptions import Descriptions
 from ocpproxy.index.jobs import JobRows
 from ocpproxy.jobs.flushing import Flushing
+from ocpproxy.jobs.pinning import PinContext, Pinning
 from ocpproxy.jobs.plan import Estimator
 from ocpproxy.jobs.run import RunContext
 from ocpproxy.jobs.runner import JobParts, JobRunner
@@ -135,8 +137,7 @@ def make_gateway(
     rows = JobRows(storage.database, reactor)
     jobs = JobParts(rows, storage.leases, catalogue, estimator, fetches, run, metrics)
     runner = JobRunner(jobs, reactor)
-    flushing, space = Flushing(storage.store, catalogue.entry, now), SpaceReport(storage.store)
-    admin = AdminParts(Jobs(jobs, runner), flushing, space)
+    admin = _admin_parts(settings, storage, Jobs(jobs, runner), catalogue, now)
     services = OrderedServices()
     for service in (
         ShortSwitchInterval(),
@@ -148,6 +149,7 @@ def make_gateway(
         *upstreams.services(),
         catalogue,
         evictor,
+        Quotas(storage.store, storage.leases, settings.quotas, reactor, metrics),
         fetches,
         lookahead,
         *_admin_services(settings, slot, runner, admin, reactor),
@@ -172,6 +174,15 @@ def _share(settings: Settings, of: int) -> Settings:
         upstream=fewer(settings.upstream),
         datasets={token: replace(d, upstream=fewer(d.upstream)) for token, d in settings.datasets.items()},
     )
+
+
+def _admin_parts(
+    settings: Settings, storage: Storage, jobs: Jobs, catalogue: Catalogue, now: Callable[[], float]
+) -> AdminParts:
+    """Return what the admin endpoint gives access to."""
+    pinning = Pinning(storage.store, PinContext(catalogue.entry, jobs.estimate, now))
+    space = SpaceReport(storage.store, settings.quotas)
+    return AdminParts(jobs, Flushing(storage.store, catalogue.entry, now), space, pinning)
 
 
 def _admin_services(

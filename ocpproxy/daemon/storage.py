@@ -21,7 +21,9 @@ from ocpproxy.index.database import Database, DatabaseUnavailable
 from ocpproxy.index.leases import Leases
 from ocpproxy.metrics import Metrics
 from ocpproxy.store.capacity import CacheLimits
+from ocpproxy.store.free_space import KeepFree
 from ocpproxy.store.fsck import Fsck, Report
+from ocpproxy.store.part import TilePart
 from ocpproxy.store.tile_store import CacheDirectory, TileStore
 
 _FILE_THREADS = 4
@@ -55,7 +57,9 @@ def open_storage(settings: Settings, reactor: Any, metrics: Metrics, report: Rep
     limits = CacheLimits(cache.size, cache.max_tiles, cache.reclaim_above, cache.reclaim_to)
     files = LanedThreadPool(reactor, _FILE_THREADS, "files")
     database = Database(reactor, backend(settings.index.url), lambda available: metrics.index_up.set(available))
-    store = TileStore(CacheDirectory(cache.directory, owner, limits), database, reactor, files.run, metrics)
+    pinned = tuple(TilePart(token, levels=one.pin) for token, one in settings.datasets.items() if one.pin)
+    directory = CacheDirectory(cache.directory, owner, limits, KeepFree(*cache.keep_free), pinned)
+    store = TileStore(directory, database, reactor, files.run, metrics)
 
     async def release_leases(dead: str) -> None:
         await database.run(leases.release_all, dead)

@@ -29,7 +29,8 @@ from ocpproxy.store.part import Area, TilePart
 from ocpproxy.store.tile_store import TileStore
 from ocpproxy.store.usage import Usage
 
-_KEYS = ("token", "channels", "planes", "levels", "times", "box", "older_than")
+_KEYS = ("token", "channels", "planes", "levels", "times", "box")
+"""What a flush may have beside ``older_than``."""
 _OLDEST = 2.0**32
 """Seconds."""
 _COUNTED = 2000
@@ -79,23 +80,18 @@ class Flushing:
         :raises BadJob: it makes no sense.
         :raises Undescribed: it has a box, and its dataset is not described.
         """
-        if not isinstance(document, Mapping):
-            raise BadJob("expected a JSON object")
-        for key in document.keys() - set(_KEYS):
-            raise BadJob(f"there is no {str(key)[:40]!r}; expected " + ", ".join(_KEYS))
-        age = document.get("older_than")
+        age = document.get("older_than") if isinstance(document, Mapping) else None
         is_number = isinstance(age, (int, float)) and not isinstance(age, bool)
         if age is not None and not (is_number and 0 <= age < _OLDEST):
             raise BadJob("older_than: expected a number of seconds")
-        if document.get("channels") is not None and not document["channels"]:
-            raise BadJob("channels: expected a list of names")
-        spec = read_spec({key: value for key, value in document.items() if key != "older_than"})
+        if isinstance(document, Mapping):
+            if document.get("channels") is not None and not document["channels"]:
+                raise BadJob("channels: expected a list of names")
+            document = {key: value for key, value in document.items() if key != "older_than"}
+        spec = read_spec(document, _KEYS)
         planes = spec.planes if document.get("planes") is not None else tuple(Plane)
-        areas = None
-        if spec.region.box is not None:
-            areas = _areas(spec, planes, await self._describe(spec.token))
-        part = TilePart(spec.token, spec.channels, planes, spec.levels or (0, None), spec.times, areas)
-        return FlushRequest(part, age)
+        entry = None if spec.region.box is None else await self._describe(spec.token)
+        return FlushRequest(make_part(spec, planes, entry), age)
 
     async def count(self, wanted: FlushRequest) -> Usage:
         """Return how many tiles would be forgotten, and their bytes.
@@ -145,6 +141,16 @@ def _next_sizes(files: Iterator[Walked]) -> list[int] | None:
     """Return the bytes of the next tiles of a walk; None at its end. (In a thread.)"""
     looked_at = list(islice(files, _COUNTED))
     return [file[1].st_size for file in looked_at if file is not None] if looked_at else None
+
+
+def make_part(spec: JobSpec, planes: tuple[Plane, ...], entry: CatalogueEntry | None) -> TilePart:
+    """Return the tiles of a job, in these planes.
+
+    :param entry: what is known of the dataset; it may be None where the job has no box.
+    :raises BadJob: the dataset has no such plane.
+    """
+    areas = _areas(spec, planes, entry) if entry is not None and spec.region.box is not None else None
+    return TilePart(spec.token, spec.channels, planes, spec.levels or (0, None), spec.times, areas)
 
 
 def _areas(spec: JobSpec, planes: tuple[Plane, ...], entry: CatalogueEntry) -> dict[tuple[Plane, int], Area]:

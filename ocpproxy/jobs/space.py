@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ocpproxy.store import accounts
+from ocpproxy.index.dialect import Transaction
+from ocpproxy.store import accounts, pins
 from ocpproxy.store.accounts import Account
+from ocpproxy.store.pins import Pin
 from ocpproxy.store.tile_store import TileStore
 from ocpproxy.store.usage import Usage
 
@@ -34,6 +36,10 @@ class PartUsage:
     bytes: int
     used: int
     """When one of its tiles was used or fetched last, in seconds since 1970; 0 where nobody knows."""
+    quota: int | None = None
+    """Bytes that a token may take; None for a part of a token, and where there is no bound of its own."""
+    pinned: int | None = None
+    """Bytes of a token that are never evicted; None for a part of a token. Of a box they are estimated."""
 
 
 def _plane(account: Account) -> str:
@@ -62,10 +68,14 @@ def summed(found: Iterable[Account], by: str) -> list[PartUsage]:
 
 
 class SpaceReport:
-    """The space of one store."""
+    """The space of one store.
 
-    def __init__(self, store: TileStore) -> None:
+    :param quotas: bytes by token.
+    """
+
+    def __init__(self, store: TileStore, quotas: Mapping[str, int]) -> None:
         self._store = store
+        self._quotas = quotas
 
     async def usage(self, by: str) -> list[PartUsage]:
         """Return what each part takes, without counting any rows.
@@ -73,4 +83,25 @@ class SpaceReport:
         :param by: a key of `BY`.
         :raises DatabaseUnavailable: the index does not answer.
         """
-        return summed(await self._store.database.read(accounts.read), by)
+        found, pinned = await self._store.database.read(_read)
+        parts = summed(found, by)
+        if by != "token":
+            return parts
+        known = [*(Pin(0, part, 0, 0) for part in self._store.pinned), *pinned]
+        return [
+            replace(one, quota=self._quotas.get(one.token), pinned=_pinned(one.token, found, known)) for one in parts
+        ]
+
+
+def _read(tx: Transaction) -> tuple[list[Account], list[Pin]]:
+    return accounts.read(tx), pins.read(tx)
+
+
+def _pinned(token: str, found: Iterable[Account], known: Iterable[Pin]) -> int:
+    """Return how many bytes of a token are pinned."""
+    own = [pin for pin in known if pin.part.token == token]
+    boxes = sum(pin.bytes for pin in own if pin.part.areas is not None)
+    levels = [pin.part for pin in own if pin.part.areas is None]
+    return boxes + sum(
+        one.usage.bytes for one in found if any(part.has_level_of(one.stack, one.time, one.level) for part in levels)
+    )

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -97,15 +97,17 @@ def read_json(text: str) -> Any:
         raise BadJob("expected a JSON object") from None
 
 
-def read_spec(document: Any) -> JobSpec:
+def read_spec(document: Any, keys: Collection[str] = ()) -> JobSpec:
     """Return the job of a JSON object.
 
+    :param keys: what it may have; by default all that a job may have.
     :raises BadJob: it is none.
     """
     if not isinstance(document, Mapping):
         raise BadJob("expected a JSON object")
-    for key in document.keys() - _READERS.keys():
-        raise BadJob(f"there is no {str(key)[:40]!r}; expected " + ", ".join(_READERS))
+    allowed = keys or _READERS
+    for key in document.keys() - set(allowed):
+        raise BadJob(f"there is no {str(key)[:40]!r}; expected " + ", ".join(allowed))
     found = {key: read(key, document[key]) for key, read in _READERS.items() if document.get(key) is not None}
     if "token" not in found:
         raise BadJob("expected a token")

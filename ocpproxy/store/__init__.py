@@ -12,6 +12,9 @@
 `rows`          rows and totals, as interactions
 `accounts`      what each level of each stack takes, as interactions
 `counts`        how much of a part is stored, as interactions
+`evicting`      which tiles are evicted, as interactions
+`pins`          what is never evicted, as interactions
+`free_space`    what stays free on the disk
 `pending`       tiles whose rows have to be reconciled with their files
 `uses`          when tiles were used last
 `part`          a part of what is stored of one token

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
+from ocpproxy.log import Logger
 from ocpproxy.store.usage import Usage
 
 _PATIENCE = 5.0
 """Seconds that a reservation waits for space."""
+_PLENTY = 2**60
+"""Tiles, where there is no bound."""
 _PAUSE = 0.05
 """Seconds between two looks at the usage while another process evicts."""
 
@@ -72,16 +75,41 @@ class Capacity:
     :param stored: returns what is stored now.
     """
 
+    _log = Logger()
     evictor: MakesSpace
     """Set by the evictor, which is made after the store."""
 
     def __init__(self, limits: CacheLimits, stored: Callable[[], Usage], clock: IReactorTime) -> None:
-        self.limits = limits
+        self.limits = self._configured = limits
+        """What the cache may hold now."""
         self._stored = stored
         self._clock = clock
         self._reserved = Usage()
         self._requested = Usage()
         self._queue = DeferredLock()
+
+    def adapt(self, usage: Usage, spare: Usage) -> None:
+        """Lower the limits to what fits on the disk.
+
+        :param usage: what is stored now.
+        :param spare: what may still be stored; less than 0 when some has to go.
+        """
+        configured, possible = self._configured, usage + spare
+        size = max(1, min(configured.size, possible.bytes))
+        tiles = configured.max_tiles
+        if possible.tiles < (tiles or _PLENTY):
+            tiles = max(1, possible.tiles)
+        limited = replace(configured, size=size, max_tiles=tiles)
+        if (limited == configured) != (self.limits == configured):
+            if limited == configured:
+                self._log.info("the disk has space again for all that the cache may hold")
+            else:
+                self._log.warn(
+                    "the disk has no space for all that the cache may hold: {size} bytes, {tiles} tiles at most",
+                    size=size,
+                    tiles=tiles or "any number of",
+                )
+        self.limits = limited
 
     @property
     def used(self) -> Usage:

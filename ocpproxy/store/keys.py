@@ -19,13 +19,14 @@ from ocpproxy.model.stack import Tile
 
 _LEVEL, _ID, _TIME = 16, 24, 23
 _COL, _ROW, _SLICE = 20, 20, 23
-LEVEL_BITS = _LEVEL
 ROW_AT = _COL
 """The lowest bit of the row in a lowkey; the column is below it."""
 ROWS = 1 << _ROW
 """Rows and columns are below this."""
 IDS = 1 << _ID
 """Ids of stacks are below this."""
+ID_IN_SQL = f"((highkey >> {_LEVEL}) & {IDS - 1})"
+"""The id of the stack of a row, in SQL."""
 Key = tuple[int, int]
 
 _PATH = re.compile(

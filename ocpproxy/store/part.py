@@ -47,7 +47,7 @@ class TilePart:
 
     token: str
     channels: tuple[str, ...] = ()
-    """The channels; none for all. False colours of any channels belong to each of them."""
+    """The channels; none for all."""
     planes: tuple[Plane, ...] = tuple(Plane)
     levels: tuple[int, int | None] = (0, None)
     """First and last; None for the coarsest."""
@@ -55,6 +55,8 @@ class TilePart:
     """First and last; None for all."""
     areas: Mapping[tuple[Plane, int], Area] | None = None
     """By plane and level, where it is only a part of a level. Nothing of a level without one belongs to it."""
+    false_colours: bool = True
+    """Whether false colours, of whatever channels, belong to it."""
 
     def has(self, tile: Tile) -> bool:
         """Return whether a tile belongs to the part."""
@@ -76,7 +78,9 @@ class TilePart:
 
     def has_channel(self, channel: str) -> bool:
         """Return whether the channel of a stack's name belongs to it."""
-        return not self.channels or channel in self.channels or channel.startswith(FALSE_COLOUR)
+        if channel.startswith(FALSE_COLOUR):
+            return self.false_colours
+        return not self.channels or channel in self.channels
 
     def has_plane(self, plane: str) -> bool:
         """Return whether the plane of a stack's name belongs to it."""
@@ -105,6 +109,7 @@ class TilePart:
             "levels": self.levels,
             "times": self.times,
             "areas": areas,
+            "false_colours": self.false_colours,
         }
 
     @classmethod
@@ -121,6 +126,7 @@ class TilePart:
                 levels=_range(document["levels"]),
                 times=None if document["times"] is None else _span(document["times"]),
                 areas=None if document["areas"] is None else dict(map(_area, document["areas"])),
+                false_colours=document["false_colours"] is True,
             )
         except (ValueError, TypeError, KeyError) as error:
             raise BadPart(str(error)[:200] or type(error).__name__) from None

@@ -26,8 +26,10 @@ from ocpproxy.store.usage import Usage, number
 _BATCH = 400
 """Keys in one statement."""
 
-_EARLIEST, _LATEST = 86400.0, 2.0**31 - 86400
-"""The times that TIMESTAMP can hold (1970 to 2038), with a day less, as servers count in zones of their own."""
+_EARLIEST, _LATEST = 86400.0, 2.0**31 - 2 * 86400
+"""The times that TIMESTAMP can hold (1970 to 2038), with days less, as servers count in zones of their own."""
+PINNED = datetime.fromtimestamp(_LATEST + 86400, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+"""The ``reftime`` of pinned tiles."""
 
 Stat = Callable[[Tile], FileStatus | None]
 """Returns the size of a tile's file and the time when it was created (seconds since 1970), or None without a file."""
@@ -68,18 +70,6 @@ class Balance:
         return self.totals == self.total and self.accounts == self.counted
 
 
-@dataclass(frozen=True, slots=True)
-class Evicted:
-    """What `delete_least_recent` did."""
-
-    usage: Usage
-    """The totals now."""
-    removed: Usage
-    """The deleted rows and their bytes."""
-    tiles: list[Tile]
-    """The tiles of the deleted rows, whose files have to be removed now."""
-
-
 def stamp(seconds: float) -> str:
     """Return a time as ``reftime`` stores it: UTC, to the microsecond, and within what TIMESTAMP can hold.
 
@@ -93,7 +83,7 @@ def _marks(values: Iterable[object]) -> str:
     return ", ".join("?" for _ in values)
 
 
-def _lock(tx: Transaction) -> Usage:
+def lock(tx: Transaction) -> Usage:
     """Lock the totals and return them. What somebody has deleted, or made no numbers, is counted again."""
     row = tx.maybe("SELECT numtiles, bytes FROM metadata" + tx.dialect.for_update)
     if row is None:
@@ -104,7 +94,7 @@ def _lock(tx: Transaction) -> Usage:
     return Usage(number(row[0]), number(row[1]))
 
 
-def _add(tx: Transaction, before: Usage, changes: Mapping[int, Usage]) -> Usage:
+def add(tx: Transaction, before: Usage, changes: Mapping[int, Usage]) -> Usage:
     """Add to the totals, and to the accounts of these highkeys; return the totals."""
     total = sum(changes.values(), Usage())
     if total != Usage():
@@ -154,7 +144,7 @@ def _free_id(tx: Transaction) -> int | None:
 
 def _forget_empty_stacks(tx: Transaction) -> int:
     """Delete rows of stacks that have no tiles, some thousands at most; return how many."""
-    distinct = f"SELECT DISTINCT (highkey >> {keys.LEVEL_BITS}) & {keys.IDS - 1} FROM contents"
+    distinct = f"SELECT DISTINCT {keys.ID_IN_SQL} FROM contents"
     used = {int(row[0]) for row in tx.many(distinct)}
     next_ids = "SELECT datasetid FROM datasets WHERE datasetid > ? AND dataset LIKE ? ORDER BY datasetid LIMIT 10000"
     after = 0
@@ -172,7 +162,7 @@ def _forget_empty_stacks(tx: Transaction) -> int:
 def without_id(tx: Transaction, names: Iterable[str]) -> list[str]:
     """Give each of these stacks an id; return those for which none is left."""
     names = list(names)
-    _lock(tx)
+    lock(tx)
     ids = stack_ids(tx, names, make=True)
     return [name for name in names if name not in ids]
 
@@ -186,12 +176,33 @@ def _by_highkey(tiles: Iterable[Tile], ids: Mapping[str, int]) -> dict[int, dict
     return groups
 
 
+def ids_of(tx: Transaction, token: str) -> dict[str, int]:
+    """Return the ids of the stacks of a token."""
+    found = tx.many(
+        "SELECT dataset, datasetid FROM datasets WHERE dataset > ? AND dataset < ?", f"{token}/", f"{token}0"
+    )
+    return {str(name): int(id_) for name, id_ in found}
+
+
+def set_time(tx: Transaction, wanted: Iterable[Key], time: str) -> None:
+    """Set the last use of rows."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for high, low in wanted:
+        groups[high].append(low)
+    for high, lows in groups.items():
+        for some in _pieces(lows):
+            tx.run(
+                f"UPDATE contents SET reftime = ? WHERE highkey = ? AND lowkey IN ({_marks(some)})", time, high, *some
+            )
+
+
 def _pieces(lows: Iterable[int]) -> Iterable[list[int]]:
     lows = sorted(lows)
     return (lows[n : n + _BATCH] for n in range(0, len(lows), _BATCH))
 
 
-def _rows(tx: Transaction, groups: Mapping[int, Iterable[int]]) -> dict[Key, int]:
+def row_sizes(tx: Transaction, groups: Mapping[int, Iterable[int]]) -> dict[Key, int]:
+    """Return the bytes of those rows that there are, of lowkeys by highkey."""
     found: dict[Key, int] = {}
     for high, lows in groups.items():
         for some in _pieces(lows):
@@ -202,7 +213,8 @@ def _rows(tx: Transaction, groups: Mapping[int, Iterable[int]]) -> dict[Key, int
     return found
 
 
-def _delete(tx: Transaction, wanted: Iterable[Key]) -> int:
+def delete(tx: Transaction, wanted: Iterable[Key]) -> int:
+    """Delete rows; return how many there were. The caller changes the totals."""
     groups: dict[int, list[int]] = defaultdict(list)
     for high, low in wanted:
         groups[high].append(low)
@@ -215,13 +227,13 @@ def _delete(tx: Transaction, wanted: Iterable[Key]) -> int:
 
 def reconcile(tx: Transaction, tiles: Iterable[Tile], stat: Stat) -> Reconciled:
     """Make rows and totals agree with the files of these tiles."""
-    done = Reconciled(_lock(tx))
+    done = Reconciled(lock(tx))
     files = {tile: stat(tile) for tile in tiles}
     ids = stack_ids(tx, {tile.stack for tile, file in files.items() if file}, make=True)
     ids |= stack_ids(tx, {tile.stack for tile in files} - ids.keys(), make=False)
     done.refused = [tile for tile, file in files.items() if file and tile.stack not in ids]
     groups = _by_highkey(files, ids)
-    rows = _rows(tx, groups)
+    rows = row_sizes(tx, groups)
     new: list[tuple[int, int, str, str, int]] = []
     gone: list[Key] = []
     changes: dict[int, Usage] = defaultdict(Usage)
@@ -244,8 +256,8 @@ def reconcile(tx: Transaction, tiles: Iterable[Tile], stat: Stat) -> Reconciled:
                 done.resized.append(tile)
     if new:
         tx.run_many("INSERT INTO contents (highkey, lowkey, filename, reftime, bytes) VALUES (?, ?, ?, ?, ?)", new)
-    _delete(tx, gone)
-    done.usage = _add(tx, done.usage, changes)
+    delete(tx, gone)
+    done.usage = add(tx, done.usage, changes)
     accounts.note_uses(tx, newest)
     return done
 
@@ -267,40 +279,9 @@ def record_uses(tx: Transaction, uses: Mapping[Tile, float]) -> None:
             )
 
 
-def delete_least_recent(
-    tx: Transaction,
-    at_most: int,
-    keep: Usage,
-    intend: Callable[[list[Tile]], None],
-    unused_since: float | None = None,
-) -> Evicted:
-    """Delete the least recently used rows, `at_most` of them, until no more than `keep` is left.
-
-    :param intend: called with the tiles before anything is changed.
-    :param unused_since: spare those that were used since then (seconds since 1970).
-    """
-    before = _lock(tx)
-    removed = Usage()
-    found: list[Key] = []
-    changes: dict[int, Usage] = defaultdict(Usage)
-    old, values = ("WHERE reftime < ? ", [stamp(unused_since)]) if unused_since is not None else ("", [])
-    for high, low, nbytes in tx.many(
-        f"SELECT highkey, lowkey, bytes FROM contents {old}ORDER BY reftime LIMIT ?", *values, at_most
-    ):
-        left = before - removed
-        if left.bytes <= keep.bytes and left.tiles <= keep.tiles:
-            break
-        found.append((int(high), int(low)))
-        removed += Usage(1, number(nbytes))
-        changes[int(high)] -= Usage(1, number(nbytes))
-    named = _named(tx, found)
-    intend(list(named.values()))
-    _delete(tx, found)
-    return Evicted(_add(tx, before, changes), removed, list(named.values()))
-
-
-def _named(tx: Transaction, found: list[Key]) -> dict[Key, Tile]:
+def named(tx: Transaction, found: Iterable[Key]) -> dict[Key, Tile]:
     """Return the tiles of these keys, without rows whose stack is unknown or whose key is no tile's."""
+    found = list(found)
     ids = sorted({keys.datasetid(high) for high, _ in found})
     names = {
         int(id_): str(name)
@@ -325,7 +306,7 @@ def without_row(tx: Transaction, sizes: Mapping[Tile, int]) -> list[Tile]:
     """Return those of the tiles (with the bytes of their files) that have no row, or a row with another size."""
     ids = stack_ids(tx, {tile.stack for tile in sizes}, make=False)
     groups = _by_highkey(sizes, ids)
-    rows = _rows(tx, groups)
+    rows = row_sizes(tx, groups)
     known = {tile: rows.get((high, low)) for high, lows in groups.items() for low, tile in lows.items()}
     return [tile for tile, size in sizes.items() if known.get(tile) != size]
 
@@ -343,18 +324,18 @@ def next_rows(tx: Transaction, after: Key, count: int) -> tuple[list[Key], dict[
             count,
         )
     ]
-    return found, _named(tx, found)
+    return found, named(tx, found)
 
 
 def drop_rows(tx: Transaction, wanted: Iterable[Key]) -> int:
     """Delete rows that name no tile, such as those of the historical cache; return how many there were."""
-    before = _lock(tx)
+    before = lock(tx)
     changes: dict[int, Usage] = defaultdict(Usage)
     for key in wanted:
         row = tx.maybe("SELECT bytes FROM contents WHERE highkey = ? AND lowkey = ?", *key)
         if row is not None:
-            changes[key[0]] -= Usage(_delete(tx, [key]), number(row[0]))
-    return before.tiles - _add(tx, before, changes).tiles
+            changes[key[0]] -= Usage(delete(tx, [key]), number(row[0]))
+    return before.tiles - add(tx, before, changes).tiles
 
 
 def count(tx: Transaction) -> Balance:
@@ -371,7 +352,7 @@ def count(tx: Transaction) -> Balance:
 
 def correct_totals(tx: Transaction) -> Balance:
     """Balance again while nobody can change rows, and correct totals and accounts; return what they were."""
-    _lock(tx)
+    lock(tx)
     found = count(tx)
     total = found.total
     if found.totals != total:

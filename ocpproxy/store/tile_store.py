@@ -10,8 +10,9 @@ pending, so that another process can reconcile them should this one die. A use i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,15 @@ from ocpproxy.model.stack import Tile
 from ocpproxy.store import rows
 from ocpproxy.store.capacity import CacheLimits, Capacity
 from ocpproxy.store.changes import FileChanges
+from ocpproxy.store.evicting import Evicted, delete_keys, delete_least_recent
 from ocpproxy.store.files import OpenTile, StoredTile, TileFiles, TornTile
 from ocpproxy.store.flushes import FlushContext, Flushes
+from ocpproxy.store.free_space import NOTHING, KeepFree
 from ocpproxy.store.full_disk import FullDisk, is_full
 from ocpproxy.store.journal import Journal
+from ocpproxy.store.keys import Key
+from ocpproxy.store.part import TilePart
 from ocpproxy.store.pending import PendingRows
-from ocpproxy.store.rows import Evicted
 from ocpproxy.store.usage import Usage
 from ocpproxy.store.uses import LastUses
 
@@ -53,6 +57,10 @@ class CacheDirectory:
     owner: str
     """A name of the process that no other has."""
     limits: CacheLimits
+    keep_free: KeepFree = NOTHING
+    """What stays free on its file system."""
+    pinned: tuple[TilePart, ...] = ()
+    """What is never evicted, beside what the index says."""
 
 
 class TileStore(Service):
@@ -89,6 +97,8 @@ class TileStore(Service):
         )
         self.flushes = Flushes(directory.path / "flushes", context)
         self.disk = FullDisk(self, reactor)
+        self._keep_free = directory.keep_free
+        self.pinned = directory.pinned
         self._uses = LastUses(database, reactor, metrics)
         self._with_id: LRUCache[str, None] = LRUCache(_MOST_STACKS)
         """Stacks that have an id in the index."""
@@ -310,22 +320,40 @@ class TileStore(Service):
         return self.pending.usage
 
     async def refresh(self) -> Usage:
-        """Read what the cache holds from the index, which other processes change too.
+        """Read what the cache holds from the index, which other processes change too, and how much space there is.
 
         :raises DatabaseUnavailable: the index does not answer.
         """
-        return await self.pending.refresh()
+        spare = await self.run_in_thread(self._keep_free.spare, self.files.directory)
+        usage = await self.pending.refresh()
+        self.capacity.adapt(usage, spare)
+        return usage
 
     async def evict(self, keep: Usage, at_most: int, unused_since: float | None = None) -> Usage:
         """Evict the least recently used tiles, `at_most` of them, until no more than `keep` is left.
 
-        Return what was evicted. The rows go first; the journal names the files that a crash leaves behind.
+        Return what was evicted. What is pinned stays.
 
         :param unused_since: spare those that were used since then (seconds since 1970).
         :raises DatabaseUnavailable: the index does not answer.
         """
         await self.pending.reconciled()  # the rows choose, so all that is on disk must have one
         await self._uses.write()
+        delete = partial(delete_least_recent, at_most=at_most, keep=keep, unused_since=unused_since)
+        while True:
+            evicted = await self._evict(delete)
+            if evicted.removed.tiles or not evicted.pinned:
+                return evicted.removed
+
+    async def evict_keys(self, wanted: Sequence[Key]) -> Usage:
+        """Evict tiles by the keys of their rows; return what was evicted. What is pinned stays.
+
+        :raises DatabaseUnavailable: the index does not answer.
+        """
+        return (await self._evict(partial(delete_keys, wanted=wanted))).removed
+
+    async def _evict(self, delete: Callable[..., Evicted]) -> Evicted:
+        """Evict what an interaction deletes. The rows go first; the journal names the files that a crash leaves."""
         intended: dict[Tile, int] = {}
 
         def intend(tiles: list[Tile]) -> None:
@@ -334,10 +362,9 @@ class TileStore(Service):
 
         ended: Deferred[Evicted | None] = Deferred()
         removed = shield(self._remove_evicted(ended, intended))
+        work = partial(delete, intend=intend, pinned=self.pinned)
         try:
-            evicted = await self.database.run_within(
-                PATIENCE, ended.callback, rows.delete_least_recent, at_most, keep, intend, unused_since
-            )
+            evicted: Evicted = await self.database.run_within(PATIENCE, ended.callback, work)
         except (OutcomeUnknown, CancelledError):
             removed.addErrback(lambda failure: self._log.failure("removing the files of evicted tiles", failure))
             raise  # the transaction ends later, and then calls `ended.callback`
@@ -348,7 +375,7 @@ class TileStore(Service):
         ended.callback(evicted)
         await removed
         self.metrics.evicted.inc(evicted.removed.tiles)
-        return evicted.removed
+        return evicted
 
     async def _remove_evicted(self, ended: Deferred[Evicted | None], intended: Mapping[Tile, int]) -> None:
         """Remove the files of evicted rows when the transaction has ended, perhaps long after anybody waits for it.

@@ -14,6 +14,9 @@ the first segment of every path.
                                                 ``?dry_run=1`` 200 and how many there are
 ``GET /v1/flushes``                             the flushes whose files are being removed
 ``GET /v1/usage?by=token|plane|level``          what is stored, and how large it is
+``POST /v1/pins``                               a part is never evicted from now on (`jobs.pinning`): 201
+``GET /v1/pins``                                what is never evicted
+``DELETE /v1/pins/ID``                          it may be evicted again
 ==============================================  ====================================================================
 
 A failure is ``{"error": "…"}`` with the status 400 (bad request), 401, 404, 405, 409 (not possible now), 413, 422 (the
@@ -38,6 +41,7 @@ from ocpproxy.cache.catalogue import Undescribed
 from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.index.jobs import Job
 from ocpproxy.jobs.flushing import Flushing
+from ocpproxy.jobs.pinning import NoSuchPin, Pinning, TooMuchPinned
 from ocpproxy.jobs.progress import JobProgress
 from ocpproxy.jobs.service import Jobs, NoSuchJob, NotPossible, does_not_fit
 from ocpproxy.jobs.space import BY, SpaceReport
@@ -60,6 +64,8 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (Undescribed, 502),
     (DatabaseUnavailable, 503),
     (TooManyFlushes, 409),
+    (TooMuchPinned, 409),
+    (NoSuchPin, 404),
     (OSError, 507),
 )
 Answer = tuple[int, Mapping[str, Any]]
@@ -101,6 +107,7 @@ class AdminParts:
     jobs: Jobs
     flushing: Flushing
     space: SpaceReport
+    pinning: Pinning
 
 
 class AdminResource(Resource):
@@ -117,6 +124,7 @@ class AdminResource(Resource):
         jobs = self._jobs = parts.jobs
         self._flushing = parts.flushing
         self._space = parts.space
+        self._pinning = parts.pinning
         self._token = token
         self._actions: dict[str, Callable[[int], Awaitable[None]]] = {
             "pause": jobs.pause,
@@ -167,6 +175,12 @@ class AdminResource(Resource):
         match [method, *path]:
             case ["GET", "usage"]:
                 return await self._usage(request)
+            case ["GET", "pins"]:
+                return 200, {"pins": await self._pinning.all()}
+            case ["POST", "pins"]:
+                return 201, {"pin": await self._pinning.pin(read_json(request.text))}
+            case ["DELETE", "pins", number]:
+                return 200, {"pin": await self._pinning.unpin(_number(number))}
             case ["GET", "jobs"]:
                 return 200, {"jobs": [as_json(job) for job in await self._jobs.all()]}
             case ["POST", "jobs"]:
@@ -176,7 +190,7 @@ class AdminResource(Resource):
             case ["POST", "jobs", number, action] if action in self._actions:
                 await self._actions[action](_number(number))
                 return 200, {"job": await self._detailed(_number(number))}
-        known = not path or path[0] in ("jobs", "flushes", "usage")
+        known = not path or path[0] in ("jobs", "flushes", "usage", "pins")
         return (405 if known and method not in ("GET", "POST") else 404), {"error": "there is nothing here"}
 
     def _is_allowed(self, request: AdminRequest) -> bool:

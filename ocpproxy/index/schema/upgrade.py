@@ -17,7 +17,12 @@ _EXISTS = {1050, 1060, 1061, 1068}
 """MySQL: table exists, duplicate column, duplicate index, multiple primary key."""
 _EXISTS_WORDS = ("already exists", "duplicate column name")
 """SQLite's words for the same."""
-_TABLES = {0: ("contents", "datasets", "metadata", "fetching"), 3: ("jobs", "job_failures"), 4: ("accounts",)}
+_TABLES = {
+    0: ("contents", "datasets", "metadata", "fetching"),
+    3: ("jobs", "job_failures"),
+    4: ("accounts",),
+    5: ("pins",),
+}
 """The tables that a step makes."""
 _ADD_VERSION = "ALTER TABLE metadata ADD COLUMN version INT NOT NULL DEFAULT 0"
 
