@@ -54,6 +54,12 @@ class Metrics:
         self.upstream_seconds = Histogram(
             "ocpproxy_upstream_seconds", "Time to the last byte", ["kind"], buckets=_SECONDS, registry=registry
         )
+        self.breaker = Gauge(
+            "ocpproxy_upstream_breaker",
+            "0 while the upstream is asked, 1 while one request probes it, 2 while it is left alone",
+            ["dataset", "home"],
+            registry=registry,
+        )
         self.cache_tiles = Gauge("ocpproxy_cache_tiles", "Tiles on disk", registry=registry)
         self.cache_bytes = Gauge("ocpproxy_cache_bytes", "Bytes of tiles on disk", registry=registry)
         self.evicted = Counter("ocpproxy_reclaimed_tiles", "Tiles evicted", registry=registry)

@@ -41,6 +41,7 @@ from ocpproxy.upstream.base import (
     UpstreamFailure,
     UpstreamRefused,
 )
+from ocpproxy.upstream.breaker import Breaker, BreakerState
 
 _ASK_AGAIN_AFTER = 60.0
 """Seconds after a failure that does not pass by itself: somebody may have mended it."""
@@ -82,6 +83,13 @@ class DatasetSource:
     """Bytes of voxels that one cuboid may take."""
     max_age: float | None = None
     """Seconds after which tiles are fetched again, infinity for never; None to decide by channel."""
+    breakers: tuple[Breaker, ...] = ()
+    """Those of the homes of the upstream."""
+
+    @property
+    def is_resting(self) -> bool:
+        """True if no home of the upstream is asked for voxels now, because all have failed."""
+        return bool(self.breakers) and all(one.state is not BreakerState.CLOSED for one in self.breakers)
 
     def lifetime(self, channels: Iterable[Channel]) -> float:
         """Return the seconds after which tiles that show these channels are fetched again."""

@@ -58,6 +58,7 @@ ADMIN: Mapping[str, Option] = {
 }
 UPSTREAM: Mapping[str, Option] = {
     "type": Option(values.kind_name, "ocp"),
+    "mode": Option(values.choice("normal", "cache-only"), "normal"),
     "url": Option(values.addresses, "http://openconnecto.me/ocp"),
     "authorization": Option(values.authorization, "", secret=True),
     "timeout": Option(values.number(0.1, 600, "seconds"), "30"),

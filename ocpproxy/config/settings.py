@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
@@ -101,8 +101,10 @@ class UpstreamSettings:
     """``[upstream]``, and what a ``[dataset]`` changes of it. Times in seconds, `max_cutout` in bytes."""
 
     type: str
+    mode: str
+    """``normal``, or ``cache-only`` where the upstream is not asked."""
     url: tuple[tuple[str | None, str], ...]
-    """(channel, address); the channel is None for the only address."""
+    """(channel, address); the channel is None for addresses of all channels. Several of one channel are its homes."""
     authorization: str | None = field(repr=False)
     timeout: float
     connections: int
@@ -118,6 +120,26 @@ class UpstreamSettings:
     """Other hosts that redirects may lead to."""
     options: Mapping[str, Any]
     """The options of this kind of upstream."""
+
+    @property
+    def cache_only(self) -> bool:
+        """True if the upstream is not asked."""
+        return self.mode == "cache-only"
+
+    def homes(self) -> list[UpstreamSettings]:
+        """Return the settings of each home of the volume, which share the time that there is."""
+        addresses: dict[str | None, list[str]] = {}
+        for channel, address in self.url:
+            addresses.setdefault(channel, []).append(address)
+        count = max(map(len, addresses.values()), default=1)
+        return [
+            replace(
+                self,
+                url=tuple((channel, found[min(n, len(found) - 1)]) for channel, found in addresses.items()),
+                timeout=self.timeout / count,
+            )
+            for n in range(count)
+        ]
 
 
 @dataclass(frozen=True, slots=True)

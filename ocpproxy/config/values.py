@@ -279,14 +279,14 @@ def _address(text: str) -> str:
 
 
 def addresses(text: str, _: Path) -> tuple[tuple[str | None, str], ...]:
-    """Read (channel, address) pairs; the channel is None for the only address."""
+    """Read (channel, address) pairs; the channel is None for all channels. Several of one channel are its homes."""
     pairs: list[tuple[str | None, str]] = []
     for line in filter(None, map(str.strip, text.splitlines())):
         named = re.fullmatch(rf"({NAME}):\s+(.+)", line, re.ASCII)
         pairs.append((named[1], _address(named[2])) if named else (None, _address(line)))
     channels_ = {channel for channel, _ in pairs}
-    if not pairs or len(channels_) != len(pairs) or (len(pairs) > 1 and None in channels_):
-        raise BadValue("one address, or one CHANNEL: ADDRESS a line")
+    if not pairs or len(set(pairs)) != len(pairs) or (len(channels_) > 1 and None in channels_):
+        raise BadValue("an address, or CHANNEL: ADDRESS, a line; several of a channel, each once, are its homes")
     return tuple(pairs)
 
 

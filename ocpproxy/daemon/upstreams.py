@@ -19,7 +19,8 @@ from ocpproxy.config.upstreams import serves_any_token
 from ocpproxy.daemon.services import IdleConnections
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.display import DEFAULT_DISPLAY, DisplaySettings
-from ocpproxy.upstream.base import InstrumentedUpstream
+from ocpproxy.upstream.base import InstrumentedUpstream, Upstream
+from ocpproxy.upstream.breaker import Breaker, GuardedUpstream
 from ocpproxy.upstream.endpoints import ReusedEndpoints
 from ocpproxy.upstream.http import HttpClient
 from ocpproxy.upstream.kind import UpstreamContext
@@ -69,10 +70,21 @@ def make_catalogue(
     """Return the catalogue, with the source of every token."""
 
     def source(
-        upstream: UpstreamSettings, alias_of: str | None = None, display: DisplaySettings = DEFAULT_DISPLAY
+        name: str,
+        upstream: UpstreamSettings,
+        alias_of: str | None = None,
+        display: DisplaySettings = DEFAULT_DISPLAY,
     ) -> DatasetSource:
+        breakers: list[Breaker] = []
+
+        def guard(home: Upstream, number: int) -> GuardedUpstream:
+            breaker = Breaker(f"{name}, home {number + 1}" if number else name, context.reactor)
+            breakers.append(breaker)
+            metrics.breaker.labels(name, str(number + 1)).set_function(lambda: breaker.state)
+            return GuardedUpstream(InstrumentedUpstream(home, metrics), breaker)
+
         return DatasetSource(
-            InstrumentedUpstream(build_upstream(upstream, context), metrics),
+            build_upstream(upstream, context, guard),
             upstream.info_max_age,
             2 * upstream.connections,
             upstream.timeout,
@@ -80,14 +92,17 @@ def make_catalogue(
             display,
             upstream.max_cutout,
             upstream.max_age,
+            tuple(breakers),
         )
 
-    sources = {token: source(d.upstream, d.token, d.display) for token, d in settings.datasets.items()}
+    sources = {token: source(token, d.upstream, d.token, d.display) for token, d in settings.datasets.items()}
     default, kind = settings.upstream, KINDS[settings.upstream.type]
     for token in kind.fixed_tokens:
-        sources.setdefault(token, source(default))
+        sources.setdefault(token, source(token, default))
     any_token = settings.any_token and not kind.fixed_tokens and serves_any_token(kind, default.url)
-    return Catalogue(sources, source(default) if any_token else None, descriptions, context.reactor, now)
+    return Catalogue(
+        sources, source("other tokens", default) if any_token else None, descriptions, context.reactor, now
+    )
 
 
 def _connection_pool(settings: Settings, reactor: Any) -> HTTPConnectionPool:

@@ -11,16 +11,19 @@ adds ``type = slices``. Entry points are read only when a configuration names a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 
 from ocpproxy.config import UpstreamSettings
 from ocpproxy.upstream import boss, catmaid, demo, dvid, ocp, precomputed
 from ocpproxy.upstream.base import Upstream
+from ocpproxy.upstream.breaker import CacheOnly, GuardedUpstream
 from ocpproxy.upstream.kind import Kind, UpstreamContext
+from ocpproxy.upstream.mirrors import Mirrored
 from ocpproxy.upstream.renumbered import renumbered
 from ocpproxy.upstream.tensorstore import volumes
 
+Guard = Callable[[Upstream, int], GuardedUpstream]
 GROUP = "ocpproxy.upstreams"
 _BUILT_IN = (
     ocp.KIND,
@@ -67,7 +70,22 @@ KINDS = _Kinds(_BUILT_IN)
 """All kinds of upstream, by name."""
 
 
-def build_upstream(settings: UpstreamSettings, context: UpstreamContext) -> Upstream:
-    """Return the upstream of these settings, renumbered as ``z_shift`` and ``levels`` say."""
-    upstream = KINDS[settings.type].build(settings, context)
+def build_upstream(
+    settings: UpstreamSettings,
+    context: UpstreamContext,
+    guard: Callable[[Upstream, int], GuardedUpstream] | None = None,
+) -> Upstream:
+    """Return the upstream of these settings: its homes together, with the numbers of ``z_shift`` and ``levels``.
+
+    :param guard: puts a home behind a breaker; it gets the number of the home, from 0 on. Without it there is none, and
+        only the first home counts.
+    """
+    build = KINDS[settings.type].build
+    homes = [build(home, context) for home in settings.homes()]
+    upstream = homes[0]
+    if settings.cache_only:
+        upstream = CacheOnly(upstream)
+    elif guard is not None:
+        guarded = [guard(home, number) for number, home in enumerate(homes)]
+        upstream = Mirrored(guarded) if len(guarded) > 1 else guarded[0]
     return renumbered(upstream, settings.z_shift, dict(settings.levels))

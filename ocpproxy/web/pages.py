@@ -79,6 +79,8 @@ td,th{{text-align:left;padding:.2em 1em .2em 0}}</style>
             return f"{shown}: {trouble.failure.explanation}"
         if entry is None:
             return "not asked for yet"
+        if entry.source.is_resting:
+            return "its upstream fails, and is left alone for a moment; what is cached is shown"
         return "; ".join(("well", *entry.dataset.notes))
 
     async def healthz(self, request: GatewayRequest) -> Reply:
