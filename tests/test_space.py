@@ -12,10 +12,12 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from ocpproxy.cache.eviction import Evictor
 from ocpproxy.cache.quotas import Quotas
+from ocpproxy.index.dialect import Transaction
 from ocpproxy.index.leases import Leases
 from ocpproxy.model.dataset import Plane
-from ocpproxy.store import evicting, pins
+from ocpproxy.store import pins
 from ocpproxy.store.capacity import CacheLimits, Capacity
 from ocpproxy.store.free_space import KeepFree
 from ocpproxy.store.part import Area, TilePart
@@ -51,7 +53,7 @@ class PinTests(OpenStoreMixin):
         opened = await self.filled()
         opened.store.pinned = (TilePart("ka_", levels=(2, None)),)
         now = opened.store.flushes.context.now()
-        pin = await opened.database.run(pins.insert, BOX, 1000, now, 10**9)
+        pin = await opened.database.run(pins.insert, BOX, Usage(10, 1000), now)
         removed = await opened.store.evict(Usage(), 7)
         self.assertEqual(removed.tiles, 4, "the first seven have three that are pinned")
         while (await opened.store.evict(Usage(), 4)).tiles:
@@ -63,25 +65,49 @@ class PinTests(OpenStoreMixin):
         for one in list(pinned)[:3]:
             opened.store.note_use(tile(one[1], level=one[1] % 3, stack=f"{one[0]}/xy/image/0123abcd"))
         self.assertEqual((await opened.store.evict(Usage(), 100)).tiles, 0)
-        assert pin is not None
         self.assertEqual(await opened.database.run(pins.delete, pin.id), pin)
         self.assertIsNone(await opened.database.run(pins.delete, pin.id))
-        while await opened.database.run(evicting.unpin_some, "kat", now, 3):
-            pass
+        self.assertEqual((await opened.store.evict(Usage(), 100)).tiles, 0, "its tiles were not released")
+        await opened.fsck.sweep()
         self.assertEqual((await opened.store.evict(Usage(), 100)).tiles, 4)
         self.assertEqual({token for token, _ in self.left(opened)}, {"ka_"})
 
-    async def test_bounded(self) -> None:
-        """All pins together take no more than they may; rows that are no pins are ignored."""
+    async def test_odd_rows(self) -> None:
+        """Rows that are no pins are ignored, and numbers that are none do no harm."""
         opened = await self.open_store()
-        run = opened.database.run
-        self.assertTrue(await run(pins.insert, BOX, 600, 1.0, 1000))
-        self.assertIsNone(await run(pins.insert, BOX, 401, 1.0, 1000))
-        self.assertTrue(await run(pins.insert, BOX, 400, 1.0, 1000))
+        await opened.database.run(pins.insert, BOX, Usage(1, 600), 1.0)
         for text in ("", "nothing", "[]", json.dumps({**BOX.to_json(), "token": "../x"}), "[" * 5000):
-            sql = "INSERT INTO pins (id, part, bytes, created) SELECT MAX(id) + 1, ?, 9999, 0 FROM pins"
-            await run(lambda tx, sql=sql, text=text: tx.run(sql, text))  # type: ignore[misc]
-        self.assertEqual([pin.part for pin in await opened.database.read(pins.read)], [BOX, BOX])
+            sql = "INSERT INTO pins (id, part, tiles, bytes, created) SELECT MAX(id) + 1, ?, 9, 9999, 0 FROM pins"
+            await opened.database.run(Transaction.run, sql, text)
+        if not self.index_url().mysql:
+            await opened.database.run(Transaction.run, "UPDATE pins SET bytes = 9e999, created = 'x'")
+        self.assertEqual([pin.part for pin in await opened.database.read(pins.read)], [BOX])
+
+    async def test_all_pinned(self) -> None:
+        """A cache that is full of what is pinned is left alone, stores nothing new at once, and says so once."""
+        opened = await self.filled()
+        opened.store.pinned = (TilePart("kat"), TilePart("ka_"))
+        usage = await opened.store.refresh()
+        opened.store.capacity.limits = CacheLimits(usage.bytes // 2, 0, 0.95, 0.9)
+        calls: list[None] = []
+        evict = opened.store.evict
+
+        async def count(*args: Any) -> Usage:
+            calls.append(None)
+            return await evict(*args)
+
+        self.patch(opened.store, "evict", count)
+        evictor = Evictor(opened.store, Leases(opened.database, "one", 30, reactor), 0.2, reactor, opened.metrics)
+        evictor.startService()
+        for n in range(5):
+            self.assertEqual(await opened.store.store([(tile(100 + n), PICTURES[0])]), 0)
+        await pause(1)
+        self.assertLess(len(calls), 4)
+        opened.store.pinned = ()
+        await opened.store.release_unpinned()
+        while await opened.store.store([(tile(200), PICTURES[0])]) == 0:
+            await pause(0.2)
+        evictor.stopService()
 
     async def test_quota(self) -> None:
         """A dataset over its quota evicts its own oldest tiles, and no others; what is pinned stays."""
@@ -136,6 +162,12 @@ class FreeSpaceTests(SynchronousTestCase):
             (Usage(10, 500), Usage(2**62, -200), 300, 0),
             (Usage(10, 500), Usage(-4, 2**62), 1000, 6),
             (Usage(10, 500), Usage(-40, -4000), 1, 1),
+            (Usage(10, 500), Usage(2**62, 2**62), 1000, 0),
+            (Usage(10, 500), Usage(2**62, -100), 400, 0),
+            (Usage(6, 300), Usage(2**62, -90), 400, 0),
+            (Usage(6, 300), Usage(2**62, -90), 400, 0),
+            (Usage(6, 300), Usage(2**62, -95), 205, 0),
+            (Usage(3, 200), Usage(2**62, 5), 205, 0),
             (Usage(10, 500), Usage(10**6, 501), 1000, 10**6 + 10),
             (Usage(10, 500), Usage(2**62, 501), 1000, 0),
         ):
@@ -155,7 +187,7 @@ class SpaceCommandTests(PrefetchCase):
         self.assertEqual((code, out), (0, "nothing is pinned\n"))
         code, out = await self.command("pin", "kat", "--levels", "2-", "--prefetch")
         self.assertEqual(code, 0, out)
-        self.assertIn("pin 1: kat/image levels 2- xy, about ", out)
+        self.assertIn("pin 1: kat/image levels 2- xy is never evicted; all its 64 tiles take about ", out)
         while (await self.job())["state"] == "running":
             await pause(0.1)
         await daemon.rest()
@@ -169,6 +201,8 @@ class SpaceCommandTests(PrefetchCase):
             (("pin", "kat", "--levels", "9"), "no level 9"),
             (("pin", "kat", "--levels", "x"), "expected"),
             (("unpin", "7"), "there is no pin 7"),
+            (("unpin", "9" * 30), "pin"),
+            (("pin", "kat", "--levels", "2-"), "is pinned already"),
             (("unpin", "x"), "invalid int"),
         ):
             code, out = await self.command(*words)
@@ -180,6 +214,8 @@ class SpaceCommandTests(PrefetchCase):
         self.assertEqual((code, "may be evicted again" in out), (0, True), out)
         code, out = await self.command("pin", "kat", "--levels", "2", "--prefetch")
         self.assertEqual((code, "no daemon runs" in out), (2, True), out)
+        code, out = await self.command("unpin", "9" * 30)
+        self.assertEqual((code, "there is no pin" in out), (2, True), out)
 
     async def test_quota_and_pin(self) -> None:
         """[dataset] quota and pin hold in the daemon: the others keep their tiles, and the pinned level stays."""

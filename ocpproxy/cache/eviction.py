@@ -31,6 +31,8 @@ _SLICE = 100
 """Tiles in one transaction: some 10 ms of work."""
 _INTERRUPTED = 0.2
 """Seconds between two looks while another process runs a pass."""
+_FUTILE_FOR = 2.0
+"""Seconds without another pass after one that found nothing to evict."""
 _PAUSE = 0.02
 """Seconds between slices, so that hits do not notice. 3,000 tiles a second go, several times what fetches bring."""
 
@@ -72,6 +74,9 @@ class Evictor(Service):
         """The space that is kept for what is fetched ahead."""
         self._holding = DeferredLock()
         self._index_unavailable = False
+        self._futile_until = 0.0
+        self._without_gain = 0
+        """Passes in a row that found nothing to evict."""
         self._running_pass: Deferred[Any] | None = None
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
@@ -106,15 +111,22 @@ class Evictor(Service):
 
     def start_if_full(self) -> None:
         """Start a pass if it is time for one and none runs."""
-        if self._running_pass is None and self.running and self._limits.is_full(self._capacity.expected):
+        ready = self._running_pass is None and self.running and not self._is_futile()
+        if ready and self._limits.is_full(self._capacity.expected):
             self._start_pass()
 
+    def _is_futile(self) -> bool:
+        """Return whether a pass found nothing to evict a moment ago."""
+        return self._clock.seconds() < self._futile_until
+
     async def make_space(self) -> bool:
-        """Run a pass, or wait for the one that runs. Return False when the index is unavailable."""
+        """Run a pass, or wait for the one that runs. Return False when that gains nothing for now."""
         if self._running_pass is None:
+            if self._is_futile():
+                return False
             self._start_pass()
         await self._pass_ended()
-        return not self._index_unavailable
+        return not self._index_unavailable and not self._is_futile()
 
     @asynccontextmanager
     async def hold_space(self, wanted: Usage, unused_since: float) -> AsyncIterator[bool]:
@@ -189,6 +201,22 @@ class Evictor(Service):
         if complete and self._limits.is_full(self._store.usage):
             self.start_if_full()  # what was stored during the last slice has come on top
 
+    def _note_gain(self) -> None:
+        self._without_gain, self._futile_until = 0, 0.0
+
+    def _note_no_gain(self) -> bool:
+        """Note that nothing could be evicted; return whether another pass may gain something at once.
+
+        It may when rows were pending, in another process; not when the second pass finds nothing either.
+        """
+        self._without_gain += 1
+        if self._without_gain == 1 or not self._limits.is_full(self._store.usage):
+            return True
+        if not self._futile_until:
+            self._log.warn("the cache is full of what may not be evicted: new tiles are not stored")
+        self._futile_until = self._clock.seconds() + _FUTILE_FOR
+        return False
+
     async def _pass(self) -> bool:
         """Evict until the target is reached; return whether it was."""
         if not await self._leases.acquire(LEASE):
@@ -199,8 +227,11 @@ class Evictor(Service):
                 target = self._limits.target(self._capacity.incoming)
                 evicted = await self._store.evict(target, _SLICE)
                 usage = self._store.usage
-                if not evicted.tiles or (usage.tiles <= target.tiles and usage.bytes <= target.bytes):
+                if usage.tiles <= target.tiles and usage.bytes <= target.bytes:
+                    self._note_gain()
                     return True
+                if not evicted.tiles:
+                    return self._note_no_gain()
                 if not self._capacity.is_requested:  # nobody waits for space, and others want the processor
                     await deferLater(self._clock, _PAUSE)
             return False

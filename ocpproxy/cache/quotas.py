@@ -54,6 +54,8 @@ class Quotas(Service):
         self._metrics = metrics
         self._loop = LoopingCall(self._look_again)
         self._loop.clock = clock
+        self._pinned: set[str] = set()
+        """Tokens that have nothing that may be evicted, which was logged."""
         self._ended: Deferred[Any] = succeed(None)
 
     def startService(self) -> None:
@@ -102,13 +104,18 @@ class Quotas(Service):
         excess, evicted = taken - int(_TO * self._quotas[token]), Usage()
         while evicted.bytes < excess and self.running:
             oldest = deque(await self._store.database.read(evicting.oldest_of, token, _READ))
+            if not oldest:
+                if token not in self._pinned:
+                    self._log.warn("{token} takes more than its quota, and all of it is pinned", token=token)
+                self._pinned.add(token)
+                break
+            self._pinned.discard(token)
             before = evicted
             while oldest and evicted.bytes < excess and self.running:
                 evicted += await self._store.evict_keys(_take(oldest, excess - evicted.bytes))
                 await deferLater(self._clock, _PAUSE)
             if evicted == before:
-                self._log.warn("{token} takes more than its quota, and all of it is pinned", token=token)
-                break
+                break  # all were pinned, or another process has evicted them; they are not among the oldest any more
         if evicted.tiles:
             self._log.info("{count} tiles of {token} were evicted: its quota", count=evicted.tiles, token=token)
 

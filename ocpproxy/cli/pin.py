@@ -122,7 +122,7 @@ async def _pin(cache: Pinner, arguments: argparse.Namespace) -> int:
     }
     wanted = {key: value for key, value in document.items() if value is not None}
     pin = await cache.pin(wanted)
-    print(json.dumps({"pin": pin}) if arguments.json else f"{_line(pin)} from now on")
+    print(json.dumps({"pin": pin}) if arguments.json else _line(pin))
     if arguments.prefetch and isinstance(cache, _DaemonPins):
         job = await cache.prefetch(wanted)
         print(json.dumps({"job": job}) if arguments.json else f"job {job} fetches its tiles; see ocpproxy jobs {job}")
@@ -131,7 +131,11 @@ async def _pin(cache: Pinner, arguments: argparse.Namespace) -> int:
 
 async def _unpin(cache: Pinner, arguments: argparse.Namespace) -> int:
     pin = await cache.unpin(arguments.id)
-    print(json.dumps({"pin": pin}) if arguments.json else f"{pin['title']} may be evicted again")
+    print(
+        json.dumps({"pin": pin})
+        if arguments.json
+        else f"{pin['title']} may be evicted again, unless another pin has it"
+    )
     return 0
 
 
@@ -145,4 +149,5 @@ async def _pins(cache: Pinner, arguments: argparse.Namespace) -> int:
 
 
 def _line(pin: Mapping[str, Any]) -> str:
-    return f"pin {pin['id']}: {pin['title']}, about {quantities.show_size(pin['bytes'])}, is never evicted"
+    size = quantities.show_size(pin["bytes"])
+    return f"pin {pin['id']}: {pin['title']} is never evicted; all its {pin['tiles']:,} tiles take about {size}"

@@ -180,7 +180,7 @@ def _admin_parts(
     settings: Settings, storage: Storage, jobs: Jobs, catalogue: Catalogue, now: Callable[[], float]
 ) -> AdminParts:
     """Return what the admin endpoint gives access to."""
-    pinning = Pinning(storage.store, PinContext(catalogue.entry, jobs.estimate, now))
+    pinning = Pinning(storage.store, PinContext(catalogue.entry, jobs.estimate, settings.quotas, now))
     space = SpaceReport(storage.store, settings.quotas)
     return AdminParts(jobs, Flushing(storage.store, catalogue.entry, now), space, pinning)
 

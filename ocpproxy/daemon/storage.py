@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import uuid
 from collections.abc import AsyncIterator
@@ -52,7 +53,8 @@ def open_storage(settings: Settings, reactor: Any, metrics: Metrics, report: Rep
 
     :param report: called with each thing that fsck mends.
     """
-    owner = f"{socket.gethostname()[:40]}-{uuid.uuid4().hex[:16]}"
+    # Its name is a part of files' names, between dots.
+    owner = f"{re.sub(r'[^A-Za-z0-9_-]', '-', socket.gethostname())[:40]}-{uuid.uuid4().hex[:16]}"
     cache = settings.cache
     limits = CacheLimits(cache.size, cache.max_tiles, cache.reclaim_above, cache.reclaim_to)
     files = LanedThreadPool(reactor, _FILE_THREADS, "files")

@@ -87,7 +87,7 @@ class SpaceReport:
         parts = summed(found, by)
         if by != "token":
             return parts
-        known = [*(Pin(0, part, 0, 0) for part in self._store.pinned), *pinned]
+        known = [*(Pin(0, part, Usage(), 0) for part in self._store.pinned), *pinned]
         return [
             replace(one, quota=self._quotas.get(one.token), pinned=_pinned(one.token, found, known)) for one in parts
         ]
@@ -100,7 +100,7 @@ def _read(tx: Transaction) -> tuple[list[Account], list[Pin]]:
 def _pinned(token: str, found: Iterable[Account], known: Iterable[Pin]) -> int:
     """Return how many bytes of a token are pinned."""
     own = [pin for pin in known if pin.part.token == token]
-    boxes = sum(pin.bytes for pin in own if pin.part.areas is not None)
+    boxes = sum(pin.usage.bytes for pin in own if pin.part.areas is not None)
     levels = [pin.part for pin in own if pin.part.areas is None]
     return boxes + sum(
         one.usage.bytes for one in found if any(part.has_level_of(one.stack, one.time, one.level) for part in levels)

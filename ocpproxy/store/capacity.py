@@ -59,6 +59,32 @@ class CacheLimits:
         return Usage(max(0, tiles), max(0, int(self.above * self.size) - wanted.bytes))
 
 
+class _Bound:
+    """How much of something the cache may hold: what is configured, or less where the disk has no space for it.
+
+    What is evicted does not always make space: links to shared files have none of their own, and there may be
+    snapshots. When it did not, the bound is not lowered further, unless still less is free.
+    """
+
+    def __init__(self, configured: int) -> None:
+        self._configured = self._now = configured
+        self._last: tuple[int, int] | None = None
+        self._gains_nothing_at: int | None = None
+
+    def adapt(self, used: int, spare: int) -> int:
+        """Return how much the cache may hold, at least 1."""
+        if self._last is not None:
+            evicted, gained = self._last[0] - used, spare - self._last[1]
+            if evicted > 0 and spare < 0 and 2 * gained < evicted:
+                self._gains_nothing_at = spare
+        self._last = (used, spare)
+        if self._gains_nothing_at is not None and not self._gains_nothing_at <= spare < 0:
+            self._gains_nothing_at = None
+        if self._gains_nothing_at is None:
+            self._now = max(1, min(self._configured, used + spare))
+        return self._now
+
+
 class MakesSpace(Protocol):
     """An evictor, as `Capacity` sees it."""
 
@@ -66,7 +92,7 @@ class MakesSpace(Protocol):
         """Start an eviction pass if the cache is full enough for one."""
 
     async def make_space(self) -> bool:
-        """Run an eviction pass, or wait for the running one. Return False when the index is unavailable."""
+        """Run an eviction pass, or wait for the running one. Return False when that gains nothing for now."""
 
 
 class Capacity:
@@ -82,6 +108,8 @@ class Capacity:
     def __init__(self, limits: CacheLimits, stored: Callable[[], Usage], clock: IReactorTime) -> None:
         self.limits = self._configured = limits
         """What the cache may hold now."""
+        self._size, self._tiles = _Bound(limits.size), _Bound(limits.max_tiles or _PLENTY)
+        self._is_lowered = False
         self._stored = stored
         self._clock = clock
         self._reserved = Usage()
@@ -89,27 +117,27 @@ class Capacity:
         self._queue = DeferredLock()
 
     def adapt(self, usage: Usage, spare: Usage) -> None:
-        """Lower the limits to what fits on the disk.
+        """Lower the limits to what fits on the disk, or raise them again.
 
         :param usage: what is stored now.
         :param spare: what may still be stored; less than 0 when some has to go.
         """
-        configured, possible = self._configured, usage + spare
-        size = max(1, min(configured.size, possible.bytes))
-        tiles = configured.max_tiles
-        if possible.tiles < (tiles or _PLENTY):
-            tiles = max(1, possible.tiles)
-        limited = replace(configured, size=size, max_tiles=tiles)
-        if (limited == configured) != (self.limits == configured):
-            if limited == configured:
-                self._log.info("the disk has space again for all that the cache may hold")
-            else:
-                self._log.warn(
-                    "the disk has no space for all that the cache may hold: {size} bytes, {tiles} tiles at most",
-                    size=size,
-                    tiles=tiles or "any number of",
-                )
-        self.limits = limited
+        configured = self._configured
+        size = self._size.adapt(usage.bytes, spare.bytes)
+        tiles = self._tiles.adapt(usage.tiles, spare.tiles)
+        bounded = tiles < _PLENTY
+        self.limits = replace(configured, size=size, max_tiles=tiles if bounded else configured.max_tiles)
+        is_lowered = self.limits != configured
+        if is_lowered and not self._is_lowered and self.limits.is_full(usage):
+            self._log.warn(
+                "the disk has no space for all that the cache may hold: {size} bytes, {tiles} tiles at most",
+                size=size,
+                tiles=tiles if bounded else "any number of",
+            )
+            self._is_lowered = True
+        elif not is_lowered and self._is_lowered:
+            self._log.info("the disk has space again for all that the cache may hold")
+            self._is_lowered = False
 
     @property
     def used(self) -> Usage:

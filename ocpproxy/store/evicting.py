@@ -43,9 +43,11 @@ def delete_least_recent(
     intend: Intend,
     unused_since: float | None = None,
     pinned: Sequence[TilePart] = (),
+    look_at: int = 0,
 ) -> Evicted:
     """Delete the least recently used rows, `at_most` of them, until no more than `keep` is left.
 
+    :param look_at: rows that are looked at, where some may be pinned.
     :param unused_since: spare those that were used since then (seconds since 1970).
     :param pinned: spare these, too, beside those that the index says are pinned.
     """
@@ -56,7 +58,7 @@ def delete_least_recent(
         for high, low, size in tx.many(
             "SELECT highkey, lowkey, bytes FROM contents WHERE reftime < ? ORDER BY reftime LIMIT ?",
             before_time,
-            at_most,
+            max(at_most, look_at),
         )
     ]
     spared = _pin(tx, [key for key, _ in oldest], pinned)
@@ -64,7 +66,7 @@ def delete_least_recent(
     removed = Usage()
     for key, size in oldest:
         left = before - removed
-        if left.bytes <= keep.bytes and left.tiles <= keep.tiles:
+        if len(chosen) >= at_most or (left.bytes <= keep.bytes and left.tiles <= keep.tiles):
             break
         if key not in spared:
             chosen[key] = size
@@ -127,20 +129,28 @@ def oldest_of(tx: Transaction, token: str, at_most: int) -> list[tuple[Key, int]
     ]
 
 
-def unpin_some(tx: Transaction, token: str, now: float, at_most: int) -> int:
-    """Let some pinned tiles of a token count as used now; return how many. Those with another pin get it again."""
-    ids = list(rows.ids_of(tx, token).values())
-    if not ids:
-        return 0
-    marks = ", ".join("?" for _ in ids)
+def release_unpinned(
+    tx: Transaction, after: Key, at_most: int, now: float, pinned: Sequence[TilePart] = ()
+) -> Key | None:
+    """Let tiles that no pin has any more count as used now: of the next rows that are marked as pinned.
+
+    Return the key of the last one that was looked at, or None when there are no more.
+
+    :param pinned: as for `delete_least_recent`.
+    """
+    rows.lock(tx)
     found = [
         (int(high), int(low))
         for high, low in tx.many(
-            f"SELECT highkey, lowkey FROM contents WHERE reftime >= ? AND {keys.ID_IN_SQL} IN ({marks}) LIMIT ?",
+            "SELECT highkey, lowkey FROM contents WHERE reftime >= ? AND (highkey > ? OR (highkey = ? AND lowkey > ?)) "
+            "ORDER BY highkey, lowkey LIMIT ?",
             rows.PINNED,
-            *ids,
+            after[0],
+            after[0],
+            after[1],
             at_most,
         )
     ]
-    rows.set_time(tx, found, rows.stamp(now))
-    return len(found)
+    spared = _pin(tx, found, pinned)
+    rows.set_time(tx, [key for key in found if key not in spared], rows.stamp(now))
+    return found[-1] if found else None

@@ -132,6 +132,7 @@ class Fsck:
             await self._index_to_disk(pause)
             owners, _ = await store.run_in_thread(store.journal.living)
             await store.run_in_thread(store.files.remove_unshared, owners)
+            await store.release_unpinned()
         except BaseException:
             store.pending.overflowed = overflowed
             raise

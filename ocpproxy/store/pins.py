@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass
 
 from ocpproxy.index.dialect import Transaction
+from ocpproxy.store import rows
 from ocpproxy.store.part import BadPart, TilePart
-from ocpproxy.store.usage import number
+from ocpproxy.store.usage import Usage, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +17,8 @@ class Pin:
 
     id: int
     part: TilePart
-    bytes: int
-    """Bytes that all its tiles take, as they were estimated."""
+    usage: Usage
+    """What all its tiles take, as it was estimated."""
     created: int
     """Seconds since 1970."""
 
@@ -25,29 +26,28 @@ class Pin:
 def read(tx: Transaction) -> list[Pin]:
     """Return all pins, the oldest first. Rows that are none are left out."""
     found = []
-    for id_, text, size, created in tx.many("SELECT id, part, bytes, created FROM pins ORDER BY id"):
+    for id_, text, tiles, size, created in tx.many("SELECT id, part, tiles, bytes, created FROM pins ORDER BY id"):
         try:
-            found.append(Pin(number(id_), TilePart.of_json(json.loads(text)), number(size), number(created)))
+            part = TilePart.of_json(json.loads(text))
         except (BadPart, ValueError, TypeError, RecursionError):
             continue
+        found.append(Pin(number(id_), part, Usage(number(tiles), number(size)), number(created)))
     return found
 
 
-def insert(tx: Transaction, part: TilePart, size: int, now: float, most: int) -> Pin | None:
-    """Insert a pin, if all of them take no more than `most` bytes then; return it, or None."""
-    tx.one("SELECT numtiles FROM metadata" + tx.dialect.for_update)  # one pin after the other
-    pins = read(tx)
-    if size + sum(pin.bytes for pin in pins) > most:
-        return None
+def insert(tx: Transaction, part: TilePart, usage: Usage, now: float) -> Pin:
+    """Insert a pin and return it. The caller has locked the totals (`rows.lock`)."""
     (last,) = tx.one("SELECT COALESCE(MAX(id), 0) FROM pins")
-    pin = Pin(number(last) + 1, part, size, int(now))
+    pin = Pin(number(last) + 1, part, usage, int(now))
     text = json.dumps(part.to_json())
-    tx.run("INSERT INTO pins (id, part, bytes, created) VALUES (?, ?, ?, ?)", pin.id, text, pin.bytes, pin.created)
+    insert = "INSERT INTO pins (id, part, tiles, bytes, created) VALUES (?, ?, ?, ?, ?)"
+    tx.run(insert, pin.id, text, usage.tiles, usage.bytes, pin.created)
     return pin
 
 
 def delete(tx: Transaction, number_: int) -> Pin | None:
-    """Delete a pin and return it; None when there is none. Its tiles have to be unpinned then."""
+    """Delete a pin and return it; None when there is none. Its tiles have to be released then."""
+    rows.lock(tx)  # who evicts has read the pins, and marks tiles by them
     pin = next((pin for pin in read(tx) if pin.id == number_), None)
     tx.run("DELETE FROM pins WHERE id = ?", number_)
     return pin

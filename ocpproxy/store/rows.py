@@ -265,7 +265,6 @@ def reconcile(tx: Transaction, tiles: Iterable[Tile], stat: Stat) -> Reconciled:
 def record_uses(tx: Transaction, uses: Mapping[Tile, float]) -> None:
     """Record when tiles were used last (seconds since 1970). A later time that is recorded already stays."""
     groups = _by_highkey(uses, stack_ids(tx, {tile.stack for tile in uses}, make=False))
-    accounts.note_uses(tx, {high: max(uses[tile] for tile in lows.values()) for high, lows in groups.items()})
     for high, lows in groups.items():
         for some in _pieces(lows):
             times = [value for low in some for value in (low, stamp(uses[lows[low]]))]
@@ -277,6 +276,8 @@ def record_uses(tx: Transaction, uses: Mapping[Tile, float]) -> None:
                 high,
                 *some,
             )
+    # After the rows, as whoever stores and evicts does it: else they would wait for one another.
+    accounts.note_uses(tx, {high: max(uses[tile] for tile in lows.values()) for high, lows in groups.items()})
 
 
 def named(tx: Transaction, found: Iterable[Key]) -> dict[Key, Tile]:

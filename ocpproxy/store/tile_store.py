@@ -29,7 +29,7 @@ from ocpproxy.model.stack import Tile
 from ocpproxy.store import rows
 from ocpproxy.store.capacity import CacheLimits, Capacity
 from ocpproxy.store.changes import FileChanges
-from ocpproxy.store.evicting import Evicted, delete_keys, delete_least_recent
+from ocpproxy.store.evicting import Evicted, delete_keys, delete_least_recent, release_unpinned
 from ocpproxy.store.files import OpenTile, StoredTile, TileFiles, TornTile
 from ocpproxy.store.flushes import FlushContext, Flushes
 from ocpproxy.store.free_space import NOTHING, KeepFree
@@ -44,6 +44,8 @@ from ocpproxy.store.uses import LastUses
 _WAIT_FOR_ID = 2.0
 """Seconds that tiles wait for the id of their stack before they are stored."""
 _MOST_STACKS = 10_000
+_LOOK_AT = 2000
+"""Rows that are looked at in one transaction where many are pinned."""
 Pictures = list[tuple[Tile, bytes]]
 """Tiles and their encoded pictures."""
 
@@ -166,11 +168,7 @@ class TileStore(Service):
 
     async def sizes(self, tiles: Sequence[Tile]) -> dict[Tile, int]:
         """Return the bytes of those tiles that are stored."""
-        sizes: dict[Tile, int] = await self.run_in_thread(self._sizes, tiles)
-        return sizes
-
-    def _sizes(self, tiles: Sequence[Tile]) -> dict[Tile, int]:
-        found = {tile: self.files.stat(tile) for tile in tiles}
+        found = await self.run_in_thread(lambda: {tile: self.files.stat(tile) for tile in tiles})
         covers = self.flushes.covers
         return {tile: file.size for tile, file in found.items() if file is not None and not covers(tile, file.made)}
 
@@ -295,12 +293,13 @@ class TileStore(Service):
     async def discard_flushed(self, tiles: Iterable[Tile]) -> int:
         """Remove the files of those tiles that a flush covers, and return how many; the rows follow."""
         tiles = list(tiles)
-        removed: int = await self.changes.run(dict.fromkeys(tiles, 0), self._remove_flushed, tiles)
-        return removed
 
-    def _remove_flushed(self, tiles: Sequence[Tile]) -> int:
-        self.changes.note(tiles)
-        return sum(map(self.remove_flushed, tiles))
+        def remove() -> int:
+            self.changes.note(tiles)
+            return sum(map(self.remove_flushed, tiles))
+
+        removed: int = await self.changes.run(dict.fromkeys(tiles, 0), remove)
+        return removed
 
     def note_removed(self, tiles: list[Tile]) -> None:
         """Note that the files of these tiles were removed: their rows follow."""
@@ -339,11 +338,24 @@ class TileStore(Service):
         """
         await self.pending.reconciled()  # the rows choose, so all that is on disk must have one
         await self._uses.write()
-        delete = partial(delete_least_recent, at_most=at_most, keep=keep, unused_since=unused_since)
+        look_at = at_most
         while True:
-            evicted = await self._evict(delete)
-            if evicted.removed.tiles or not evicted.pinned:
+            evicted = await self._evict(
+                partial(delete_least_recent, at_most=at_most, keep=keep, unused_since=unused_since, look_at=look_at)
+            )
+            if evicted.removed.tiles or not evicted.pinned or not self.running:
                 return evicted.removed
+            look_at = _LOOK_AT  # there may be many more pinned ones, each of which is looked at once
+
+    async def release_unpinned(self) -> None:
+        """Let tiles that no pin has any more be evicted.
+
+        :raises DatabaseUnavailable: the index does not answer; nothing is lost.
+        """
+        after: Key | None = (-(2**63), -(2**63))
+        while after is not None:
+            now = self.flushes.context.now()
+            after = await self.database.run(release_unpinned, after, _LOOK_AT, now, self.pinned)
 
     async def evict_keys(self, wanted: Sequence[Key]) -> Usage:
         """Evict tiles by the keys of their rows; return what was evicted. What is pinned stays.

@@ -23,5 +23,5 @@ def number(value: object) -> int:
     """Return a number of the index; 0 for what is none, which SQLite keeps in any column."""
     try:
         return int(value)  # type: ignore[call-overload, no-any-return]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0

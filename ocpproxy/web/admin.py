@@ -180,7 +180,7 @@ class AdminResource(Resource):
             case ["POST", "pins"]:
                 return 201, {"pin": await self._pinning.pin(read_json(request.text))}
             case ["DELETE", "pins", number]:
-                return 200, {"pin": await self._pinning.unpin(_number(number))}
+                return 200, {"pin": await self._pinning.unpin(_number(number, "pin"))}
             case ["GET", "jobs"]:
                 return 200, {"jobs": [as_json(job) for job in await self._jobs.all()]}
             case ["POST", "jobs"]:
@@ -227,9 +227,9 @@ class AdminResource(Resource):
         return as_json(job) | {"failures": shown}
 
 
-def _number(text: str) -> int:
+def _number(text: str, what: str = "job") -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise NoSuchJob(f"expected the number of a job, not {text[:40]!r}")
+        raise NoSuchJob(f"expected the number of a {what}, not {text[:40]!r}")
     return int(text)
 
 

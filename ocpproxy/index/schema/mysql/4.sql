@@ -6,5 +6,7 @@ CREATE TABLE accounts (
   bytes BIGINT NOT NULL,
   used BIGINT NOT NULL
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
-REPLACE INTO accounts (highkey, tiles, bytes, used)
-  SELECT highkey, COUNT(*), SUM(bytes), CAST(UNIX_TIMESTAMP(MAX(reftime)) AS SIGNED) FROM contents GROUP BY highkey;
+DELETE FROM accounts;
+INSERT INTO accounts (highkey, tiles, bytes, used)
+  SELECT highkey, COUNT(*), SUM(bytes), COALESCE(CAST(UNIX_TIMESTAMP(MAX(CASE WHEN reftime < '2038-01-18' THEN reftime END)) AS SIGNED), 0)
+  FROM contents GROUP BY highkey;

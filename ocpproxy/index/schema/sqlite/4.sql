@@ -5,6 +5,7 @@ CREATE TABLE accounts (
   bytes INTEGER NOT NULL,
   used INTEGER NOT NULL
 );
-REPLACE INTO accounts (highkey, tiles, bytes, used)
-  SELECT highkey, COUNT(*), SUM(bytes), COALESCE(CAST(strftime('%s', MAX(reftime)) AS INTEGER), 0)
+DELETE FROM accounts;
+INSERT INTO accounts (highkey, tiles, bytes, used)
+  SELECT highkey, COUNT(*), SUM(bytes), COALESCE(CAST(strftime('%s', MAX(CASE WHEN reftime < '2038-01-18' THEN reftime END)) AS INTEGER), 0)
   FROM contents GROUP BY highkey;
