@@ -35,6 +35,10 @@ class Result(Enum):
     """Fetched for another request at the same time."""
     BLANK = "blank"
     """Outside the volume."""
+    STALE = "stale"
+    """Of an earlier epoch, as the upstream fails."""
+    PLACEHOLDER = "placeholder"
+    """Something else that viewers can show, as the upstream fails."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,7 +2,7 @@
 
 `TileCache.locate` finds out which tile an address means, and for how long it is good. `TileCache.tile` returns it: from
 memory or disk (`lookup`), else by fetching its cuboid (`fetches`). While an upstream fails, the tile of an earlier
-epoch is better than none.
+epoch is better than none, and a placeholder may be (`placeholders`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry
 from ocpproxy.cache.fetches import CuboidFetches
 from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup
+from ocpproxy.cache.placeholders import Placeholders
 from ocpproxy.imagery import png
 from ocpproxy.log import Logger
 from ocpproxy.model.address import TileAddress
@@ -59,11 +60,17 @@ class TileCache:
     _log = Logger()
 
     def __init__(
-        self, catalogue: Catalogue, lookup: TileLookup, fetches: CuboidFetches, now: Callable[[], float]
+        self,
+        catalogue: Catalogue,
+        lookup: TileLookup,
+        fetches: CuboidFetches,
+        placeholders: Placeholders,
+        now: Callable[[], float],
     ) -> None:
         self._catalogue = catalogue
         self._lookup = lookup
         self._fetches = fetches
+        self._placeholders = placeholders
         self._now = now
 
     async def locate(self, address: TileAddress, *, current: bool = True) -> LocatedTile:
@@ -101,10 +108,13 @@ class TileCache:
             raise
         except UpstreamFailure as failure:
             old = await self._from_earlier_epoch(located.stack, tile)
-            if old is None:
+            if old is not None:
+                self._log.warn("{tile} is served from an earlier epoch: {reason}", tile=tile, reason=str(failure))
+                return TileAnswer(old.tile, Result.STALE)
+            placeholder = await self._placeholders.find(located.stack, tile)
+            if placeholder is None:
                 raise
-            self._log.warn("{tile} is served from an earlier epoch: {reason}", tile=tile, reason=str(failure))
-            return TileAnswer(old.tile, old.result, expires=self._now())  # nobody is to keep it
+            return TileAnswer(placeholder, Result.PLACEHOLDER)
         return TileAnswer(found.tile, found.result, located.expires)
 
     async def stored_tile(self, located: LocatedTile) -> TileAnswer | None:

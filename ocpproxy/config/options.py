@@ -28,6 +28,7 @@ class Option:
 SERVER: Mapping[str, Option] = {
     "listen": Option(values.endpoints, "tcp:8080:interface=127.0.0.1"),
     "workers": Option(values.workers, "1"),
+    "placeholder": Option(values.choice("none", "upscaled", "blank"), "none"),
     "error_body": Option(values.choice("png", "text"), "png"),
     "max_age": Option(values.integer(0, 10**9), "86400"),
     "access_log": Option(values.switch, "on"),

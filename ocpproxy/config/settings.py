@@ -38,6 +38,8 @@ class ServerSettings:
 
     listen: tuple[str, ...]
     workers: int
+    placeholder: str
+    """What viewers get instead of a tile whose upstream fails: ``none``, ``upscaled`` or ``blank``."""
     error_body: str
     max_age: int
     access_log: bool

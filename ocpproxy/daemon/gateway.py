@@ -25,6 +25,7 @@ from ocpproxy.cache.eviction import Evictor
 from ocpproxy.cache.fetches import CuboidFetches, FetchContext
 from ocpproxy.cache.lookahead import AheadContext, LookAhead
 from ocpproxy.cache.lookup import TileLookup
+from ocpproxy.cache.placeholders import Placeholders
 from ocpproxy.cache.quotas import Quotas
 from ocpproxy.cache.rendering import RenderThreads
 from ocpproxy.cache.shared_cutouts import SharedCutouts
@@ -126,7 +127,8 @@ def make_gateway(
     metrics.flights.set_function(lambda: len(fetches))
     metrics.renders_queued.set_function(renders.queued)
 
-    cache = TileCache(catalogue, lookup, fetches, now)
+    placeholders = Placeholders(settings.server.placeholder, lookup, threads.urgent, now)
+    cache = TileCache(catalogue, lookup, fetches, placeholders, now)
     evictor = Evictor(storage.store, storage.leases, settings.cache.reclaim_interval, reactor, metrics)
     ahead = AheadContext(fetches, evictor, reactor, now)
     lookahead = LookAhead(ahead, metrics, enabled=settings.cache.lookahead)

@@ -44,7 +44,11 @@ _CACHE_STATUS = {
     Result.MISS: b"ocpproxy; fwd=miss; stored",
     Result.COLLAPSED: b"ocpproxy; fwd=miss; collapsed",
     Result.BLANK: b"ocpproxy; detail=out-of-bounds",
+    Result.STALE: b"ocpproxy; hit; detail=stale",
+    Result.PLACEHOLDER: b"ocpproxy; fwd=miss; detail=placeholder",
 }
+_NOT_KEPT = (Result.STALE, Result.PLACEHOLDER)
+"""What stands for a tile that cannot be had now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +181,8 @@ def tile(request: Request, answer: TileAnswer, max_age: int) -> Reply:
         **tile_headers(encoded.etag, encoded.modified, max_age),
         b"cache-status": cache_status(answer.result),
     }
+    if answer.result in _NOT_KEPT:
+        headers[b"cache-control"] = b"no-store"
     if Conditions.of(values(b"if-none-match"), values(b"if-modified-since")).has(encoded):
         return Reply(304, b"", headers)
     content_type = pictures.content_type(encoded.picture)
