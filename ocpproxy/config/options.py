@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ocpproxy.config import values
+from ocpproxy.config import dataset_values, values
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +78,16 @@ DISPLAY: Mapping[str, Option] = {
     "channel": Option(values.name("channel"), ""),
     "slice_coordinate": Option(values.choice("level", "full"), "level"),
     "aspect": Option(values.choice("isotropic", "native"), "isotropic"),
-    "window": Option(values.windows, ""),
+    "window": Option(dataset_values.windows, ""),
     "gain": Option(values.number(0.01, 100, "a factor"), "1"),
     "opaque": Option(values.switch, "off"),
+    "broken": Option(dataset_values.broken_slices, ""),
     "probability": Option(values.choice("grey", "red"), "grey"),
 }
 """How a ``[dataset TOKEN]`` is shown."""
 STORED: Mapping[str, Option] = {
     "quota": Option(values.mebibytes, "0"),
-    "pin": Option(values.pinned_levels, ""),
+    "pin": Option(dataset_values.pinned_levels, ""),
 }
 """What a ``[dataset TOKEN]`` may take of the cache."""
 

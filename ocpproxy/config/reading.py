@@ -166,6 +166,7 @@ class _Reader:
             gain=found["gain"],
             opaque=found["opaque"],
             red=found["probability"] == "red",
+            broken=found["broken"],
         )
         upstream = upstreams.make_settings(found, self._kinds[found["type"]])
         return DatasetSettings(upstream, found["token"], display, found["quota"], found["pin"])

@@ -149,17 +149,6 @@ def keep_free(text: str, directory: Path) -> tuple[float, int]:
         raise BadValue("a share of the disk such as 5%, or a number of MiB, or one with MiB, GiB or TiB") from None
 
 
-def pinned_levels(text: str, _: Path) -> tuple[int, int | None] | None:
-    """Read levels that are pinned: (first, last), None for the coarsest; None for none."""
-    found = re.fullmatch(r"(\d{1,5})(?:(-)(\d{1,5})?)?", text)
-    if not text:
-        return None
-    if not found or (found[3] and int(found[3]) < int(found[1])):
-        raise BadValue("levels such as 3-5, 4, or 3- up to the coarsest")
-    first = int(found[1])
-    return first, (int(found[3]) if found[3] else None if found[2] else first)
-
-
 def cutout_size(text: str, directory: Path) -> int:
     """Read the size of a cutout, as bytes."""
     size = mebibytes(text, directory)
@@ -384,16 +373,3 @@ def extension(text: str, _: Path) -> str:
 
 
 # -- how a dataset is shown
-
-
-def windows(text: str, _: Path) -> tuple[tuple[str | None, tuple[int, int]], ...]:
-    """Read (channel, window) pairs; the channel is None for the window of all channels that are not named."""
-    pairs = []
-    for line in filter(None, map(str.strip, text.splitlines())):
-        found = re.fullmatch(rf"(?:({NAME}):)?\s*(-?\d{{1,10}})\s*[,\s-]\s*(-?\d{{1,10}})", line, re.ASCII)
-        if not found or int(found[3]) <= int(found[2]):
-            raise BadValue("LOW,HIGH for all channels, or CHANNEL: LOW,HIGH, one a line, with LOW below HIGH")
-        pairs.append((found[1], (int(found[2]), int(found[3]))))
-    if len({channel for channel, _ in pairs}) != len(pairs):
-        raise BadValue("one window for each channel")
-    return tuple(pairs)

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from ocpproxy.model.address import COLOURS, ChannelName, Colouring, ImageBase
+from ocpproxy.model.broken import BrokenSlices
 from ocpproxy.model.dataset import CannotDisplay, Channel, Dataset
 
 PLACEHOLDER = "0"
@@ -47,6 +48,8 @@ class DisplaySettings:
     """False colour is black where no channel has light, not transparent."""
     red: bool = False
     """Float channels are drawn in red instead of grey."""
+    broken: BrokenSlices | None = None
+    """Slices of xy that are broken."""
 
     def window(self, channel: Channel) -> Window | None:
         """Return the window of a channel, or None: the operator's, else the upstream's where its type allows one."""

@@ -173,7 +173,10 @@ class Stack:
         }
 
     def tile(self, time: int | None, level: int, slice_: int, row: int, col: int) -> Tile | None:
-        """Return the tile at an address, or None when it lies outside the volume."""
+        """Return the tile at an address, or None when it is to be blank: outside the volume, or a broken slice.
+
+        Where the nearest good slice is shown instead of a broken one, it is a tile of that slice.
+        """
         shape = self.dataset.levels.get(level)
         time = self.shown[0].channel.time[0] if time is None else time
         if shape is None or not any(first <= time <= last for first, last in (c.time for c, _, _ in self.shown)):
@@ -182,6 +185,12 @@ class Stack:
         slice_, through = slice_ // factor, self.plane.axes[2]
         if not (0 <= col < columns and 0 <= row < rows and shape.offset[through] <= slice_ < shape.end[through]):
             return None
+        if self.display.broken is not None and self.plane is Plane.XY:
+            ends = shape.offset[through], shape.end[through]
+            shown = self.display.broken.shown(int(slice_), self._thickness(shape), *ends)
+            if shown is None:
+                return None
+            slice_ = shown
         return Tile(self.name, time, level, slice_, row, col)
 
     # -- voxels

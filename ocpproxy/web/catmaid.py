@@ -9,7 +9,7 @@ addresses, and those before the first one are blank. Columns and rows begin with
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -49,6 +49,8 @@ class StackInfo:
     """By zoom level: how many pixels and slices of level 0 one pixel and one slice stand for."""
     canary: Triple
     """The middle of the volume: CATMAID loads a tile there to see whether a mirror works."""
+    broken: tuple[int, ...] = ()
+    """Slices that are broken."""
 
     @property
     def title(self) -> str:
@@ -89,7 +91,21 @@ def _stack_info(stack: Stack, base: ImageBase) -> StackInfo:
         (width, height, depth),
         factors,
         (extent[0] // 2, extent[1] // 2, first + size // 2),
+        _broken(stack, first, first + size),
     )
+
+
+def _broken(stack: Stack, first: int, end: int) -> tuple[int, ...]:
+    broken = stack.display.broken
+    return () if broken is None or stack.plane is not Plane.XY else tuple(broken.within(first, end))
+
+
+def _steps(broken: Sequence[int]) -> dict[str, int]:
+    """Return how many slices it is to the next good one, by broken slice."""
+    steps: dict[int, int] = {}
+    for number in reversed(broken):
+        steps[number] = steps.get(number + 1, 0) + 1
+    return {str(number): steps[number] for number in broken}
 
 
 def _pixel(stack: Stack, level: Level) -> list[Fraction]:
@@ -130,7 +146,7 @@ def _exported_stack(info: StackInfo, root: str) -> dict[str, Any]:
         "downsample_factors": [str(factor) for factor in info.factors],
         "canary_location": str(info.canary),
         "placeholder_color": "(0, 0, 0, 1)",
-        "broken_sections": [],
+        "broken_sections": list(info.broken),
         "comment": "",
         "description": "",
         "attribution": "",
@@ -185,7 +201,7 @@ def stack_document(token: str, infos: Iterable[StackInfo], stack_id: int, root: 
         "comment": "",
         "description": "",
         "metadata": None,
-        "broken_slices": {},
+        "broken_slices": _steps(info.broken),
         "orientation": _ORIENTATIONS[info.base.plane],
         "attribution": "",
         "canary_location": _xyz(info.canary),
