@@ -33,11 +33,12 @@ def hot(on: Stage) -> None:
     place.mkdir()
     (place / "hot.png").write_bytes(picture)
     place.chmod(0o755)
-    nginx = on.nginx(place)
+    nginx, logging = on.nginx(place), on.nginx(place, log=True)
     servers = {
         "nginx, sendfile, one worker": (nginx, "/hot.png"),
         "ocpproxy, memory": (port, path),
         "ocpproxy, disk (memory tier off)": (disk, path),
+        "nginx, access log on": (logging, "/hot.png"),
         "ocpproxy, memory, access log on": (logged, path),
         "ocpproxy, two workers": (two, path),
     }
@@ -77,6 +78,9 @@ def hot(on: Stage) -> None:
     for name, found in frugal.items():
         if found:
             told(f"answers by a second of processor: {name}", found, "", frugal[first] or None)
+    if logging is not None:
+        both = [rates[f"{name} access log on"] for name in ("ocpproxy, memory,", "nginx,")]
+        told("access log on, beside nginx with its own", both[0], "/s", both[1], "0.95")
     proxy = "MapProxy, two workers"
     if rates.get(proxy):
         told("ocpproxy, memory, beside MapProxy", rates["ocpproxy, memory"], "/s", rates[proxy], "8")

@@ -160,20 +160,21 @@ class Stage:
         wait_for(lambda: answers(port))
         return port
 
-    def nginx(self, root: Path) -> int | None:
-        """nginx with one worker and sendfile on a directory; its port."""
+    def nginx(self, root: Path, *, log: bool = False) -> int | None:
+        """nginx with one worker and sendfile on a directory, with its access log or without it; its port."""
         program = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
         if program is None:
             return None
         port, place = free_port(), self.place
         temporary = " ".join(f"{n}_temp_path {place}/ng;" for n in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-        (place / "nginx.conf").write_text(
-            f"daemon off; master_process off; pid {place}/nginx.pid; error_log {place}/nginx.err; worker_processes 1;"
-            "events { worker_connections 1024; } http { access_log off; sendfile on; tcp_nopush on; etag on;"
+        name, logs = ("nginx-log", f"{place}/access.log combined") if log else ("nginx", "off")
+        (place / f"{name}.conf").write_text(
+            f"daemon off; master_process off; pid {place}/{name}.pid; error_log {place}/nginx.err; worker_processes 1;"
+            f"events {{ worker_connections 1024; }} http {{ access_log {logs}; sendfile on; tcp_nopush on; etag on;"
             f"keepalive_requests 1000000000; types {{ image/png png; }} {temporary}"
             f"server {{ listen 127.0.0.1:{port}; root {root}; }} }}"
         )
-        self.listeners[port] = self.run([program, "-c", place / "nginx.conf"], "nginx")
+        self.listeners[port] = self.run([program, "-c", place / f"{name}.conf"], name)
         wait_for(lambda: answers(port))
         return port
 

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ocpproxy.web.front import Front
 from ocpproxy.web.site import HotChannel
 from tests import ocpserver
-from tests.daemons import DaemonCase
+from tests.daemons import DaemonCase, pause
 from tests.hot_gateway import TARGETS, TILES, HotCase, without_date
 from tests.volumes import em
 
@@ -214,9 +214,11 @@ class HotDaemonTests(DaemonCase):
         for _ in range(2):
             await daemon.get("kat/3/0_0_0.png")
         self.assertEqual(await daemon.metric('ocpproxy_tiles_total{result="hit_memory"}'), 2)
-        lines = [line for line in daemon.log.splitlines() if "GET /kat/3/0_0_0.png 200" in line]
-        self.assertEqual([line.rpartition("ocpproxy; ")[2] for line in lines[1:]], ["hit; detail=memory"] * 2)
-        self.assertEqual(len({re.sub(r".*GET", "", line) for line in lines[1:]}), 1)
+        while daemon.log.count('"GET /kat/3/0_0_0.png HTTP/1.1" 200') < 3:
+            await pause(0.05)
+        lines = [line for line in daemon.log.splitlines() if '"GET /kat/3/0_0_0.png HTTP/1.1" 200' in line]
+        self.assertEqual([line.split('"')[7] for line in lines[1:]], ["ocpproxy; hit; detail=memory"] * 2)
+        self.assertEqual(len({re.sub(r".*GET| [0-9a-f]+-[0-9a-f]+ ", "", line) for line in lines[1:]}), 1)
         await daemon.stop()
         index = sqlite3.connect(self.place / "index.sqlite")
         used = [name for (name,) in index.execute("SELECT filename FROM contents ORDER BY reftime DESC LIMIT 1")]

@@ -324,8 +324,10 @@ class FrontDaemonTests(DaemonCase):
             for _ in range(4):
                 code, _, _ = await daemon.get("kat/3/0_0_0.png", **sent)
                 self.assertEqual(code, 200)
+            while daemon.log.count("GET /kat/3/") < 4:
+                await pause(0.05)
             lines = [line for line in daemon.log.splitlines() if "GET /kat/3/" in line]
-            self.assertEqual([" 192.0.2.7 " in line for line in lines], [bool(trusted)] * 4)
+            self.assertEqual([line.startswith("192.0.2.7 ") for line in lines], [bool(trusted)] * 4)
             _, body, _ = await daemon.get("projects/export", **{**sent, "X-Forwarded-Prefix": "/ocp"})
             self.assertEqual(b"https://t.example.org/ocp/ocpcatmaid/kat/" in body, bool(trusted))
             await daemon.stop()

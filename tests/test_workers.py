@@ -187,7 +187,7 @@ class WorkerCommandTests(DaemonCase):
         daemon = Daemon(pid, DaemonLife(), self.client.request, f"http://127.0.0.1:{port}")
         code, _, _ = await daemon.get("kat/3/0_0_0.png")
         self.assertEqual(code, 200)
-        while "GET /kat/3/0_0_0.png 200" not in log.read_text():
+        while "GET /kat/3/0_0_0.png HTTP/1.1" not in log.read_text():
             await pause(0.05)
         os.kill(pid, signal.SIGTERM)
         while (self.place / "d.pid").exists():

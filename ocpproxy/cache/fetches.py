@@ -32,7 +32,7 @@ from twisted.internet.task import deferLater
 
 from ocpproxy.cache.catalogue import Catalogue, DatasetSource
 from ocpproxy.cache.colourings import Colourings
-from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup
+from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup, Timing
 from ocpproxy.cache.rendering import CuboidFlight, CuboidRenderer, RenderThreads
 from ocpproxy.cache.shared_cutouts import SharedCutouts
 from ocpproxy.concurrency import generation
@@ -91,6 +91,24 @@ class TileWriter(Protocol):
 
     async def read_with_validators(self, tile: Tile) -> tuple[bytes, Mapping[str, str]] | None:
         """Return a tile and its validators; None when either is missing."""
+
+
+@dataclass(slots=True)
+class _Course:
+    """The course of one fetch, in seconds of the clock."""
+
+    made: float
+    """When its tiles count as made, in seconds since 1970 (`store.flushes`)."""
+    began: float
+    """When the flight began."""
+    asked: float
+    """When the upstream was asked."""
+    answered: float = 0.0
+    """When it had given the voxels."""
+
+    def timing(self, now: float) -> Timing:
+        """Return what a tile that is ready now has taken."""
+        return Timing(self.asked - self.began, self.answered - self.asked, now - self.answered)
 
 
 @dataclass(frozen=True)
@@ -153,7 +171,7 @@ class CuboidFetches(Service):
         found = cast(Found, await joined)
         if rendered_ahead and not self._store.flushes.forgets(tile, found.tile.modified):
             self._lookup.remember(tile, found.tile)  # when it was delivered nobody waited for it
-        return Found(found.tile, Result.COLLAPSED) if shared else found
+        return Found(found.tile, Result.COLLAPSED, found.timing) if shared else found
 
     async def fill(self, cuboid: Cuboid) -> bool:
         """Fetch the cuboid unless it is stored, and return when all its tiles are that there is space for.
@@ -191,6 +209,7 @@ class CuboidFetches(Service):
 
     async def _fly(self, flight: CuboidFlight) -> None:
         source = self._catalogue.source(flight.key.stack.dataset.token)
+        began = self._clock.seconds()
         try:
             async with AsyncExitStack() as held:
                 lease, slot = self._lease(flight, source.patience), self._slot(flight, source)
@@ -201,18 +220,18 @@ class CuboidFetches(Service):
                 await self._deliver_stored(flight)
                 if flight.waiting_items():
                     with generation.as_current(self._store.flushes.generation):
-                        await self._fetch(flight, source)
+                        await self._fetch(flight, source, began)
         except UpstreamFailure as failure:
             self._log.warn(
                 "{cuboid}: {outcome}: {reason}", cuboid=flight.key.name, outcome=failure.outcome, reason=str(failure)
             )
             raise
 
-    async def _fetch(self, flight: CuboidFlight, source: DatasetSource) -> None:
-        cuboid, upstream, began = flight.key, source.upstream, self._clock.seconds()
-        made = self._store.flushes.looked
+    async def _fetch(self, flight: CuboidFlight, source: DatasetSource, began: float) -> None:
+        cuboid, upstream = flight.key, source.upstream
+        course = _Course(self._store.flushes.looked, began, self._clock.seconds())
         cutout = cuboid.picture_cutout()
-        if cutout is not None and await self._fetch_picture(flight, upstream, cutout, made):
+        if cutout is not None and await self._fetch_picture(flight, upstream, cutout, course):
             return
         try:
             voxels = await self._cutouts.fetch(upstream, cuboid.cutouts())
@@ -220,19 +239,20 @@ class CuboidFetches(Service):
             self._catalogue.refresh(cuboid.stack.dataset.token)  # its description is out of date
             raise
         flight.progress.report()
-        self._measure(source, self._clock.seconds() - began)
-        renderer = CuboidRenderer(flight, voxels, self._threads, partial(self._deliver, flight, made))
+        course.answered = self._clock.seconds()
+        self._measure(source, course.answered - course.asked)
+        renderer = CuboidRenderer(flight, voxels, self._threads, partial(self._deliver, flight, course))
         stored = self._colourings.is_stored(cuboid.stack)
         async with renderer:
             async for pictures in renderer.pictures():
                 if stored:
-                    await self._store.store(pictures, made)
+                    await self._store.store(pictures, course.made)
         flight.deliver(None, None)
 
     def _measure(self, source: DatasetSource, seconds: float) -> None:
         self._seconds.setdefault(source, deque(maxlen=_REMEMBERED)).append(seconds)
 
-    async def _fetch_picture(self, flight: CuboidFlight, upstream: Upstream, cutout: Cutout, made: float) -> bool:
+    async def _fetch_picture(self, flight: CuboidFlight, upstream: Upstream, cutout: Cutout, course: _Course) -> bool:
         """Deliver and store the cuboid's only tile as the upstream draws it; return False when it does not."""
         (tile,) = flight.key.tiles()
         earlier = None
@@ -245,18 +265,19 @@ class CuboidFetches(Service):
         if picture is None:
             return False
         flight.progress.report()
-        self._deliver(flight, made, tile, picture.body)
-        if await self._store.store([(tile, picture.body)], made) and picture.validators:
+        course.answered = self._clock.seconds()
+        self._deliver(flight, course, tile, picture.body)
+        if await self._store.store([(tile, picture.body)], course.made) and picture.validators:
             await self._store.keep_validators(tile, picture.validators)
         flight.deliver(None, None)
         return True
 
-    def _deliver(self, flight: CuboidFlight, made: float, tile: Tile, picture: bytes) -> None:
+    def _deliver(self, flight: CuboidFlight, course: _Course, tile: Tile, picture: bytes) -> None:
         """Deliver a tile; one that somebody waits for, and that was not flushed meanwhile, stays in memory."""
-        encoded = EncodedTile.of(tile, picture, made)
-        if flight.is_waited_for(tile) and not self._store.flushes.forgets(tile, made):
+        encoded = EncodedTile.of(tile, picture, course.made)
+        if flight.is_waited_for(tile) and not self._store.flushes.forgets(tile, course.made):
             self._lookup.remember(tile, encoded)
-        flight.deliver(tile, Found(encoded, Result.MISS))
+        flight.deliver(tile, Found(encoded, Result.MISS, course.timing(self._clock.seconds())))
 
     async def _deliver_stored(self, flight: CuboidFlight, result: Result = Result.HIT_DISK) -> None:
         """Deliver the tiles that are stored by now."""

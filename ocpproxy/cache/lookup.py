@@ -67,11 +67,24 @@ def _identity(tile: Tile) -> str:
     return blake2b("/".join(map(str, tile)).encode(), digest_size=8).hexdigest()
 
 
+class Timing(NamedTuple):
+    """What a miss has spent its time on, in seconds."""
+
+    queue: float
+    """Waiting for a lease and a slot."""
+    upstream: float
+    """Until the upstream had given the voxels."""
+    render: float
+    """Until the tile was made of them."""
+
+
 class Found(NamedTuple):
     """A tile, and how it was found."""
 
     tile: EncodedTile
     result: Result
+    timing: Timing | None = None
+    """Of a miss."""
 
 
 class TileReader(Protocol):

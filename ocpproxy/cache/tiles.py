@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry
 from ocpproxy.cache.fetches import CuboidFetches
-from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup
+from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup, Timing
 from ocpproxy.cache.placeholders import Placeholders
 from ocpproxy.imagery import png
 from ocpproxy.log import Logger
@@ -44,6 +44,8 @@ class TileAnswer:
     result: Result
     expires: float | None = None
     """When it is fetched again, None for never; seconds since 1970."""
+    timing: Timing | None = None
+    """What a miss has spent its time on."""
 
 
 def max_age(expires: float | None, now: float, most: int) -> int:
@@ -115,7 +117,7 @@ class TileCache:
             if placeholder is None:
                 raise
             return TileAnswer(placeholder, Result.PLACEHOLDER)
-        return TileAnswer(found.tile, found.result, located.expires)
+        return TileAnswer(found.tile, found.result, located.expires, found.timing)
 
     async def stored_tile(self, located: LocatedTile) -> TileAnswer | None:
         """Return the tile if it is stored, None if it would have to be fetched.

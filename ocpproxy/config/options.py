@@ -31,7 +31,7 @@ SERVER: Mapping[str, Option] = {
     "placeholder": Option(values.choice("none", "upscaled", "blank"), "none"),
     "error_body": Option(values.choice("png", "text"), "png"),
     "max_age": Option(values.integer(0, 10**9), "86400"),
-    "access_log": Option(values.switch, "on"),
+    "access_log": Option(values.access_log, "on"),
     "patience": Option(values.number(0, 300, "seconds"), "10"),
     "trusted_proxies": Option(values.networks, ""),
     "public_url": Option(values.public_url, ""),

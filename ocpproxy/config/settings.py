@@ -42,7 +42,8 @@ class ServerSettings:
     """What viewers get instead of a tile whose upstream fails: ``none``, ``upscaled`` or ``blank``."""
     error_body: str
     max_age: int
-    access_log: bool
+    access_log: bool | Path
+    """Whether answers are logged in the daemon's log, or the file that they are logged in."""
     patience: float
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     public_url: str

@@ -122,6 +122,15 @@ def kind_name(text: str, _: Path) -> str:
 # -- sizes and times
 
 
+def access_log(text: str, directory: Path) -> bool | Path:
+    """Read where the access log is: True for the daemon's own log, False for nowhere, or a file."""
+    if text in ("on", "off"):
+        return text == "on"
+    if "/" not in text and not text.endswith(".log"):
+        raise BadValue("on, off, or the path of a file")
+    return path(text, directory)
+
+
 def mebibytes(text: str, _: Path) -> int:
     """Read a size in MiB, or with a suffix, as bytes."""
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)\s*(MiB|GiB|TiB)?", text)

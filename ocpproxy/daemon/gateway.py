@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService
@@ -40,6 +41,7 @@ from ocpproxy.daemon.services import (
     OrderedServices,
     ShortSwitchInterval,
     endpoint,
+    write_to_log,
 )
 from ocpproxy.daemon.storage import Storage, open_storage
 from ocpproxy.daemon.upstreams import make_catalogue, open_upstreams
@@ -54,6 +56,7 @@ from ocpproxy.jobs.service import Jobs
 from ocpproxy.jobs.space import SpaceReport
 from ocpproxy.metrics import Metrics
 from ocpproxy.store.cleaning import Cleaning
+from ocpproxy.web.access_log import AccessLog, LogFile
 from ocpproxy.web.admin import AdminParts, AdminSite
 from ocpproxy.web.answer_record import AnswerRecord
 from ocpproxy.web.connections import Connections, most_connections
@@ -133,7 +136,8 @@ def make_gateway(
     ahead = AheadContext(fetches, evictor, reactor, now)
     lookahead = LookAhead(ahead, metrics, enabled=settings.cache.lookahead)
     sources = TileSources(catalogue, cache, DerivedTiles(cache, threads.urgent), lookahead, now, reactor)
-    site = _make_site(settings, reactor, sources, lookup, _state(settings, storage, metrics, slot), metrics)
+    access_log = _access_log(settings.server.access_log, reactor)
+    site = _make_site(settings, reactor, sources, lookup, _state(settings, storage, metrics, slot), metrics, access_log)
     run = RunContext(fetches, storage.store, evictor, reactor, now)
     estimator = Estimator(storage.store, storage.files.run, reactor)
     rows = JobRows(storage.database, reactor)
@@ -145,6 +149,7 @@ def make_gateway(
         ShortSwitchInterval(),
         renders,
         *storage.services(),
+        *([] if access_log is None else [access_log]),
         LagProbe(reactor, metrics.loop_lag),
         BackgroundTask(lambda: storage.fsck.run(reactor, sweep=slot.number == 0)),
         BackgroundTask(Cleaning(storage.store, storage.leases, reactor).run),
@@ -220,6 +225,12 @@ def _state(settings: Settings, storage: Storage, metrics: Metrics, slot: WorkerS
     )
 
 
+def _access_log(where: bool | Path, reactor: Any) -> AccessLog | None:
+    if not where:
+        return None
+    return AccessLog(LogFile(where).write if isinstance(where, Path) else write_to_log, reactor)
+
+
 def _make_site(
     settings: Settings,
     reactor: Any,
@@ -227,6 +238,7 @@ def _make_site(
     lookup: TileLookup,
     state: GatewayState,
     metrics: Metrics,
+    access_log: AccessLog | None,
 ) -> GatewaySite:
     """Return the HTTP server with its resource tree."""
     server = settings.server
@@ -236,7 +248,7 @@ def _make_site(
     policy = TilePolicy(server.max_age, errors_as_text=server.error_body == "text")
     root = Root(pages, TokenResource(sources, routes, policy))
     front = Front(server.trusted_proxies, server.public_url)
-    record = AnswerRecord(metrics, access_log=server.access_log)
+    record = AnswerRecord(metrics, access_log)
     hot_path = HotPath(KnownTiles(routes, lookup, sources.lookahead.note), record, front, sources.now, server.max_age)
     connections = Connections(most_connections(server.connections), reactor)
     return GatewaySite(root, SiteParts(hot_path, open_requests, record, front, connections), reactor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import signal
 import sys
@@ -185,6 +186,21 @@ def _log_file_of_twistd() -> Any:
     handler = signal.getsignal(signal.SIGUSR1)
     names = inspect.getclosurevars(handler).nonlocals if inspect.isfunction(handler) else {}
     return next((value for value in names.values() if isinstance(value, LogFile)), None)
+
+
+def write_to_log(lines: bytes) -> None:
+    """Write whole lines to where twistd writes its log: its log file, or standard output.
+
+    :raises OSError: it cannot be written.
+    """
+    file = _log_file_of_twistd()
+    if file is not None:
+        file.write(lines.decode("ascii"))
+        file.flush()
+        return
+    sys.stdout.flush()
+    while lines:
+        lines = lines[os.write(1, lines) :]
 
 
 def stop(reactor: Any) -> None:

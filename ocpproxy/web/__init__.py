@@ -7,6 +7,8 @@
 `route_cache`    which tile a request's target means
 `answers`        headers, validators, and the one table from failures to HTTP
 `answer_record`  what is counted and logged of every answer
+`access_log`     a line for each answer
+`request_ids`    ids by which an answer is found in the logs
 `open_requests`  the requests that are being answered
 `tree`           the resource tree
 `resources`      resources that are answered by coroutines

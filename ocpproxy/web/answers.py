@@ -29,7 +29,7 @@ from ocpproxy.upstream.base import UnknownToken, UpstreamFailure, UpstreamRefuse
 
 COMMON = {
     b"access-control-allow-origin": b"*",
-    b"access-control-expose-headers": b"ETag, Cache-Status, Retry-After",
+    b"access-control-expose-headers": b"ETag, Cache-Status, Retry-After, X-Request-Id, Server-Timing",
     b"cache-status": b"ocpproxy",
     b"cross-origin-resource-policy": b"cross-origin",
     b"x-content-type-options": b"nosniff",
@@ -181,6 +181,9 @@ def tile(request: Request, answer: TileAnswer, max_age: int) -> Reply:
         **tile_headers(encoded.etag, encoded.modified, max_age),
         b"cache-status": cache_status(answer.result),
     }
+    if answer.timing is not None:
+        parts = (f"{name};dur={seconds * 1000:.1f}" for name, seconds in answer.timing._asdict().items())
+        headers[b"server-timing"] = ", ".join(parts).encode()
     if answer.result in _NOT_KEPT:
         headers[b"cache-control"] = b"no-store"
     if Conditions.of(values(b"if-none-match"), values(b"if-modified-since")).has(encoded):

@@ -42,7 +42,8 @@ from ocpproxy.cache.tiles import max_age
 from ocpproxy.imagery import pictures
 from ocpproxy.model.stack import Stack, Tile
 from ocpproxy.store.files import OpenTile
-from ocpproxy.web import answers
+from ocpproxy.web import answers, request_ids
+from ocpproxy.web.access_log import Answered, agent_fields
 from ocpproxy.web.answer_record import AnswerRecord
 from ocpproxy.web.answers import Conditions
 from ocpproxy.web.channel import header_lines
@@ -57,6 +58,7 @@ _BLOCK = re.compile(rb"(?:" + re.sub(rb"\((?!\?)", rb"(?:", _HEADER) + rb"){0,10
 """Field lines as everybody sends them (RFC 9112, 5): ASCII, no folding, no more than Twisted takes."""
 _FIELD = re.compile(_HEADER)
 _ORDINARY = {b"content-length", b"transfer-encoding", b"expect"}
+_LOGGED = {b"referer", b"user-agent", request_ids.HEADER}
 _MOST_BLOCKS = 512
 _LONGEST_BLOCK = 2048
 """Bytes; a longer header block is read each time, and so is one with many conditions: anybody can make them up."""
@@ -73,6 +75,10 @@ class HeaderBlock(NamedTuple):
     conditions: Conditions
     client: str | None
     """The client that a front names."""
+    agent: bytes
+    """What the access log has of the page and the program that ask."""
+    request_id: bytes | None
+    """The id that the client has sent."""
 
 
 def _read_headers(block: bytes, front: Front) -> HeaderBlock | None:
@@ -83,6 +89,7 @@ def _read_headers(block: bytes, front: Front) -> HeaderBlock | None:
     since: list[bytes] = []
     hosts: list[bytes] = []
     forwarded: dict[bytes, list[bytes]] = {}
+    others: dict[bytes, bytes] = {}
     for name, value in _FIELD.findall(block):
         name, value = name.lower(), value.strip(b" \t")
         if name in _ORDINARY or (name == b"connection" and value.lower() != b"keep-alive"):
@@ -93,11 +100,18 @@ def _read_headers(block: bytes, front: Front) -> HeaderBlock | None:
             since.append(value)
         elif name == b"host":
             hosts.append(value)
+        elif name in _LOGGED:
+            others.setdefault(name, value)
         elif name in FORWARDING:
             forwarded.setdefault(name, []).append(value)
     if len(hosts) != 1 or not HOST.fullmatch(hosts[0]):
         return None
-    return HeaderBlock(Conditions.of(matches or None, since or None), front.forwarded_client(forwarded))
+    return HeaderBlock(
+        Conditions.of(matches or None, since or None),
+        front.forwarded_client(forwarded),
+        agent_fields(others.get(b"referer"), others.get(b"user-agent")),
+        request_ids.own_id(others.get(request_ids.HEADER)),
+    )
 
 
 class HotAnswer(NamedTuple):
@@ -176,21 +190,24 @@ class HotPath:
         try:
             client = header.client if peer.trusted and header.client else peer.host
             self._note(client, route.stack, route.tile)
-            return self._make(target, found, header.conditions, client, max_age(route.expires, now, self._longest_age))
+            age = max_age(route.expires, now, self._longest_age)
+            return self._make(line, found, header, client, age)
         except BaseException:
             if found.tile.file is not None:
                 found.tile.file.close()
             raise
 
-    def _make(self, target: bytes, found: Found, conditions: Conditions, client: str, age: int) -> HotAnswer:
+    def _make(self, line: bytes, found: Found, header: HeaderBlock, client: str, age: int) -> HotAnswer:
         """Record and return the answer with a tile."""
-        tile, result = found
-        headers = self._tile_headers(tile.etag, tile.modified, age)
-        if conditions.has(tile):
-            self._record(client, b"GET", target, 304, 0, answers.cache_status(result), result.value)
+        tile, result, _ = found
+        request_id = header.request_id or request_ids.new_id()
+        headers = b"%bX-Request-Id: %b\r\n" % (self._tile_headers(tile.etag, tile.modified, age), request_id)
+        cached = header.conditions.has(tile)
+        status, size = (304, 0) if cached else (200, len(tile.picture))
+        cache = answers.cache_status(result)
+        self._record(Answered(client, line, status, size, cache, result.value, header.agent, request_id))
+        if cached:
             return HotAnswer((self._opening(304, result), headers, b"\r\n"), b"", tile.file)
-        size = len(tile.picture)
-        self._record(client, b"GET", target, 200, size, answers.cache_status(result), result.value)
         content_type = pictures.content_type(tile.picture)
         content = b"Content-Type: %b\r\nContent-Length: %d\r\n\r\n" % (content_type, size)
         return HotAnswer((self._opening(200, result), headers, content), tile.picture, tile.file)
@@ -198,8 +215,10 @@ class HotPath:
     def _read_block(self, block: bytes) -> HeaderBlock | None:
         """Read a header block, and remember what it says: a viewer sends the same block with each request."""
         header = _read_headers(block, self._front)
-        if len(block) > _LONGEST_BLOCK or (header is not None and len(header.conditions.tags or ()) > _MOST_TAGS):
+        if len(block) > _LONGEST_BLOCK:
             return header
+        if header is not None and (header.request_id or len(header.conditions.tags or ()) > _MOST_TAGS):
+            return header  # no other request has such a block
         if len(self._blocks) >= _MOST_BLOCKS:
             self._blocks.clear()
         self._blocks[block] = header

@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.web import server
 
-from ocpproxy.web import answers, target
+from ocpproxy.web import answers, request_ids, target
 from ocpproxy.web.target import RefusedRequest
 
 
@@ -20,6 +20,9 @@ class GatewayRequest(server.Request):
 
     tile_result: str | None = None
     """The result under which the answer is counted, where the request is for a tile."""
+    request_id = b"-"
+    began = 0.0
+    """When the request had arrived, by the clock that measures how long things take."""
 
     def gotLength(self, length: int | None) -> None:
         """Keep nothing of a body that may follow: nobody here reads one."""
@@ -37,6 +40,10 @@ class GatewayRequest(server.Request):
         for name, value in answers.COMMON.items():
             self.setHeader(name, value)
         site = channel.site
+        self.began = site.reactor.seconds()
+        (sent, *_) = self.requestHeaders.getRawHeaders(request_ids.HEADER, [None])
+        self.request_id = request_ids.own_id(sent) or request_ids.new_id()
+        self.setHeader(request_ids.HEADER, self.request_id)
         site.connections.answering(channel)
         site.open_requests.begin()
         self.notifyFinish().addBoth(lambda _: site.open_requests.end())

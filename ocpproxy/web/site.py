@@ -12,6 +12,7 @@ from twisted.web import resource, server
 from twisted.web.http import Request
 
 from ocpproxy.web import answers
+from ocpproxy.web.access_log import Answered, agent_fields
 from ocpproxy.web.answer_record import AnswerRecord
 from ocpproxy.web.channel import PromptChannel
 from ocpproxy.web.connections import Connections
@@ -118,13 +119,19 @@ class GatewaySite(server.Site):
 
     def log(self, request: Any) -> None:
         """Record the answer to a request that went the ordinary way."""
-        cache_status = request.responseHeaders.getRawHeaders(b"cache-status", [b""])[0]
+        values, answer = request.requestHeaders.getRawHeaders, request.responseHeaders.getRawHeaders
+        (referer, *_), (agent, *_) = values(b"referer", [None]), values(b"user-agent", [None])
         self.answer_record.record(
-            request.client_host,
-            request.method,
-            request.uri,
-            request.code,
-            request.sentLength,
-            cache_status,
-            request.tile_result,
+            Answered(
+                request.client_host,
+                b"%b %b %b" % (request.method, request.uri, request.clientproto),
+                request.code,
+                request.sentLength,
+                answer(b"cache-status", [b""])[0],
+                request.tile_result,
+                agent_fields(referer, agent),
+                request.request_id,
+                self.reactor.seconds() - request.began if request.began else 0.0,
+                answer(b"server-timing", [b"-"])[0].replace(b", ", b","),
+            )
         )

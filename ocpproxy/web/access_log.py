@@ -1,0 +1,163 @@
+"""The access log: a line for each answer, in the combined format that log tools read, and a few fields more ::
+
+    192.0.2.7 - - [30/Nov/2026:10:15:00 +0000] "GET /kat/3/0_0_0.png HTTP/1.1" 200 14432 "-" "Mozilla/5.0" \\
+        5f2c-1a "ocpproxy; hit; detail=memory" 0.000 -
+
+The request's id, its ``Cache-Status``, the seconds that the answer took, and what a miss spent them on
+(``Server-Timing``, or a hyphen). Lines are written in batches, as a hit has no time for a file. Control characters,
+quotes and whatever is not ASCII are escaped, so nobody writes lines but the log.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from twisted.application.service import Service
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from ocpproxy.log import Logger
+
+_FLUSH_AFTER = 0.25
+"""Seconds that a line may wait."""
+_LARGE = 2**16
+"""Bytes of lines that are written at once."""
+_MOST = 2**24
+"""Bytes of lines that wait for a disk that refuses them; later ones are lost."""
+_ODD = re.compile(rb"[^\x20\x21\x23-\x5b\x5d-\x7e]")
+_NONE = b"-"
+Write = Callable[[bytes], None]
+"""Writes whole lines; raises OSError when the disk refuses."""
+
+
+def escape(text: bytes) -> bytes:
+    """Return what may stand between quotes."""
+    return _ODD.sub(lambda found: b"\\x%02x" % found[0][0], text) if _ODD.search(text) else text
+
+
+def agent_fields(referer: bytes | None, agent: bytes | None) -> bytes:
+    """Return the fields of the page and the program that ask, with their quotes."""
+    return b'"%b" "%b"' % (escape(referer or _NONE)[:1024], escape(agent or _NONE)[:512])
+
+
+class Answered(NamedTuple):
+    """An answer, for the log and the counters."""
+
+    client: str
+    line: bytes
+    """The request line."""
+    status: int
+    size: int
+    """Bytes of the body."""
+    cache: bytes
+    """Its ``Cache-Status``."""
+    result: str | None
+    """The result of a tile, None for any other answer."""
+    agent: bytes
+    """`agent_fields`."""
+    request_id: bytes
+    seconds: float = 0.0
+    """From the request to the end of the answer; 0 for a hit that is answered at once."""
+    timing: bytes = _NONE
+    """Its ``Server-Timing``."""
+
+
+class AccessLog(Service):
+    """The access log of one process."""
+
+    _log = Logger()
+
+    def __init__(self, write: Write, clock: IReactorTime, now: Callable[[], float] = time.time) -> None:
+        self._write = write
+        self._clock = clock
+        self._now = now
+        self._lines: list[bytes] = []
+        self._size = self._waiting = 0
+        self._timer: IDelayedCall | None = None
+        self._second = 0
+        self._stamp = b""
+        self._refused = False
+
+    def stopService(self) -> None:
+        """Write what waits."""
+        super().stopService()
+        self.flush()
+
+    def add(self, answered: Answered) -> None:
+        """Add a line."""
+        second = int(self._now())
+        if second != self._second:
+            self._second = second
+            self._stamp = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(second)).encode()
+        client, line, status, size, cache, _, agent, request_id, seconds, timing = answered
+        text = b'%b - - [%b] "%b" %d %d %b %b "%b" %.3f %b\n' % (
+            client.encode("ascii", "replace"),
+            self._stamp,
+            escape(line),
+            status,
+            size,
+            agent,
+            request_id,
+            cache,
+            seconds,
+            timing,
+        )
+        self._lines.append(text)
+        self._size += len(text)
+        if self._size >= _LARGE:
+            self.flush()
+        elif self._timer is None:
+            self._timer = self._clock.callLater(_FLUSH_AFTER, self.flush)
+
+    def flush(self) -> None:
+        """Write all lines. Those that the disk refuses are tried again with the next ones."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        if not self._lines:
+            return
+        try:
+            self._write(b"".join(self._lines))
+        except OSError as error:
+            if not self._refused:
+                self._log.error("the access log cannot be written: {reason}", reason=str(error))
+            self._refused = True
+            self._waiting += self._size
+            if self._waiting < _MOST:
+                self._size = 0  # so that the next lines are not written one by one
+                return
+        else:
+            self._refused = False
+        self._lines.clear()
+        self._size = self._waiting = 0
+
+
+class LogFile:
+    """A file that lines are added to, by several processes, and that others may move away at any time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+
+    def write(self, lines: bytes) -> None:
+        """Write whole lines, into a new file where the old one was moved away.
+
+        :raises OSError: the disk refuses.
+        """
+        if self._fd is not None and self._was_moved(self._fd):
+            os.close(self._fd)
+            self._fd = None
+        if self._fd is None:
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        while lines:
+            lines = lines[os.write(self._fd, lines) :]
+
+    def _was_moved(self, fd: int) -> bool:
+        with suppress(OSError):
+            return not os.path.samestat(os.fstat(fd), os.stat(self._path))
+        return True
