@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -10,20 +12,23 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ocpproxy.model.dataset import Cutout, Dataset
 from ocpproxy.upstream.base import (
+    NotSent,
     NotUnderstood,
     UnknownToken,
+    UpstreamBroken,
     UpstreamBusy,
     UpstreamDown,
     UpstreamRefused,
     UpstreamSlow,
     VoxelsOnly,
 )
-from ocpproxy.upstream.breaker import FAILURES, Breaker, BreakerState, GuardedUpstream, UpstreamResting
+from ocpproxy.upstream.breaker import BROKEN_ANSWERS, FAILURES, Breakers, BreakerState, GuardedUpstream, UpstreamResting
 from ocpproxy.upstream.mirrors import Mirrored
 from tests.daemons import Stopwatch, pause
 from tests.prefetching import PickyService, PrefetchCase
 from tests.test_rendering import STACK, tile
 
+OTHER = "home 2 is not used: it describes another volume"
 CUTOUT = STACK.cuboid(tile(0)).cutouts()[0]
 
 
@@ -32,16 +37,20 @@ class Fickle(VoxelsOnly):
 
     def __init__(self, origin: str = "fickle") -> None:
         self.origin = origin
+        self.describes = True
+        self.volume = STACK.dataset
         self.asked: list[Deferred[Any]] = []
         self.cutouts: list[Cutout] = []
 
     async def describe(self, token: str) -> str:
         """Return the origin."""
+        if not self.describes:
+            raise UpstreamDown("for the test")
         return self.origin
 
     def dataset(self, token: str, description: str) -> Dataset:
         """Return a dataset."""
-        return STACK.dataset
+        return self.volume
 
     async def cutout(self, cutout: Cutout) -> Any:
         """Wait for the test."""
@@ -58,8 +67,10 @@ class BreakerTests(SynchronousTestCase):
         """Guard an upstream."""
         self.clock = Clock()
         self.upstream = Fickle()
-        self.breaker = Breaker("test", self.clock)
-        self.guarded = GuardedUpstream(self.upstream, self.breaker)
+        breakers = Breakers("test", self.clock)
+        assert CUTOUT is not None
+        self.breaker = breakers.of(CUTOUT)
+        self.guarded = GuardedUpstream(self.upstream, breakers)
 
     def ask(self) -> Deferred[Any]:
         """Ask for a cutout."""
@@ -106,6 +117,59 @@ class BreakerTests(SynchronousTestCase):
             self.break_with(UpstreamDown("x"))
         self.assertEqual(self.breaker.state, BreakerState.CLOSED, "the count begins again")
 
+    def test_bad_answers(self) -> None:
+        """An upstream that answers, but not as it should, has a few tries more."""
+        for _ in range(BROKEN_ANSWERS - 1):
+            self.break_with(UpstreamBroken("x"))
+        self.assertEqual(self.breaker.state, BreakerState.CLOSED)
+        self.break_with(UpstreamBroken("x"))
+        self.assertEqual(self.breaker.state, BreakerState.OPEN)
+
+    def test_others(self) -> None:
+        """Another dataset of the same upstream has a breaker of its own; who was not sent says nothing."""
+        for _ in range(FAILURES * 2):
+            self.break_with(NotSent("x"))
+        self.assertEqual(self.breaker.state, BreakerState.CLOSED)
+        for _ in range(FAILURES):
+            self.break_with(UpstreamDown("x"))
+        assert CUTOUT is not None
+        other = replace(CUTOUT, dataset=replace(CUTOUT.dataset, token="other"))
+        asked = Deferred.fromCoroutine(self.guarded.cutout(other))
+        self.upstream.asked[-1].callback("voxels")
+        self.assertEqual(self.successResultOf(asked), "voxels")
+        self.assertEqual(self.guarded.breakers.state("other"), BreakerState.CLOSED)
+        self.assertEqual(self.guarded.breakers.state(), BreakerState.OPEN)
+
+    def test_no_pictures(self) -> None:
+        """That an upstream draws no pictures says nothing about its health, and neither closes nor probes."""
+        assert CUTOUT is not None
+        for _ in range(FAILURES):
+            asked = Deferred.fromCoroutine(self.guarded.picture(CUTOUT, None))
+            self.assertIsNone(self.successResultOf(asked))
+            self.break_with(UpstreamDown("x"))
+        self.assertEqual(self.breaker.state, BreakerState.OPEN)
+        self.clock.advance(1)
+        self.successResultOf(Deferred.fromCoroutine(self.guarded.picture(CUTOUT, None)))
+        self.assertEqual(self.breaker.state, BreakerState.OPEN)
+        self.break_with(UpstreamDown("x"))
+
+    def test_slow_probe(self) -> None:
+        """A probe without an answer is followed by another one; what becomes of the first does no harm."""
+        for _ in range(FAILURES):
+            self.break_with(UpstreamDown("x"))
+        self.clock.advance(0.3)
+        slow = self.ask()
+        first = self.upstream.asked[-1]
+        self.clock.advance(1.4)
+        self.failureResultOf(self.ask(), UpstreamResting)
+        self.clock.advance(0.2)
+        second = self.ask()
+        first.errback(UpstreamSlow("x"))
+        self.failureResultOf(slow, UpstreamSlow)
+        self.assertEqual(self.breaker.state, BreakerState.PROBING)
+        self.upstream.asked[-1].callback("voxels")
+        self.assertEqual((self.successResultOf(second), self.breaker.state), ("voxels", BreakerState.CLOSED))
+
     def test_answers(self) -> None:
         """What is an answer, even of a kind that nobody wants, does not count as a failure, and ends a row of them."""
         for error in (UnknownToken("x"), UpstreamRefused("x"), NotUnderstood("x")):
@@ -117,8 +181,7 @@ class BreakerTests(SynchronousTestCase):
 
     def test_retry_after(self) -> None:
         """An upstream that asks for time gets it, but not for ever."""
-        for _ in range(FAILURES):
-            self.break_with(UpstreamBusy("x", 40.0))
+        self.break_with(UpstreamBusy("x", 40.0))
         self.clock.advance(39.9)
         self.failureResultOf(self.ask(), UpstreamResting)
         self.clock.advance(0.2)
@@ -146,13 +209,17 @@ class MirrorTests(SynchronousTestCase):
         """Make them."""
         self.clock = Clock()
         self.homes = [Fickle("one"), Fickle("two")]
-        self.breakers = [Breaker(home.origin, self.clock) for home in self.homes]
-        self.mirrored = Mirrored([GuardedUpstream(h, b) for h, b in zip(self.homes, self.breakers, strict=True)])
+        guarded = [GuardedUpstream(home, Breakers(home.origin, self.clock)) for home in self.homes]
+        self.mirrored = Mirrored(guarded)
+        assert CUTOUT is not None
+        self.breakers = [one.breakers.of(CUTOUT) for one in guarded]
 
     def ask(self) -> Deferred[Any]:
         """Ask for a cutout."""
         assert CUTOUT is not None
-        dataset = self.mirrored.dataset("kat", "")
+        dataset = self.mirrored.dataset(
+            "kat", self.successResultOf(Deferred.fromCoroutine(self.mirrored.describe("kat")))
+        )
         cutout = Cutout(dataset, CUTOUT.channel, CUTOUT.time, CUTOUT.level, CUTOUT.box)
         return Deferred.fromCoroutine(self.mirrored.cutout(cutout))
 
@@ -173,16 +240,45 @@ class MirrorTests(SynchronousTestCase):
         self.assertEqual((self.successResultOf(asked), self.breakers[0].state), ("back", BreakerState.CLOSED))
 
     def test_answers(self) -> None:
-        """That a home does not have something, or does not let us, is an answer for all; both gone is a failure."""
+        """A home that does not have something, or does not let us, is passed over; both gone is a failure."""
+        for error in (UpstreamRefused("x"), UnknownToken("x")):
+            asked = self.ask()
+            self.homes[0].asked[-1].errback(error)
+            self.homes[1].asked[-1].callback("voxels")
+            self.assertEqual(self.successResultOf(asked), "voxels")
         asked = self.ask()
-        self.homes[0].asked[-1].errback(UpstreamRefused("x"))
-        self.failureResultOf(asked, UpstreamRefused)
+        self.homes[0].asked[-1].errback(UnknownToken("x"))
+        self.homes[1].asked[-1].errback(UpstreamDown("x"))
+        self.failureResultOf(asked, UpstreamDown)
+        asked = self.ask()
+        self.homes[0].asked[-1].callback("voxels")
+        self.successResultOf(asked)
+        self.breakers[1].succeeded()
         for n in range(FAILURES):
             asked = self.ask()
             self.homes[0].asked[-1].errback(UpstreamDown("x"))
-            self.homes[1].asked[-1].errback(UpstreamSlow(str(n)))
-            self.failureResultOf(asked, UpstreamSlow)
+            self.homes[1].asked[-1].errback(UpstreamDown(str(n)))
+            self.failureResultOf(asked, UpstreamDown)
         self.failureResultOf(self.ask(), UpstreamResting)
+
+    def test_descriptions(self) -> None:
+        """Each home is read by its own description; one that describes another volume, or nothing, is not used."""
+        self.homes[1].volume = replace(STACK.dataset, channels=())
+        dataset = self.mirrored.dataset("kat", json.dumps(["one", "two"]))
+        self.assertEqual((dataset.upstream_data[1], dataset.notes), (None, (OTHER,)))
+        self.homes[1].volume = STACK.dataset
+        self.assertEqual(self.mirrored.dataset("kat", json.dumps(["one", None])).upstream_data[1], None)
+        self.assertIsNone(self.mirrored.dataset("kat", json.dumps([None, "two"])).upstream_data[0])
+        for text in ("", "{}", "[1]", "[null, null]", "[]", "[" * 5000):
+            self.assertRaises(NotUnderstood, self.mirrored.dataset, "kat", text)
+        self.homes[0].describes = False
+        described = Deferred.fromCoroutine(self.mirrored.describe("kat"))
+        self.assertEqual(json.loads(self.successResultOf(described)), [None, "two"])
+        self.homes[0].describes, self.homes[1].describes = True, False
+        described = Deferred.fromCoroutine(self.mirrored.describe("kat"))
+        self.assertEqual(json.loads(self.successResultOf(described)), ["one", "two"], "what it said before")
+        self.homes[0].describes = False
+        self.failureResultOf(Deferred.fromCoroutine(self.mirrored.describe("kat")), UpstreamDown)
 
 
 class BreakerDaemonTests(PrefetchCase):
@@ -193,12 +289,13 @@ class BreakerDaemonTests(PrefetchCase):
         daemon = await self.begin(upstream_retries="0")
         self.assertEqual((await daemon.get("kat/0/0_0_0.png"))[0], 200)
         self.service.bad = frozenset({"/"})
-        statuses = [await daemon.get(f"kat/{z}/0_1_0.png") for z in range(0, 64, 4)]
+        cuboids = [f"kat/{z}/{place}_0.png" for z in range(0, 64, 16) for place in ("0_1", "1_0", "1_1")]
+        statuses = [await daemon.get(path) for path in cuboids]
         self.assertEqual({status for status, _, _ in statuses}, {503})
         self.assertTrue(all(int(headers["retry-after"]) >= 1 for _, _, headers in statuses))
-        self.assertLessEqual(self.service.asked["cutout"] - 1, 5)
+        self.assertLessEqual(self.service.asked["cutout"] - 1, 5 + 3, "five, and probes")
         self.assertEqual(await daemon.metric('ocpproxy_upstream_breaker{dataset="other tokens",home="1"}'), 2)
-        self.assertIn("has failed 3 times in a row", daemon.log)
+        self.assertIn("has failed 5 times in a row", daemon.log)
         _, page, _ = await daemon.get("")
         self.assertIn(b"its upstream fails", page)
         self.assertEqual((await daemon.get("kat/0/0_0_0.png"))[0], 200, "what is cached is served")

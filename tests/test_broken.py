@@ -26,20 +26,22 @@ RANGES = st.lists(
 class BrokenTests(SynchronousTestCase):
     """The arithmetic."""
 
-    @given(RANGES, st.integers(0, 40), st.sampled_from([Fraction(1), Fraction(2), Fraction(3, 2), Fraction(4)]))
-    def test_nearest(self, ranges: list[tuple[int, int]], slice_: int, thickness: Fraction) -> None:
+    @given(RANGES, st.integers(0, 40), st.sampled_from([Fraction(1), Fraction(2), Fraction(4)]), st.integers(0, 5))
+    def test_nearest(self, ranges: list[tuple[int, int]], slice_: int, thickness: Fraction, start: int) -> None:
         """The nearest slice is shown that has a good one, by a search through all of them."""
         broken = BrokenSlices.of(iter(ranges), nearest=True)
         lost = {n for first, last in ranges for n in range(first, last + 1)}
-        end = 42
+        finest = (start, 47)
+        level = (int(start / thickness), int(47 / thickness))
+        slice_ = level[0] + slice_ % (level[1] - level[0])
 
         def is_broken(one: int) -> bool:
             first = -(-one * thickness.numerator // thickness.denominator)
             after = -(-(one + 1) * thickness.numerator // thickness.denominator)
-            return all(n in lost for n in range(first, max(after, first + 1)))
+            return all(n in lost for n in range(max(first, start), min(max(after, first + 1), 47)))
 
-        good = [one for one in range(end) if not is_broken(one)]
-        found = broken.shown(slice_, thickness, 0, end)
+        good = [one for one in range(*level) if not is_broken(one)]
+        found = broken.shown(slice_, thickness, level, finest)
         if not is_broken(slice_):
             self.assertEqual(found, slice_)
         elif good:
@@ -48,7 +50,7 @@ class BrokenTests(SynchronousTestCase):
             self.assertEqual(abs(found - slice_), min(abs(one - slice_) for one in good))
         else:
             self.assertIsNone(found)
-        blank = BrokenSlices.of(iter(ranges), nearest=False).shown(slice_, thickness, 0, end)
+        blank = BrokenSlices.of(iter(ranges), nearest=False).shown(slice_, thickness, level, finest)
         self.assertEqual(blank, None if is_broken(slice_) else slice_)
         self.assertEqual(set(broken.within(3, 30)), {n for n in lost if 3 <= n < 30})
 

@@ -84,6 +84,8 @@ class ConfigurationTests(SynchronousTestCase):
             ("url = http://h/c/x\n", None),
             ("type = precomputed\nurl = gs://bucket/x\n", None),
             ("url = https://elsewhere/c/x\nauthorization = Bearer ${T}\n", "Bearer s"),
+            ("url = https://elsewhere/c/x\n  https://mirror/c/x\n", None),
+            ("url = https://h/c/x\n  https://mirror/c/x\n", None),
         ):
             settings = config.parse(f"{upstream}[dataset a]\n{lines}", Path(), {"T": "s"}, KINDS)
             self.assertEqual(settings.datasets["a"].upstream.authorization, sent, lines)

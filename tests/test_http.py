@@ -20,7 +20,7 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from ocpproxy.concurrency.progress import Progress
-from ocpproxy.upstream.base import UnknownToken, UpstreamBroken, UpstreamDown, UpstreamFailure, UpstreamSlow
+from ocpproxy.upstream.base import NotSent, UnknownToken, UpstreamBroken, UpstreamDown, UpstreamFailure, UpstreamSlow
 from ocpproxy.upstream.http import HostClient, HttpClient, HttpResponse, status_failure
 from ocpproxy.upstream.plain_treq import make_treq
 
@@ -114,7 +114,7 @@ class HangingLookupTests(SynchronousTestCase):
         self.failureResultOf(second, CancelledError)
         self.reactor.advance(0.6)
         self.failureResultOf(first, UpstreamSlow)
-        self.failureResultOf(third, UpstreamSlow)
+        self.failureResultOf(third, NotSent)
 
 
 class _Answers(Resource):

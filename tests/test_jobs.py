@@ -29,6 +29,7 @@ from ocpproxy.model.region import Region, Segment, part
 from ocpproxy.model.stack import Cuboid, Stack, Tile
 from ocpproxy.store.usage import Usage
 from ocpproxy.upstream.base import UpstreamBroken, UpstreamBusy
+from ocpproxy.upstream.breaker import NotAsked, UpstreamResting
 
 numbers = st.integers(0, 2**23)
 
@@ -324,6 +325,24 @@ class RunTests(SynchronousTestCase):
         self.cache.bad.clear()
         self.successResultOf(self.start(JobProgress(cuboids=16, failed=1), [self.cuboids[0].name]))
         self.assertEqual(self.progress.failed, 0)
+
+    def test_resting(self) -> None:
+        """While the upstream is left alone a job waits, and no cuboid counts as failed; in maintenance it stops."""
+        self.cache.bad = {cuboid.name for cuboid in self.cuboids}
+        self.cache.failure = UpstreamResting("for the test", 1.0)
+        running = self.start()
+        for _ in range(120):
+            self.clock.advance(1)
+        self.assertNoResult(running)
+        self.assertEqual(self.progress.failed, 0)
+        self.cache.bad.clear()
+        self.clock.advance(1)
+        self.successResultOf(running)
+        self.assertEqual((self.progress.done, self.progress.failed), (16, 0))
+        self.cache.tiles.clear()
+        self.cache.bad = {cuboid.name for cuboid in self.cuboids}
+        self.cache.failure = NotAsked("for the test", 60.0)
+        self.failureResultOf(self.start(), Stopped)
 
     def test_rate(self) -> None:
         """So many cuboids a second, and no more."""

@@ -121,6 +121,7 @@ class Fetches:
     """Fetches that end when the test says so."""
 
     def __init__(self) -> None:
+        self.resting = False
         self.begun: dict[Cuboid, Deferred[bool]] = {}
         self.lanes: set[Lane] = set()
         self.cancelled: list[Cuboid] = []
@@ -135,6 +136,10 @@ class Fetches:
     def is_flying(self, cuboid: Cuboid) -> bool:
         """Return False: nobody else fetches anything."""
         return False
+
+    def is_resting(self, token: str) -> bool:
+        """Return whether the upstream is left alone."""
+        return self.resting
 
     def expected_seconds(self, token: str) -> float:
         """Return half a second, or what the test says."""
@@ -293,6 +298,12 @@ class LookAheadTests(SynchronousTestCase):
                     self.ahead.note("a", stack, tile(100, place, number)._replace(stack=stack.name))
                 self.clock.advance(0.2)
             self.assertEqual(len(self.fetches.begun), expected)
+
+    def test_resting(self) -> None:
+        """While the upstream is left alone nothing is fetched, and no space is made for it."""
+        self.fetches.resting = True
+        self.look(range(64, 96))
+        self.assertEqual(len(self.fetches.begun), 0)
 
     def test_off(self) -> None:
         """Switched off, it does nothing."""

@@ -91,6 +91,18 @@ class CutoutsTests(SynchronousTestCase):
             else:
                 np.testing.assert_array_equal(one, voxels(expected.box))
 
+    def test_failures_are_not_shared(self) -> None:
+        """Another upstream of the same volume gets the voxels of a flight, but asks for itself when that fails."""
+        whole, other = cutout(0, 64, 0, 64, 0, 16), Slow()
+        first = self.fetch(whole)
+        joined = Deferred.fromCoroutine(self.cutouts.fetch(other, [whole]))
+        self.assertEqual((len(self.upstream.asked), len(other.asked)), (1, 0))
+        self.upstream.asked[0][2].errback(UpstreamBroken("for the test"))
+        self.failureResultOf(first, UpstreamBroken)
+        self.assertEqual(len(other.asked), 1)
+        other.answer(0)
+        self.got(joined, whole)
+
     def test_within(self) -> None:
         """Equal boxes, and boxes within another, in flight or a moment old, cost no request; others do."""
         whole, part = cutout(0, 64, 0, 64, 0, 16), cutout(10, 20, 30, 64, 3, 9)

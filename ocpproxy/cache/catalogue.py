@@ -41,7 +41,7 @@ from ocpproxy.upstream.base import (
     UpstreamFailure,
     UpstreamRefused,
 )
-from ocpproxy.upstream.breaker import Breaker, BreakerState
+from ocpproxy.upstream.breaker import Breakers, BreakerState
 
 _ASK_AGAIN_AFTER = 60.0
 """Seconds after a failure that does not pass by itself: somebody may have mended it."""
@@ -83,13 +83,15 @@ class DatasetSource:
     """Bytes of voxels that one cuboid may take."""
     max_age: float | None = None
     """Seconds after which tiles are fetched again, infinity for never; None to decide by channel."""
-    breakers: tuple[Breaker, ...] = ()
+    breakers: tuple[Breakers, ...] = ()
     """Those of the homes of the upstream."""
+    is_asked: bool = True
+    """False where the upstream is not asked for anything."""
 
-    @property
-    def is_resting(self) -> bool:
-        """True if no home of the upstream is asked for voxels now, because all have failed."""
-        return bool(self.breakers) and all(one.state is not BreakerState.CLOSED for one in self.breakers)
+    def is_resting(self, token: str) -> bool:
+        """Return whether no home of the upstream is asked for voxels of a token now."""
+        resting = bool(self.breakers) and all(one.state(token) is not BreakerState.CLOSED for one in self.breakers)
+        return resting or not self.is_asked
 
     def lifetime(self, channels: Iterable[Channel]) -> float:
         """Return the seconds after which tiles that show these channels are fetched again."""

@@ -210,7 +210,7 @@ class Evictor(Service):
         It may when rows were pending, in another process; not when the second pass finds nothing either.
         """
         self._without_gain += 1
-        if self._without_gain == 1 or not self._limits.is_full(self._store.usage):
+        if self._without_gain == 1:
             return True
         if not self._futile_until:
             self._log.warn("the cache is full of what may not be evicted: new tiles are not stored")

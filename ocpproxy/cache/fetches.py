@@ -47,6 +47,7 @@ from ocpproxy.model.stack import Cuboid, Tile
 from ocpproxy.store.flush import Flush
 from ocpproxy.store.tile_store import Pictures
 from ocpproxy.upstream.base import OutOfRange, Picture, UnknownToken, Upstream, UpstreamBusy, UpstreamFailure
+from ocpproxy.upstream.breaker import UpstreamResting
 
 _POLL_INTERVALS = (0.01, 0.05)
 """Seconds between two looks for the files of another process: at first, and at most."""
@@ -136,7 +137,9 @@ class CuboidFetches(Service):
         self._clock = context.clock
         self._slots: dict[DatasetSource, FairSemaphore] = {}
         self._colourings = Colourings(context.clock)
-        self._flights: SingleFlight[Cuboid, Tile | None, Found | None] = SingleFlight(self._fly, context.clock)
+        self._flights: SingleFlight[Cuboid, Tile | None, Found | None] = SingleFlight(
+            self._fly, context.clock, forget=(UpstreamResting,)
+        )
         self._seconds: dict[DatasetSource, deque[float]] = {}
         """How long the last cuboids took."""
 
@@ -196,6 +199,10 @@ class CuboidFetches(Service):
         """
         taken = sorted(self._seconds.get(self._catalogue.source(token), (_USUAL_SECONDS,)))
         return taken[len(taken) // 4]
+
+    def is_resting(self, token: str) -> bool:
+        """Return whether the upstream of a token is not asked for voxels now."""
+        return self._catalogue.source(token).is_resting(token)
 
     @property
     def waiters(self) -> int:

@@ -170,6 +170,8 @@ class LookAhead(Service):
 
     async def _fill(self, cuboid: Cuboid) -> bool:
         """Fetch a cuboid if there is space for it; return whether anything was fetched."""
+        if self._fetches.is_resting(cuboid.stack.dataset.token):
+            return False  # nothing would come, and space would have been made in vain
         count = len(cuboid.tiles())
         wanted = Usage(count, count * TILE * TILE)
         async with self._space.hold_space(wanted, self._now() - _SPARED) as enough:

@@ -24,7 +24,7 @@ from ocpproxy.concurrency.gather import gather
 from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.model.dataset import Box, Channel, Cutout, Level
 from ocpproxy.model.voxels import Voxels
-from ocpproxy.upstream.base import Upstream
+from ocpproxy.upstream.base import Upstream, UpstreamFailure
 
 _KEPT_FOR = 60.0
 """Seconds that voxels are kept for other stacks."""
@@ -87,7 +87,7 @@ class SharedCutouts:
         self._recent: TTLCache[_Request, Voxels] = TTLCache(
             memory, _KEPT_FOR, clock.seconds, getsizeof=lambda voxels: voxels.nbytes
         )
-        self._flights: SingleFlight[_Request, None, Voxels] = SingleFlight(self._fetch, clock)
+        self._flights: SingleFlight[_Request, None, Voxels] = SingleFlight(self._fetch, clock, remember_failure=0)
 
     async def fetch(self, upstream: Upstream, cutouts: Sequence[Cutout | None]) -> list[Voxels | None]:
         """Return the voxels of each cutout, fetched side by side, axes (z, y, x); None for None.
@@ -105,7 +105,13 @@ class SharedCutouts:
             if voxels is not None:
                 return recent.part(voxels, cutout.box)
         whole = next((flying for flying in self._flights.flying_keys() if flying.contains(request)), request)
-        return whole.part(await self._flights.join(whole, None), cutout.box)
+        try:
+            return whole.part(await self._flights.join(whole, None), cutout.box)
+        except UpstreamFailure:
+            if whole.upstream is upstream:
+                raise
+        # Another token's failure says nothing: that may have another home of the volume, or not be asked at all.
+        return await self._flights.join(request, None)
 
     async def _fetch(self, flight: Flight[_Request, None, Voxels]) -> None:
         request = flight.key

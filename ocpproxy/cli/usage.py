@@ -57,9 +57,9 @@ def _show(found: list[dict[str, Any]], arguments: argparse.Namespace) -> int:
         for one in found:
             print(json.dumps(one))
         return 0
-    columns = [
-        name for name in _COLUMNS if name not in {"plane", "level"} or any(one[name] is not None for one in found)
-    ]
+    shown = {"plane": arguments.by != "token", "level": arguments.by == "level"}
+    shown |= dict.fromkeys(("quota", "pinned"), arguments.by == "token")
+    columns = [name for name in _COLUMNS if shown.get(name, True)]
     if arguments.csv:
         writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

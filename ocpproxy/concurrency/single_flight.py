@@ -120,6 +120,7 @@ class SingleFlight(Generic[K, I, R]):
     :param fetch: makes one flight. It must deliver every item that is waited for, or raise; then the waiters receive
         the exception.
     :param remember_failure: seconds that a failure is remembered.
+    :param forget: failures that are not remembered.
     :param finish: finish a flight whose answer is arriving though everybody has left.
     """
 
@@ -129,10 +130,12 @@ class SingleFlight(Generic[K, I, R]):
         clock: IReactorTime,
         *,
         remember_failure: float = REMEMBER_FAILURE,
+        forget: tuple[type[Exception], ...] = (),
         finish: bool = True,
     ) -> None:
         self._fetch = fetch
         self._clock = clock
+        self._forget = forget
         self._finish = finish
         self._flights: dict[K, Flight[K, I, R]] = {}
         self._detached: set[Flight[K, I, R]] = set()
@@ -194,7 +197,7 @@ class SingleFlight(Generic[K, I, R]):
             error = cancelled
         except Exception as failure:
             error = failure
-            if flight not in self._detached:
+            if flight not in self._detached and not isinstance(failure, self._forget):
                 self._failures[flight.key] = failure
         finally:
             # Before the waiters get the result: a waiter may join again at once, and that must be a new flight.

@@ -204,10 +204,9 @@ class _Reader:
         else:
             shared = dict(inherited)
         found = self._read_options(section, options, shared)
-        checks = upstreams.faults(section, kind, found, written, inherits_url=same_kind)
-        self.faults += checks
         if "authorization" not in written and upstreams.hosts(found) - upstreams.hosts(inherited or found):
             found["authorization"] = None  # that of [upstream] is for its own host
+        self.faults += upstreams.faults(section, kind, found, written, inherits_url=same_kind)
         return found
 
     def _read_options(

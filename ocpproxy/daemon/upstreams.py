@@ -20,7 +20,7 @@ from ocpproxy.daemon.services import IdleConnections
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.display import DEFAULT_DISPLAY, DisplaySettings
 from ocpproxy.upstream.base import InstrumentedUpstream, Upstream
-from ocpproxy.upstream.breaker import Breaker, GuardedUpstream
+from ocpproxy.upstream.breaker import Breakers, GuardedUpstream
 from ocpproxy.upstream.endpoints import ReusedEndpoints
 from ocpproxy.upstream.http import HttpClient
 from ocpproxy.upstream.kind import UpstreamContext
@@ -75,13 +75,13 @@ def make_catalogue(
         alias_of: str | None = None,
         display: DisplaySettings = DEFAULT_DISPLAY,
     ) -> DatasetSource:
-        breakers: list[Breaker] = []
+        breakers: list[Breakers] = []
 
         def guard(home: Upstream, number: int) -> GuardedUpstream:
-            breaker = Breaker(f"{name}, home {number + 1}" if number else name, context.reactor)
-            breakers.append(breaker)
-            metrics.breaker.labels(name, str(number + 1)).set_function(lambda: breaker.state)
-            return GuardedUpstream(InstrumentedUpstream(home, metrics), breaker)
+            own = Breakers(f"home {number + 1}" if number else name, context.reactor)
+            breakers.append(own)
+            metrics.breaker.labels(name, str(number + 1)).set_function(own.state)
+            return GuardedUpstream(InstrumentedUpstream(home, metrics), own)
 
         return DatasetSource(
             build_upstream(upstream, context, guard),
@@ -93,6 +93,7 @@ def make_catalogue(
             upstream.max_cutout,
             upstream.max_age,
             tuple(breakers),
+            not upstream.cache_only,
         )
 
     sources = {token: source(token, d.upstream, d.token, d.display) for token, d in settings.datasets.items()}

@@ -30,12 +30,15 @@ from ocpproxy.jobs.progress import JobProgress, Outcome
 from ocpproxy.model.stack import Cuboid, Tile
 from ocpproxy.store.usage import Usage
 from ocpproxy.upstream.base import UpstreamBusy, UpstreamFailure, UpstreamSlow
+from ocpproxy.upstream.breaker import NotAsked, UpstreamResting
 
 _FEW_FAILURES = 20
 """Failures that never stop a job."""
 _IN_A_ROW = 5
 """Failures in a row after which a job waits for a while: the upstream seems to be down."""
 _LONGEST_PAUSE = 30.0
+_LONGEST_REST = 600.0
+"""Seconds that a cuboid waits for an upstream that is left alone."""
 _PAUSES = (3.0, 15.0)
 """Seconds before a cuboid is asked for again whose upstream was busy or slow."""
 _LOOK_AGAIN = 0.5
@@ -190,10 +193,24 @@ class Run:
         """Fetch a cuboid; when the upstream is busy or slow, for viewers come first, try again a while later."""
         for pause in _PAUSES:
             try:
-                return await self._fill(cuboid, missing)
+                return await self._fill_when_asked(cuboid, missing)
             except (UpstreamBusy, UpstreamSlow) as failure:
                 await deferLater(self._clock, min(max(pause, failure.retry_after or 0), _LONGEST_PAUSE))
-        return await self._fill(cuboid, missing)
+        return await self._fill_when_asked(cuboid, missing)
+
+    async def _fill_when_asked(self, cuboid: Cuboid, missing: int) -> dict[Tile, int]:
+        """Fetch a cuboid; while its upstream is left alone, wait: that says nothing about this cuboid."""
+        until = self._clock.seconds() + _LONGEST_REST
+        while True:
+            try:
+                return await self._fill(cuboid, missing)
+            except NotAsked as failure:
+                raise Stopped(str(failure)) from None
+            except UpstreamResting as failure:
+                if self._clock.seconds() > until:
+                    raise
+                await deferLater(self._clock, max(failure.retry_after or 0, _LOOK_AGAIN))
+                self._check_limits()
 
     async def _fill(self, cuboid: Cuboid, missing: int) -> dict[Tile, int]:
         """Fetch a cuboid into space that is there for it; return the bytes of its tiles that are stored."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
 
+Span = tuple[int, int]
+
 
 @dataclass(frozen=True, slots=True)
 class BrokenSlices:
@@ -34,21 +36,21 @@ class BrokenSlices:
         n = bisect_right(self.ranges, (first, 2**62)) - 1
         return self.ranges[n] if n >= 0 and self.ranges[n][1] >= last else None
 
-    def shown(self, slice_: int, thickness: Fraction, first: int, end: int) -> int | None:
+    def shown(self, slice_: int, thickness: Fraction, level: Span, finest: Span) -> int | None:
         """Return the slice of a level to show instead of one; the slice itself if it is good, None for a blank one.
 
         :param thickness: slices of the finest level that one of this level stands for. It is broken if all are.
-        :param first: the first slice of the level.
-        :param end: the one after its last.
+        :param level: the first slice of the level, and the one after its last.
+        :param finest: the same of the finest level.
         """
-        broken = self._range(*_finest(slice_, thickness))
+        broken = self._range(*_finest(slice_, thickness, finest))
         if broken is None:
             return slice_
         if not self.nearest:
             return None
         # The slices beside the range are good, so whatever has one of them is not broken.
-        below, above = floor((broken[0] - 1) / thickness), floor((broken[1] + 1) / thickness)
-        candidates = [one for one in (below, above) if first <= one < end]
+        good = [one for one in (broken[0] - 1, broken[1] + 1) if finest[0] <= one < finest[1]]
+        candidates = [one for one in (floor(n / thickness) for n in good) if level[0] <= one < level[1]]
         return min(candidates, key=lambda one: abs(one - slice_), default=None)
 
     def within(self, first: int, end: int) -> Iterator[int]:
@@ -57,7 +59,8 @@ class BrokenSlices:
             yield from range(max(low, first), min(high + 1, end))
 
 
-def _finest(slice_: int, thickness: Fraction) -> tuple[int, int]:
+def _finest(slice_: int, thickness: Fraction, finest: Span) -> Span:
     """Return the first and the last slice of the finest level that a slice of a level stands for."""
     first = ceil(slice_ * thickness)
-    return first, max(first, ceil((slice_ + 1) * thickness) - 1)
+    last = max(first, ceil((slice_ + 1) * thickness) - 1)
+    return max(first, finest[0]), min(last, finest[1] - 1)

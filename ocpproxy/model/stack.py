@@ -186,8 +186,8 @@ class Stack:
         if not (0 <= col < columns and 0 <= row < rows and shape.offset[through] <= slice_ < shape.end[through]):
             return None
         if self.display.broken is not None and self.plane is Plane.XY:
-            ends = shape.offset[through], shape.end[through]
-            shown = self.display.broken.shown(int(slice_), self._thickness(shape), *ends)
+            spans = [(one.offset[through], one.end[through]) for one in (shape, self.dataset.finest)]
+            shown = self.display.broken.shown(int(slice_), self._thickness(shape), *spans)
             if shown is None:
                 return None
             slice_ = shown

@@ -119,6 +119,10 @@ class UpstreamSlow(UpstreamFailure):
     fault = "unreachable: the upstream does not answer in time"
 
 
+class NotSent(UpstreamSlow):
+    """The deadline passed while the request waited for others of the gateway: the upstream was not asked."""
+
+
 class OutOfRange(UpstreamFailure):
     """The upstream says that the box is outside the dataset: our description of the dataset is out of date."""
 

@@ -1,9 +1,10 @@
-"""A circuit breaker: an upstream that fails is left alone for a moment. So it can recover, and nobody waits in vain.
+"""Circuit breakers: an upstream that fails is left alone for a moment. So it can recover, and nobody waits in vain.
 
-After a few failures in a row the breaker opens: requests fail at once. After a pause one request at a time is let
-through, the probe. When it succeeds the breaker closes; when it fails the next pause is longer, up to `_LONGEST`, so
-that an upstream that comes back is used again within two seconds. An upstream that asks for more time
-(``Retry-After``) gets it.
+There is a breaker for each channel of each dataset: one that is sick does not shut out the others. After a few failures
+in a row it opens: requests fail at once. After a pause one request is let through, the probe. When it succeeds the
+breaker closes; when it fails the next pause is longer, up to `_LONGEST`, so that an upstream that comes back is used
+again within two seconds. A probe that takes long is followed by another. An upstream that asks for time
+(``Retry-After``) gets it at once.
 
 Only failures of the upstream itself count, such as that it is unreachable, overloaded or late, or that its answer makes
 no sense. That it does not know a token, or refuses it, is an answer.
@@ -13,38 +14,50 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
+from itertools import count
 from typing import TypeVar
 
+from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
 from ocpproxy.log import Logger
 from ocpproxy.model.dataset import Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import (
+    NotSent,
     Picture,
     Upstream,
     UpstreamBroken,
     UpstreamBusy,
+    UpstreamDown,
     UpstreamFailure,
     UpstreamSlow,
 )
 
 T = TypeVar("T")
-FAILURES = 3
-"""Failures in a row after which the breaker opens."""
+FAILURES, BROKEN_ANSWERS = 3, 5
+"""Failures in a row after which a breaker opens; more of them where there are answers, but none that can be used: the
+next cuboid may be a good one."""
 _SHORTEST, _LONGEST = 0.25, 1.5
 """Seconds of the first pause, and of later ones; each is twice as long as the one before."""
+_PROBE_ALONE = 1.5
+"""Seconds after which a probe that has no answer is followed by another one."""
 _MOST_ASKED_FOR = 300.0
 """Seconds that an upstream may ask for."""
 _CACHE_ONLY_FOR = 60.0
 """Seconds after which a client may ask again in maintenance."""
+_MOST_BREAKERS = 10_000
 
 
 class UpstreamResting(UpstreamBusy):
-    """The upstream is not asked, for it has failed several times, or because the configuration says so."""
+    """The upstream is not asked, for it has failed several times."""
 
     outcome = "resting"
     transient = False
+
+
+class NotAsked(UpstreamResting):
+    """The upstream is not asked, because the configuration says so."""
 
 
 class BreakerState(IntEnum):
@@ -60,13 +73,15 @@ class BreakerState(IntEnum):
 
 def counts(failure: UpstreamFailure) -> bool:
     """Return whether a failure says something about the health of the upstream."""
+    if isinstance(failure, NotSent):
+        return False
     return isinstance(failure, (UpstreamBroken, UpstreamBusy, UpstreamSlow)) and not failure.lasting
 
 
 class Breaker:
-    """The breaker of one upstream.
+    """One breaker.
 
-    :param name: which upstream it is, for the log.
+    :param name: which upstream it is for, for the log.
     """
 
     _log = Logger()
@@ -77,6 +92,10 @@ class Breaker:
         self._in_a_row = 0
         self._pause = 0.0
         self._until = 0.0
+        self._probes = count(1)
+        self._probe = 0
+        """The number of the probe that counts."""
+        self._probe_began = 0.0
         self.state = BreakerState.CLOSED
         self.reason = ""
         """Why it is open, for the log and the administrator."""
@@ -84,62 +103,97 @@ class Breaker:
     @property
     def is_ready(self) -> bool:
         """True if a request would be let through now."""
-        due = self.state is BreakerState.OPEN and self._clock.seconds() >= self._until
-        return self.state is BreakerState.CLOSED or due
+        now = self._clock.seconds()
+        if self.state is BreakerState.PROBING:
+            return now >= self._probe_began + _PROBE_ALONE
+        return self.state is BreakerState.CLOSED or now >= self._until
 
-    def admit(self) -> bool:
-        """Let a request through; return whether it is the probe.
+    def admit(self) -> int:
+        """Let a request through; return the number of the probe that it is, or 0 if it is none.
 
         :raises UpstreamResting: the breaker is open.
         """
+        now = self._clock.seconds()
         if not self.is_ready:
-            left = max(self._until - self._clock.seconds(), _SHORTEST)
-            raise UpstreamResting(f"it has failed {FAILURES} times in a row ({self.reason})", left)
+            due = self._probe_began + _PROBE_ALONE if self.state is BreakerState.PROBING else self._until
+            raise UpstreamResting(f"it has failed several times in a row ({self.reason})", max(due - now, _SHORTEST))
         if self.state is BreakerState.CLOSED:
-            return False
-        self.state = BreakerState.PROBING
-        return True
+            return 0
+        self.state, self._probe_began, self._probe = BreakerState.PROBING, now, next(self._probes)
+        return self._probe
 
     def succeeded(self) -> None:
         """Note that the upstream has answered a request."""
         if self.state is not BreakerState.CLOSED:
             self._log.info("the upstream of {name} answers again", name=self._name)
         self.state = BreakerState.CLOSED
-        self._in_a_row, self._pause, self.reason = 0, 0.0, ""
+        self._in_a_row, self._pause, self._probe, self.reason = 0, 0.0, 0, ""
 
-    def failed(self, failure: UpstreamFailure, *, probe: bool) -> None:
-        """Note that the upstream has failed."""
+    def failed(self, failure: UpstreamFailure, probe: int) -> None:
+        """Note that the upstream has failed.
+
+        :param probe: what `admit` returned.
+        """
         self._in_a_row += 1
         self.reason = f"{failure.outcome}: {failure}"[:200]
-        if self.state is BreakerState.CLOSED and self._in_a_row >= FAILURES:
+        asked = min(failure.retry_after or 0.0, _MOST_ASKED_FOR)
+        has_answered = isinstance(failure, UpstreamBroken) and not isinstance(failure, UpstreamDown)
+        enough = self._in_a_row >= (BROKEN_ANSWERS if has_answered else FAILURES)
+        if self.state is BreakerState.CLOSED and (enough or asked):
             self._log.warn(
                 "the upstream of {name} has failed {count} times in a row, and is asked again later: {reason}",
                 name=self._name,
                 count=self._in_a_row,
                 reason=self.reason,
             )
-            self._open(failure)
-        elif probe:
-            self._open(failure)
+            self._open()
+        elif probe and probe == self._probe:
+            self._open()
+        if self.state is BreakerState.OPEN:
+            self._until = max(self._until, self._clock.seconds() + asked)
 
-    def _open(self, failure: UpstreamFailure) -> None:
+    def _open(self) -> None:
         self._pause = min(max(2 * self._pause, _SHORTEST), _LONGEST)
-        wanted = min(failure.retry_after or 0.0, _MOST_ASKED_FOR)
-        self._until = self._clock.seconds() + max(self._pause, wanted)
-        self.state = BreakerState.OPEN
+        self._until = self._clock.seconds() + self._pause
+        self.state, self._probe = BreakerState.OPEN, 0
 
-    def given_up(self, *, probe: bool) -> None:
-        """Note that nobody wants the answer to a request any more: another one may be the probe."""
-        if probe and self.state is BreakerState.PROBING:
-            self.state = BreakerState.OPEN
+    def given_up(self, probe: int) -> None:
+        """Note that there is no answer to a request, and no failure: another one may be the probe."""
+        if probe and probe == self._probe:
+            self.state, self._probe = BreakerState.OPEN, 0
+
+
+class Breakers:
+    """The breakers of one upstream, by dataset and channel.
+
+    :param name: which upstream it is, for the log.
+    """
+
+    def __init__(self, name: str, clock: IReactorTime) -> None:
+        self._name = name
+        self._clock = clock
+        self._breakers: LRUCache[tuple[str, str], Breaker] = LRUCache(_MOST_BREAKERS)
+
+    def of(self, cutout: Cutout) -> Breaker:
+        """Return the breaker of a cutout's dataset and channel."""
+        key = (cutout.dataset.token, cutout.channel.name)
+        breaker = self._breakers.get(key)
+        if breaker is None:
+            breaker = self._breakers[key] = Breaker(f"{key[0]}/{key[1]} ({self._name})", self._clock)
+        return breaker
+
+    def state(self, token: str | None = None) -> BreakerState:
+        """Return the worst state of all breakers, or of those of a token."""
+        states = (one.state for (own, _), one in list(self._breakers.items()) if token in (None, own))
+        return max(states, default=BreakerState.CLOSED)
 
 
 class GuardedUpstream:
-    """An upstream behind a breaker. Descriptions are asked for in any case: they have pauses of their own."""
+    """An upstream behind breakers. Descriptions are asked for in any case: they have pauses of their own."""
 
-    def __init__(self, upstream: Upstream, breaker: Breaker) -> None:
+    def __init__(self, upstream: Upstream, breakers: Breakers) -> None:
         self._upstream = upstream
-        self.breaker = breaker
+        self.breakers = breakers
         self.origin = upstream.origin
 
     async def describe(self, token: str) -> str:
@@ -155,30 +209,35 @@ class GuardedUpstream:
 
         :raises UpstreamResting: the breaker is open.
         """
-        return await self._guard(lambda: self._upstream.cutout(cutout))
+        return await self._guard(cutout, lambda: self._upstream.cutout(cutout))
 
     async def picture(self, cutout: Cutout, known: Picture | None) -> Picture | None:
         """Return a picture; see `Upstream.picture`.
 
         :raises UpstreamResting: the breaker is open.
         """
-        return await self._guard(lambda: self._upstream.picture(cutout, known))
+        return await self._guard(cutout, lambda: self._upstream.picture(cutout, known))
 
-    async def _guard(self, ask: Callable[[], Awaitable[T]]) -> T:
-        breaker = self.breaker
+    async def _guard(self, cutout: Cutout, ask: Callable[[], Awaitable[T]]) -> T:
+        breaker = self.breakers.of(cutout)
         probe = breaker.admit()
         try:
             answer = await ask()
         except UpstreamFailure as failure:
             if counts(failure):
-                breaker.failed(failure, probe=probe)
+                breaker.failed(failure, probe)
+            elif isinstance(failure, NotSent):
+                breaker.given_up(probe)
             else:
                 breaker.succeeded()
             raise
         except BaseException:
-            breaker.given_up(probe=probe)
+            breaker.given_up(probe)
             raise
-        breaker.succeeded()
+        if answer is None:  # it draws no pictures, and nobody was asked
+            breaker.given_up(probe)
+        else:
+            breaker.succeeded()
         return answer
 
 
@@ -189,8 +248,8 @@ class CacheOnly:
         self._upstream = upstream
         self.origin = upstream.origin
 
-    def _refuse(self) -> UpstreamResting:
-        return UpstreamResting("mode = cache-only: the upstream is not asked", _CACHE_ONLY_FOR, public="maintenance")
+    def _refuse(self) -> NotAsked:
+        return NotAsked("mode = cache-only: the upstream is not asked", _CACHE_ONLY_FOR, public="maintenance")
 
     async def describe(self, token: str) -> str:
         """Refuse."""

@@ -42,6 +42,7 @@ from ocpproxy.concurrency.fairness import FairSemaphore
 from ocpproxy.concurrency.progress import Progress
 from ocpproxy.log import Logger
 from ocpproxy.upstream.base import (
+    NotSent,
     RedirectRefused,
     RequestRejected,
     ResponseTooLarge,
@@ -179,14 +180,17 @@ class HostClient:
 
         :param limit: bytes that the body may have, as it is sent.
         :param check: decides whether a response is the one that was expected.
-        :raises UpstreamFailure: what `check` returns; `UpstreamSlow` after the deadline; `UpstreamDown` when there is
-            no connection; `UpstreamBroken` for a body over the limit; `RedirectRefused` for one to another host.
+        :raises UpstreamFailure: what `check` returns; `UpstreamSlow` after the deadline, or `NotSent`; `UpstreamDown`
+            when there is no connection; `UpstreamBroken` for a body over the limit; `RedirectRefused` for one to
+            another host.
         """
         url = f"{self.url}/{path}" if path else self.url
         call = _Call(self, url, limit, check, headers or {})
         try:
             return await call.start().addTimeout(self.timeout, self.client.clock)
         except DeferredTimeout:
+            if not call.sent:
+                raise NotSent(f"no connection was free within {self.timeout:g} s") from None
             raise UpstreamSlow(f"no complete response within {self.timeout:g} s") from None
 
 
@@ -210,6 +214,8 @@ class _Call:
         self._headers = {"User-Agent": _USER_AGENT, **headers}
         self._progress = progress.current()
         self._cancelled = False
+        self.sent = False
+        """True when the upstream has been asked."""
 
     def start(self) -> Deferred[HttpResponse]:
         """Return the response. Cancelling the Deferred ends it at once, however long the request takes to end."""
@@ -251,6 +257,7 @@ class _Call:
 
     async def _attempt(self) -> HttpResponse:
         claim = await self._host.cap.acquire()
+        self.sent = True
         try:
             return await self._follow_redirects()
         except Exception as error:

@@ -79,7 +79,9 @@ td,th{{text-align:left;padding:.2em 1em .2em 0}}</style>
             return f"{shown}: {trouble.failure.explanation}"
         if entry is None:
             return "not asked for yet"
-        if entry.source.is_resting:
+        if not entry.source.is_asked:
+            return "mode = cache-only: its upstream is not asked; what is cached is shown"
+        if entry.source.is_resting(token):
             return "its upstream fails, and is left alone for a moment; what is cached is shown"
         return "; ".join(("well", *entry.dataset.notes))
 
