@@ -4,7 +4,7 @@ There is a breaker for each channel of each dataset: one that is sick does not s
 in a row it opens: requests fail at once. After a pause one request is let through, the probe. When it succeeds the
 breaker closes; when it fails the next pause is longer, up to `_LONGEST`, so that an upstream that comes back is used
 again within two seconds. A probe that takes long is followed by another. An upstream that asks for time
-(``Retry-After``) gets it at once.
+(``Retry-After``) gets it when the breaker opens, which it does at once for a long time.
 
 Only failures of the upstream itself count, such as that it is unreachable, overloaded or late, or that its answer makes
 no sense. That it does not know a token, or refuses it, is an answer.
@@ -42,8 +42,8 @@ _SHORTEST, _LONGEST = 0.25, 1.5
 """Seconds of the first pause, and of later ones; each is twice as long as the one before."""
 _PROBE_ALONE = 1.5
 """Seconds after which a probe that has no answer is followed by another one."""
-_MOST_ASKED_FOR = 300.0
-"""Seconds that an upstream may ask for."""
+_LONG, _MOST_ASKED_FOR = 30.0, 300.0
+"""Seconds that an upstream may ask for: so many that the breaker opens at once, and at most."""
 _CACHE_ONLY_FOR = 60.0
 """Seconds after which a client may ask again in maintenance."""
 _MOST_BREAKERS = 10_000
@@ -92,6 +92,8 @@ class Breaker:
         self._in_a_row = 0
         self._pause = 0.0
         self._until = 0.0
+        self._asked = 0.0
+        """The time until which the upstream has asked to be left alone, since it answered last."""
         self._probes = count(1)
         self._probe = 0
         """The number of the probe that counts."""
@@ -127,7 +129,7 @@ class Breaker:
         if self.state is not BreakerState.CLOSED:
             self._log.info("the upstream of {name} answers again", name=self._name)
         self.state = BreakerState.CLOSED
-        self._in_a_row, self._pause, self._probe, self.reason = 0, 0.0, 0, ""
+        self._in_a_row, self._pause, self._asked, self._probe, self.reason = 0, 0.0, 0.0, 0, ""
 
     def failed(self, failure: UpstreamFailure, probe: int) -> None:
         """Note that the upstream has failed.
@@ -136,10 +138,10 @@ class Breaker:
         """
         self._in_a_row += 1
         self.reason = f"{failure.outcome}: {failure}"[:200]
-        asked = min(failure.retry_after or 0.0, _MOST_ASKED_FOR)
+        self._asked = max(self._asked, self._clock.seconds() + min(failure.retry_after or 0.0, _MOST_ASKED_FOR))
         has_answered = isinstance(failure, UpstreamBroken) and not isinstance(failure, UpstreamDown)
         enough = self._in_a_row >= (BROKEN_ANSWERS if has_answered else FAILURES)
-        if self.state is BreakerState.CLOSED and (enough or asked):
+        if self.state is BreakerState.CLOSED and (enough or (failure.retry_after or 0.0) >= _LONG):
             self._log.warn(
                 "the upstream of {name} has failed {count} times in a row, and is asked again later: {reason}",
                 name=self._name,
@@ -150,7 +152,7 @@ class Breaker:
         elif probe and probe == self._probe:
             self._open()
         if self.state is BreakerState.OPEN:
-            self._until = max(self._until, self._clock.seconds() + asked)
+            self._until = max(self._until, self._asked)
 
     def _open(self) -> None:
         self._pause = min(max(2 * self._pause, _SHORTEST), _LONGEST)
