@@ -263,6 +263,44 @@ class FlushedFormats(FormatsCase):
             await self.check(daemon, f"{name}/xy", opaque(oracle.grey(new[3])), 0, 3)
 
 
+class MirroredFormats(FormatsCase):
+    """Volumes with two homes, the first of which fails."""
+
+    async def test_takes_over(self) -> None:
+        """Every kind of volume is read from its second home, pixel for pixel, also renumbered and by channel."""
+        homes = []
+        for name in ("one", "two"):
+            directory = self.place / name
+            chunk = 64 if name == "one" else 128  # each home is read by its own description
+            formats.precomputed(directory / "raw", em(), chunk=(chunk, chunk, 16))
+            formats.n5(directory / "n5", em(), chunk=(chunk, chunk, 8))
+            formats.zarr3(directory / "zarr3", em())
+            homes.append(doubles.Bucket(directory=directory))
+        urls = [self.serve(home) for home in homes]
+
+        def both(path: str, channel: str = "") -> str:
+            return "\n  ".join(f"{channel}{url}/{path}" for url in urls)
+
+        text = section("raw", type="precomputed", url=both("raw"))
+        text += section("n5", type="n5", url=both("n5"))
+        text += section("zarr3", type="zarr", url=both("zarr3"))
+        text += section("shifted", type="precomputed", url=both("raw"), z_shift=1)
+        text += section("named", type="precomputed", url=both("raw", "a: ") + "\n  " + both("raw", "b: "), channel="b")
+        daemon = await self.gateway(text, upstream_retries="0")
+        shown = [opaque(oracle.grey(em()[z])) for z in (3, 9)]
+        for name in ("raw", "n5", "zarr3", "named"):
+            await self.check(daemon, f"{name}/xy", shown[0], 0, 3)
+        await self.check(daemon, "shifted/xy", shown[0], 0, 4)
+        homes[0].mode = "error500"
+        for name in ("raw", "n5", "zarr3", "named"):
+            await self.check(daemon, f"{name}/xy", shown[1], 0, 9)
+        await self.check(daemon, "shifted/xy", shown[1], 0, 10)
+        await daemon.stop()
+        daemon = await self.gateway(text, upstream_retries="0", cache_directory="new", index_url="sqlite:///new.sqlite")
+        for name in ("raw", "n5", "named"):
+            await self.check(daemon, f"{name}/xy", shown[1], 0, 9)
+
+
 class FailureTests(FormatsCase):
     """Every kind answers alike when its server fails, and works when it is well again."""
 
