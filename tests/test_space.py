@@ -85,10 +85,10 @@ class PinTests(OpenStoreMixin):
 
     async def test_all_pinned(self) -> None:
         """A cache that is full of what is pinned is left alone, stores nothing new at once, and says so once."""
-        opened = await self.filled()
+        usage = await (await self.filled()).store.refresh()
+        opened = await self.open_store("two", CacheLimits(usage.bytes // 2, 0, 0.95, 0.9))
         opened.store.pinned = (TilePart("kat"), TilePart("ka_"))
-        usage = await opened.store.refresh()
-        opened.store.capacity.limits = CacheLimits(usage.bytes // 2, 0, 0.95, 0.9)
+        await opened.store.refresh()
         calls: list[None] = []
         evict = opened.store.evict
 
@@ -99,8 +99,10 @@ class PinTests(OpenStoreMixin):
         self.patch(opened.store, "evict", count)
         evictor = Evictor(opened.store, Leases(opened.database, "one", 30, reactor), 0.2, reactor, opened.metrics)
         evictor.startService()
+        self.assertEqual(await opened.store.store([(tile(100), PICTURES[0])]), 0)  # which takes a second
+        calls.clear()
         for n in range(5):
-            self.assertEqual(await opened.store.store([(tile(100 + n), PICTURES[0])]), 0)
+            self.assertEqual(await opened.store.store([(tile(101 + n), PICTURES[0])]), 0)
         await pause(1)
         self.assertLess(len(calls), 4)
         opened.store.pinned = ()

@@ -31,8 +31,8 @@ _SLICE = 100
 """Tiles in one transaction: some 10 ms of work."""
 _INTERRUPTED = 0.2
 """Seconds between two looks while another process runs a pass."""
-_FUTILE_FOR = 2.0
-"""Seconds without another pass after one that found nothing to evict."""
+_PATIENCE, _FUTILE_FOR = 1.0, 5.0
+"""Seconds of passes that find nothing to evict, and then without any."""
 _PAUSE = 0.02
 """Seconds between slices, so that hits do not notice. 3,000 tiles a second go, several times what fetches bring."""
 
@@ -77,6 +77,7 @@ class Evictor(Service):
         self._futile_until = 0.0
         self._without_gain = 0
         """Passes in a row that found nothing to evict."""
+        self._no_gain_since = 0.0
         self._running_pass: Deferred[Any] | None = None
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
@@ -204,17 +205,22 @@ class Evictor(Service):
     def _note_gain(self) -> None:
         self._without_gain, self._futile_until = 0, 0.0
 
-    def _note_no_gain(self) -> bool:
-        """Note that nothing could be evicted; return whether another pass may gain something at once.
+    async def _note_no_gain(self) -> bool:
+        """Note that nothing could be evicted; return whether another pass may gain something.
 
-        It may when rows were pending, in another process; not when the second pass finds nothing either.
+        It may when rows are pending, here or in another process. After a second of such passes it is futile.
         """
+        now = self._clock.seconds()
         self._without_gain += 1
         if self._without_gain == 1:
+            self._no_gain_since = now
+            return True
+        if now - self._no_gain_since < _PATIENCE:
+            await deferLater(self._clock, _INTERRUPTED)
             return True
         if not self._futile_until:
             self._log.warn("the cache is full of what may not be evicted: new tiles are not stored")
-        self._futile_until = self._clock.seconds() + _FUTILE_FOR
+        self._futile_until = now + _FUTILE_FOR
         return False
 
     async def _pass(self) -> bool:
@@ -231,7 +237,7 @@ class Evictor(Service):
                     self._note_gain()
                     return True
                 if not evicted.tiles:
-                    return self._note_no_gain()
+                    return await self._note_no_gain()
                 if not self._capacity.is_requested:  # nobody waits for space, and others want the processor
                     await deferLater(self._clock, _PAUSE)
             return False

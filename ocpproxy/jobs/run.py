@@ -168,9 +168,9 @@ class Run:
     async def _bring(self, cuboid: Cuboid) -> None:
         progress, tiles = self.progress, cuboid.tiles()
         stored = await self._context.store.sizes(tiles)
+        for tile in stored:  # else they might be what goes for the others
+            self._context.store.note_use(tile)
         if len(stored) == len(tiles):
-            for tile in tiles:
-                self._context.store.note_use(tile)
             progress.cached += 1
             return
         self._check_limits()

@@ -67,6 +67,8 @@ class FileStatus(NamedTuple):
     """Seconds since 1970."""
     made: float
     """Seconds since 1970, as `flush.Flush` understands it."""
+    stored: float
+    """Seconds since 1970: when the file got its name."""
 
 
 class OpenTile:
@@ -106,7 +108,7 @@ def _content(fd: int, read: Callable[[int, int], B]) -> tuple[B, FileStatus]:
 def _status(found: os.stat_result) -> FileStatus:
     """Return the status of a file. A shared one was modified when it got its latest link, which is never too early."""
     modified = found.st_mtime if found.st_nlink == 1 else found.st_ctime
-    return FileStatus(found.st_size, modified, found.st_mtime)
+    return FileStatus(found.st_size, modified, found.st_mtime, found.st_ctime)
 
 
 def _give_name(temporary: str, name: str) -> bool:

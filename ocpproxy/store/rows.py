@@ -32,7 +32,7 @@ PINNED = datetime.fromtimestamp(_LATEST + 86400, UTC).strftime("%Y-%m-%d %H:%M:%
 """The ``reftime`` of pinned tiles."""
 
 Stat = Callable[[Tile], FileStatus | None]
-"""Returns the size of a tile's file and the time when it was created (seconds since 1970), or None without a file."""
+"""Returns what is known of a tile's file, or None without a file."""
 
 
 @dataclass(slots=True)
@@ -242,9 +242,9 @@ def reconcile(tx: Transaction, tiles: Iterable[Tile], stat: Stat) -> Reconciled:
         for low, tile in lows.items():
             file, row = files[tile], rows.get((high, low))
             if file is not None and row is None:
-                new.append((high, low, keys.path(tile), stamp(file.modified), file.size))
+                new.append((high, low, keys.path(tile), stamp(file.stored), file.size))
                 changes[high] += Usage(1, file.size)
-                newest[high] = max(newest.get(high, 0.0), file.modified)
+                newest[high] = max(newest.get(high, 0.0), file.stored)
                 done.inserted.append(tile)
             elif file is None and row is not None:
                 gone.append((high, low))
