@@ -90,6 +90,8 @@ class LookAhead(Service):
         self._counted = metrics.lookahead
         self._enabled = enabled
         self._noted: list[tuple[str, Stack, Tile, float]] = []
+        self._last_client = ""
+        self._last_tile: Tile | None = None
         self._timer: IDelayedCall | None = None
         self._tracks: LRUCache[tuple[str, str, int], list[Track]] = LRUCache(_MOST_VIEWERS)
         self._flying: dict[Track, dict[Cuboid, _Ahead]] = {}
@@ -110,7 +112,10 @@ class LookAhead(Service):
 
     def note(self, client: str, stack: Stack, tile: Tile) -> None:
         """Note that a client has asked for a tile."""
-        if self._enabled and len(self._noted) < _MOST_NOTED:
+        if not self._enabled or (tile is self._last_tile and client == self._last_client):
+            return  # who asks for the same tile again has not moved
+        if len(self._noted) < _MOST_NOTED:
+            self._last_client, self._last_tile = client, tile
             self._noted.append((client, stack, tile, self._clock.seconds()))
             if self._timer is None:
                 self._timer = self._clock.callLater(_LOOK_AFTER, self._look)
@@ -118,6 +123,7 @@ class LookAhead(Service):
     def _look(self) -> None:
         self._timer = None
         noted, self._noted = self._noted, []
+        self._last_tile = None
         now = self._clock.seconds()
         moved: dict[Track, str] = {}
         for client, stack, tile, at in noted:

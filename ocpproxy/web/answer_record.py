@@ -19,12 +19,15 @@ class AnswerRecord:
     def __init__(self, metrics: Metrics, access_log: AccessLog | None) -> None:
         self._tiles = metrics.tiles
         self._counters = {result: metrics.tiles.labels(result) for result in _HITS}
-        self._access_log = access_log
+        self.log = access_log
 
-    def record(self, answered: Answered) -> None:
-        """Record an answer."""
-        result = answered.result
+    def count(self, result: str | None) -> None:
+        """Count an answer; None for one that is no tile."""
         if result is not None:
             (self._counters.get(result) or self._tiles.labels(result)).inc()
-        if self._access_log is not None:
-            self._access_log.add(answered)
+
+    def record(self, answered: Answered) -> None:
+        """Count an answer, and log it."""
+        self.count(answered.result)
+        if self.log is not None:
+            self.log.add(answered)

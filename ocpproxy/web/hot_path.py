@@ -155,7 +155,8 @@ class HotPath:
 
     def __init__(self, tiles: KnownTiles, record: AnswerRecord, front: Front, now: Now, longest_age: int) -> None:
         self._routes, self._lookup, self._note = tiles
-        self._record = record.record
+        self._count = record.count
+        self._log = record.log
         self._front = front
         self._now = now
         self._longest_age = longest_age
@@ -204,8 +205,13 @@ class HotPath:
         headers = b"%bX-Request-Id: %b\r\n" % (self._tile_headers(tile.etag, tile.modified, age), request_id)
         cached = header.conditions.has(tile)
         status, size = (304, 0) if cached else (200, len(tile.picture))
-        cache = answers.cache_status(result)
-        self._record(Answered(client, line, status, size, cache, result.value, header.agent, request_id))
+        self._count(result.value)
+        if self._log is not None:
+            self._log.add(
+                Answered(
+                    client, line, status, size, answers.cache_status(result), result.value, header.agent, request_id
+                )
+            )
         if cached:
             return HotAnswer((self._opening(304, result), headers, b"\r\n"), b"", tile.file)
         content_type = pictures.content_type(tile.picture)

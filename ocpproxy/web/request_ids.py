@@ -11,13 +11,13 @@ from itertools import count
 
 HEADER = b"x-request-id"
 _WELL_FORMED = re.compile(rb"[A-Za-z0-9._~+/=:-]{1,128}")
-_prefix = os.urandom(4).hex().encode()
-_numbers = count(1)
+_form = os.urandom(4).hex().encode() + b"-%x"
+_next = count(1).__next__
 
 
 def new_id() -> bytes:
     """Return an id that no other request has."""
-    return b"%b-%x" % (_prefix, next(_numbers))
+    return _form % _next()
 
 
 def own_id(sent: bytes | None) -> bytes | None:
