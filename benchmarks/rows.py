@@ -113,11 +113,11 @@ def look(port: int, hot: str, paths: list[str]) -> list[Looker]:
     return lookers
 
 
-def measure(on: Stage, kind: str, count: int) -> None:
-    """One index."""
+def prepare(on: Stage, kind: str, count: int, **more: str) -> dict[str, str]:
+    """Make an index with so many rows and their files; the options of a gateway on them."""
     index, connect, mark = sqlite_index(on) if kind == "sqlite" else mariadb_index(on)
     upstream = {"upstream_type": "ocp", "upstream_url": f"http://127.0.0.1:{on.origin('npz')}"}
-    options = {**upstream, "index_url": index, "cache_memory": "64", "cache_reclaim_interval": "2"}
+    options = {**upstream, "index_url": index, "cache_memory": "64", **more}
     port, process = on.gateway(**options)
     get(port, "/kat/0/39_39_0.png")
     at_rest(port)
@@ -130,7 +130,12 @@ def measure(on: Stage, kind: str, count: int) -> None:
     make_files(on.place / "cache", stack, count)
     fill_index(connect(), mark, stack, count)
     print(f"{kind}: {count:,} rows and files made in {time.perf_counter() - began:.0f} s", flush=True)
+    return options
 
+
+def measure(on: Stage, kind: str, count: int) -> None:
+    """One index."""
+    options = prepare(on, kind, count, cache_reclaim_interval="2")
     columns = range(count // DEPTH - 20, count // DEPTH)
     paths = [f"/kat/{z}/{n // 40}_{n % 40}_0.png" for n in columns for z in range(DEPTH)]
     hot = paths[-1]

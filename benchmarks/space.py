@@ -13,8 +13,7 @@ import subprocess
 import sys
 import time
 
-from benchmarks.misses import at_rest
-from benchmarks.rows import DEPTH, fill_index, look, make_files, mariadb_index, sqlite_index
+from benchmarks.rows import DEPTH, look, prepare
 from benchmarks.stage import ROOT, Stage, get, metric, stage, told
 
 LONGEST = 900
@@ -31,22 +30,7 @@ def command(on: Stage, *words: str) -> tuple[float, str]:
 
 def measure(on: Stage, kind: str, count: int) -> None:
     """One index."""
-    index, connect, mark = sqlite_index(on) if kind == "sqlite" else mariadb_index(on)
-    upstream = {"upstream_type": "ocp", "upstream_url": f"http://127.0.0.1:{on.origin('npz')}"}
-    options = {**upstream, "index_url": index, "cache_memory": "64", "admin_listen": f"unix:{on.place}/admin.sock"}
-    port, process = on.gateway(**options)
-    get(port, "/kat/0/39_39_0.png")
-    at_rest(port)
-    on.stop(process)
-    (example,) = {path.parent for path in (on.place / "cache" / "tiles").rglob("*.png")}
-    stack = "/".join(example.relative_to(on.place / "cache" / "tiles").parts[:4])
-    for path in example.iterdir():
-        path.unlink()
-    began = time.perf_counter()
-    make_files(on.place / "cache", stack, count)
-    fill_index(connect(), mark, stack, count)
-    print(f"{kind}: {count:,} rows and files made in {time.perf_counter() - began:.0f} s", flush=True)
-
+    options = prepare(on, kind, count, admin_listen=f"unix:{on.place}/admin.sock")
     port, process = on.gateway(**options)
     columns = range(count // DEPTH)
     later = [f"/kat/{z}/{n // 40}_{n % 40}_0.png" for n in columns for z in range(DEPTH // 2, DEPTH)]

@@ -125,35 +125,36 @@ class Journal:
                 if directory != self._own and not directory.name.startswith(".") and directory.is_dir():
                     yield directory
 
-    def dead(self) -> list[DeadJournal]:
-        """Return the journals of dead processes, and hold their locks."""
-        found = []
+    def _locks(self, kind: int) -> Iterator[tuple[Path, int | None]]:
+        """Yield the journals of other processes, each with a descriptor that has its lock; None where it lives.
+
+        The caller closes the descriptors.
+        """
         for directory in self._others():
             try:
                 fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(fd, kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(fd)
-                continue
-            found.append(DeadJournal(directory.name, _read(directory), directory, fd))
-        return found
+                yield directory, None
+            else:
+                yield directory, fd
+
+    def dead(self) -> list[DeadJournal]:
+        """Return the journals of dead processes, and hold their locks."""
+        found = [(directory, fd) for directory, fd in self._locks(fcntl.LOCK_EX) if fd is not None]
+        return [DeadJournal(directory.name, _read(directory), directory, fd) for directory, fd in found]
 
     def owners(self) -> set[str]:
         """Return the processes that live, this one included."""
         found = {self._owner}
-        for directory in self._others():
-            try:
-                fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue
-            try:
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
+        for directory, fd in self._locks(fcntl.LOCK_SH):
+            if fd is None:
                 found.add(directory.name)
-            finally:
+            else:
                 os.close(fd)
         return found
 
