@@ -17,6 +17,7 @@ from ocpproxy.cache.lookup import Found, Result, TileLookup
 from ocpproxy.cache.rendering import RenderThreads
 from ocpproxy.cache.shared_cutouts import SharedCutouts
 from ocpproxy.index.descriptions import Description
+from ocpproxy.metrics import Metrics
 from ocpproxy.model.dataset import Cutout, Dataset
 from ocpproxy.model.stack import Tile
 from ocpproxy.model.voxels import Voxels
@@ -24,6 +25,7 @@ from ocpproxy.store.files import StoredTile
 from ocpproxy.store.flush import Flush
 from ocpproxy.store.flushes import FlushContext, Flushes
 from ocpproxy.store.part import TilePart
+from ocpproxy.store.provenance import Provenance
 from ocpproxy.upstream.base import VoxelsOnly
 from tests.test_rendering import STACK, ManualLane, tile
 
@@ -48,7 +50,7 @@ class NoStore:
     def note_use(self, tile: Tile) -> None:
         """Record nothing."""
 
-    async def store(self, pictures: list[tuple[Tile, bytes]], made: float) -> int:
+    async def store(self, pictures: list[tuple[Tile, bytes]], origin: Provenance) -> int:
         """Store nothing."""
         return 0
 
@@ -114,7 +116,7 @@ class FetchTests(SynchronousTestCase):
         self.lookup = TileLookup(store, 2**24)
         catalogue = Catalogue({}, DatasetSource(Noise(), 60, 4, 60), NoDescriptions(), clock, clock.seconds)
         threads: Any = RenderThreads(self.urgent, self.ahead)
-        context = FetchContext(catalogue, SharedCutouts(clock, 2**24), threads, clock)
+        context = FetchContext(catalogue, SharedCutouts(clock, 2**24), threads, clock, Metrics())
         self.fetches = CuboidFetches(self.lookup, store, EveryLease(), context)
 
     def fetch(self, slice_: int) -> Deferred[Found]:

@@ -24,6 +24,7 @@ from ocpproxy.store import flush, flushes, keys
 from ocpproxy.store.cleaning import Cleaning
 from ocpproxy.store.flush import Flush, NoFlush
 from ocpproxy.store.part import Area, TilePart
+from ocpproxy.store.provenance import Provenance
 from tests.databases import OnMariaDB, OnSQLite
 from tests.stores import PICTURES, OpenStore, OpenStoreMixin, tile
 from tests.volumes import em
@@ -185,7 +186,7 @@ class FlushedStoreTests(OpenStoreMixin):
         before = [opened.store.flushes.looked for opened in (one, two)]
         await self.flushed(one)
         for opened, made in zip((one, two), before, strict=True):
-            self.assertEqual(await opened.store.write([(black, BLACK), (grey, PICTURES[1])], made), 0)
+            self.assertEqual(await opened.store.write([(black, BLACK), (grey, PICTURES[1])], Provenance(made)), 0)
             self.assertEqual(await self.served(opened, both), [])
         await two.store.flushes.look()
         self.assertEqual(await two.store.write([(black, BLACK), (grey, PICTURES[2])]), 2)
@@ -204,7 +205,7 @@ class FlushedStoreTests(OpenStoreMixin):
         one = await self.open_store()
         now = one.store.flushes.context.now()
         for n, age in enumerate((0, 3600, 86400 * 10)):
-            await one.store.write([(tile(n), PICTURES[n]), (tile(10 + n), BLACK)], now - age)
+            await one.store.write([(tile(n), PICTURES[n]), (tile(10 + n), BLACK)], Provenance(now - age))
         tiles = [tile(n) for n in (0, 1, 2, 10, 11, 12)]
         await self.flushed(one, age=86400 * 5)
         self.assertEqual(await self.served(one, tiles), [tile(0), tile(1), tile(10), tile(11)])
@@ -257,7 +258,7 @@ class FlushedStoreTests(OpenStoreMixin):
     async def test_late(self) -> None:
         """What was asked for before a flush is not stored when it arrives after the flush was carried out."""
         one, two = await self.open_store("one"), await self.open_store("two")
-        before = two.store.flushes.looked
+        before = Provenance(two.store.flushes.looked)
         await self.flushed(one)
         self.assertTrue(await self.cleaning(one).clean())
         await two.store.flushes.look()
@@ -270,7 +271,7 @@ class FlushedStoreTests(OpenStoreMixin):
         before = one.store.flushes.looked
         await self.flushed(one)
         other = tile(1, stack="other/xy/a/00000000")
-        self.assertEqual(await one.store.write([(other, BLACK)], before), 1)
+        self.assertEqual(await one.store.write([(other, BLACK)], Provenance(before)), 1)
         self.assertEqual(await one.store.write([(tile(1), BLACK)]), 1)
         self.assertEqual(await self.served(one, [tile(1), other]), [tile(1), other])
         self.assertTrue(await self.cleaning(one).clean())
@@ -279,7 +280,7 @@ class FlushedStoreTests(OpenStoreMixin):
     async def test_wrong_clock(self) -> None:
         """A file from the future is forgotten with everything, as it cannot have been made since."""
         one = await self.open_store()
-        await one.store.write([(tile(1), PICTURES[0])], one.store.flushes.context.now() + 86400)
+        await one.store.write([(tile(1), PICTURES[0])], Provenance(one.store.flushes.context.now() + 86400))
         await self.flushed(one)
         self.assertEqual(await self.served(one, [tile(1)]), [])
         self.assertTrue(await self.cleaning(one).clean())

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy.cache.shared_cutouts import SharedCutouts
+from ocpproxy.cache.shared_cutouts import FetchedVoxels, SharedCutouts
 from ocpproxy.concurrency.progress import Progress, current
 from ocpproxy.model.dataset import Box, Channel, Cutout, Dataset, Level
 from ocpproxy.model.voxels import Voxels
@@ -18,7 +18,7 @@ from ocpproxy.upstream.base import UpstreamBroken, VoxelsOnly
 LEVEL = Level((100, 100, 100), (0, 0, 0), (16, 16, 16))
 IMAGE, OTHER = Channel("image", "image", "uint8"), Channel("other", "image", "uint8")
 VOLUME = np.random.default_rng(5).integers(0, 256, (100, 100, 100), np.uint8)
-Many = Deferred[list[Voxels | None]]
+Many = Deferred[list[FetchedVoxels | None]]
 
 
 def cutout(*box: int, channel: Channel = IMAGE, time: int = 0, token: str = "t", alias_of: str = "") -> Cutout:
@@ -89,7 +89,8 @@ class CutoutsTests(SynchronousTestCase):
             if expected is None:
                 self.assertIsNone(one)
             else:
-                np.testing.assert_array_equal(one, voxels(expected.box))
+                assert one is not None
+                np.testing.assert_array_equal(one.voxels, voxels(expected.box))
 
     def test_failures_are_not_shared(self) -> None:
         """Another upstream of the same volume gets the voxels of a flight, but asks for itself when that fails."""

@@ -21,6 +21,7 @@ from ocpproxy.store import pins
 from ocpproxy.store.capacity import CacheLimits, Capacity
 from ocpproxy.store.free_space import KeepFree
 from ocpproxy.store.part import Area, TilePart
+from ocpproxy.store.provenance import Provenance
 from ocpproxy.store.usage import Usage
 from tests.daemons import pause
 from tests.databases import OnMariaDB, OnSQLite
@@ -39,7 +40,7 @@ class PinTests(OpenStoreMixin):
         for n in range(15):
             for stack in ("kat/xy/image/0123abcd", "ka_/xy/image/0123abcd"):
                 made = opened.store.flushes.context.now() - 1000 + n
-                await opened.store.write([(tile(n, level=n % levels, stack=stack), PICTURES[n % 4])], made)
+                await opened.store.write([(tile(n, level=n % levels, stack=stack), PICTURES[n % 4])], Provenance(made))
         await opened.assert_consistent()
         return opened
 

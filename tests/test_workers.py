@@ -269,11 +269,13 @@ class SharingTests(SynchronousTestCase):
         """Counts are added up, the dead's too; of what is shared the newest counts; the worst lag is the lag."""
         one, two, dead = Metrics(), Metrics(), Metrics()
         for metrics, hits in ((one, 3), (two, 4), (dead, 5)):
-            metrics.tiles.labels("hit_memory").inc(hits)
+            for n in range(hits):
+                metrics.tiles.observe("hit_memory", n / 1000)
             metrics.upstream_seconds.labels("cutout").observe(hits)
             metrics.cache_tiles.set(100 * hits)
             metrics.index_up.set(hits == 3)
             metrics.waiters.set(hits)
+            metrics.breaker.labels("kat", "1").set(min(2, hits - 2))
             metrics.loop_lag.observe(hits / 10)
         two.upstream_requests.labels('odd "kind"\n', "ok").inc()
         counts = add_dead(add_dead(b"", dead.text()), b"")
@@ -284,6 +286,9 @@ class SharingTests(SynchronousTestCase):
             for sample in family.samples
         }
         self.assertEqual(found["ocpproxy_tiles_total", "hit_memory"], 12)
+        buckets = [found["ocpproxy_tile_seconds_bucket", bound, "hit_memory"] for bound in ("5e-05", "0.001", "+Inf")]
+        self.assertEqual(buckets, [3, 6, 12])
+        self.assertEqual(found["ocpproxy_upstream_breaker", "kat", "1"], 2)
         self.assertEqual(found["ocpproxy_upstream_seconds_count", "cutout"], 3)
         self.assertEqual(found["ocpproxy_upstream_seconds_bucket", "cutout", "+Inf"], 3)
         self.assertEqual(found["ocpproxy_upstream_requests_total", 'odd "kind"\n', "ok"], 1)

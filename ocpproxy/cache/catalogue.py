@@ -85,6 +85,8 @@ class DatasetSource:
     """Seconds after which tiles are fetched again, infinity for never; None to decide by channel."""
     breakers: tuple[Breakers, ...] = ()
     """Those of the homes of the upstream."""
+    homes: tuple[tuple[str, str], ...] = ()
+    """The name of each home (`upstream.breaker.GuardedUpstream.home`), and its address."""
     is_asked: bool = True
     """False where the upstream is not asked for anything."""
 

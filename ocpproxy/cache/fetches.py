@@ -42,10 +42,13 @@ from ocpproxy.concurrency.work import Claim, Lane
 from ocpproxy.index.database import DatabaseUnavailable, OutcomeUnknown
 from ocpproxy.index.leases import LeaseHolder
 from ocpproxy.log import Logger
+from ocpproxy.metrics import Metrics
 from ocpproxy.model.dataset import Cutout
 from ocpproxy.model.stack import Cuboid, Tile
 from ocpproxy.store.flush import Flush
+from ocpproxy.store.provenance import Provenance
 from ocpproxy.store.tile_store import Pictures
+from ocpproxy.upstream import trail
 from ocpproxy.upstream.base import OutOfRange, Picture, UnknownToken, Upstream, UpstreamBusy, UpstreamFailure
 from ocpproxy.upstream.breaker import UpstreamResting
 
@@ -81,8 +84,8 @@ class TileWriter(Protocol):
     def flushes(self) -> KnownFlushes:
         """The flushes of the store."""
 
-    async def store(self, pictures: Pictures, made: float) -> int:
-        """Store the tiles, made at that time, that there is space for; return how many are new."""
+    async def store(self, pictures: Pictures, origin: Provenance) -> int:
+        """Store the tiles of this origin that there is space for; return how many are new."""
 
     async def sizes(self, tiles: Sequence[Tile]) -> Mapping[Tile, int]:
         """Return the bytes of those tiles that are stored."""
@@ -98,18 +101,26 @@ class TileWriter(Protocol):
 class _Course:
     """The course of one fetch, in seconds of the clock."""
 
-    made: float
-    """When its tiles count as made, in seconds since 1970 (`store.flushes`)."""
+    origin: Provenance
+    """Where its tiles come from; they count as made when the flight looked for flushes last (`store.flushes`)."""
     began: float
     """When the flight began."""
     asked: float
     """When the upstream was asked."""
     answered: float = 0.0
     """When it had given the voxels."""
+    rendered: float | None = None
+    """When the first tile was made."""
 
     def timing(self, now: float) -> Timing:
         """Return what a tile that is ready now has taken."""
         return Timing(self.asked - self.began, self.answered - self.asked, now - self.answered)
+
+    def stages(self, now: float) -> dict[str, float]:
+        """Return what each of `metrics.STAGES` has taken, when all is stored now."""
+        rendered = now if self.rendered is None else self.rendered
+        queue, upstream, render = self.timing(rendered)
+        return {"queue": queue, "upstream": upstream, "render": render, "store": now - rendered}
 
 
 @dataclass(frozen=True)
@@ -120,6 +131,7 @@ class FetchContext:
     cutouts: SharedCutouts
     threads: RenderThreads
     clock: IReactorTime
+    metrics: Metrics
 
 
 class CuboidFetches(Service):
@@ -135,6 +147,7 @@ class CuboidFetches(Service):
         self._cutouts = context.cutouts
         self._threads = context.threads
         self._clock = context.clock
+        self._metrics = context.metrics
         self._slots: dict[DatasetSource, FairSemaphore] = {}
         self._colourings = Colourings(context.clock)
         self._flights: SingleFlight[Cuboid, Tile | None, Found | None] = SingleFlight(
@@ -236,24 +249,34 @@ class CuboidFetches(Service):
 
     async def _fetch(self, flight: CuboidFlight, source: DatasetSource, began: float) -> None:
         cuboid, upstream = flight.key, source.upstream
-        course = _Course(self._store.flushes.looked, began, self._clock.seconds())
+        course = _Course(Provenance(self._store.flushes.looked), began, self._clock.seconds())
         cutout = cuboid.picture_cutout()
         if cutout is not None and await self._fetch_picture(flight, upstream, cutout, course):
+            self._finish(flight, course)
             return
         try:
-            voxels = await self._cutouts.fetch(upstream, cuboid.cutouts())
+            fetched = await self._cutouts.fetch(upstream, cuboid.cutouts())
         except (OutOfRange, UnknownToken):
             self._catalogue.refresh(cuboid.stack.dataset.token)  # its description is out of date
             raise
         flight.progress.report()
         course.answered = self._clock.seconds()
+        homes = dict.fromkeys(one.home for one in fetched if one is not None)
+        course.origin = course.origin._replace(home=",".join(homes))
         self._measure(source, course.answered - course.asked)
+        voxels = [None if one is None else one.voxels for one in fetched]
         renderer = CuboidRenderer(flight, voxels, self._threads, partial(self._deliver, flight, course))
         stored = self._colourings.is_stored(cuboid.stack)
         async with renderer:
             async for pictures in renderer.pictures():
                 if stored:
-                    await self._store.store(pictures, course.made)
+                    await self._store.store(pictures, course.origin)
+        self._finish(flight, course)
+
+    def _finish(self, flight: CuboidFlight, course: _Course) -> None:
+        """Note that all tiles are stored that there is space for."""
+        for stage, seconds in course.stages(self._clock.seconds()).items():
+            self._metrics.miss_seconds.labels(stage).observe(seconds)
         flight.deliver(None, None)
 
     def _measure(self, source: DatasetSource, seconds: float) -> None:
@@ -268,23 +291,26 @@ class CuboidFetches(Service):
             if stored is not None:
                 earlier = Picture(*stored)
                 break
-        picture = await upstream.picture(cutout, earlier)
+        with trail.recorded() as asked:
+            picture = await upstream.picture(cutout, earlier)
         if picture is None:
             return False
         flight.progress.report()
         course.answered = self._clock.seconds()
+        course.origin = course.origin._replace(home=",".join(asked.homes))
         self._deliver(flight, course, tile, picture.body)
-        if await self._store.store([(tile, picture.body)], course.made) and picture.validators:
+        if await self._store.store([(tile, picture.body)], course.origin) and picture.validators:
             await self._store.keep_validators(tile, picture.validators)
-        flight.deliver(None, None)
         return True
 
     def _deliver(self, flight: CuboidFlight, course: _Course, tile: Tile, picture: bytes) -> None:
         """Deliver a tile; one that somebody waits for, and that was not flushed meanwhile, stays in memory."""
-        encoded = EncodedTile.of(tile, picture, course.made)
-        if flight.is_waited_for(tile) and not self._store.flushes.forgets(tile, course.made):
+        (made, home), now = course.origin, self._clock.seconds()
+        course.rendered = now if course.rendered is None else course.rendered
+        encoded = EncodedTile.of(tile, picture, made, home)
+        if flight.is_waited_for(tile) and not self._store.flushes.forgets(tile, made):
             self._lookup.remember(tile, encoded)
-        flight.deliver(tile, Found(encoded, Result.MISS, course.timing(self._clock.seconds())))
+        flight.deliver(tile, Found(encoded, Result.MISS, course.timing(now)))
 
     async def _deliver_stored(self, flight: CuboidFlight, result: Result = Result.HIT_DISK) -> None:
         """Deliver the tiles that are stored by now."""

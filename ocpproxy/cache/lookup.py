@@ -50,16 +50,20 @@ class EncodedTile:
     """A strong validator, quoted."""
     modified: float
     """Seconds since 1970."""
+    home: str = ""
+    """Where it comes from (`store.provenance`); empty where that is not known."""
     file: OpenTile | None = None
     """The open file that `picture` is a view of; the caller of `TileLookup.find_now` closes it."""
 
     @classmethod
-    def of(cls, tile: Tile, picture: bytes | memoryview, modified: float, file: OpenTile | None = None) -> EncodedTile:
+    def of(
+        cls, tile: Tile, picture: bytes | memoryview, modified: float, home: str = "", file: OpenTile | None = None
+    ) -> EncodedTile:
         """Return a tile with this picture.
 
         The ETag holds the identity of the tile too: to a shared cache, equal pictures of two tiles are two things.
         """
-        return cls(picture, f'"{pictures.fingerprint(picture)}-{_identity(tile)}"', modified, file)
+        return cls(picture, f'"{pictures.fingerprint(picture)}-{_identity(tile)}"', modified, home, file)
 
 
 @lru_cache(maxsize=10_000)
@@ -125,9 +129,10 @@ class TileLookup:
             return None
         if lend and not self._memory.size:
             self._store.note_use(tile)
-            return Found(EncodedTile.of(tile, file.picture, file.modified, file), Result.HIT_DISK)
+            encoded = EncodedTile.of(tile, file.picture, file.modified, file.provenance.home, file)
+            return Found(encoded, Result.HIT_DISK)
         with closing(file):
-            return self._from_disk(tile, bytes(file.picture), file.modified)
+            return self._from_disk(tile, bytes(file.picture), file.modified, file.provenance.home)
 
     async def find(self, tile: Tile) -> Found | None:
         """Return the tile, or None when it is not stored."""
@@ -135,11 +140,13 @@ class TileLookup:
             return self.find_now(tile)
         except BlockingIOError:
             stored = await self._store.read(tile)
-        return None if stored is None else self._from_disk(tile, stored.picture, stored.modified)
+        if stored is None:
+            return None
+        return self._from_disk(tile, stored.picture, stored.modified, stored.provenance.home)
 
-    def _from_disk(self, tile: Tile, picture: bytes, modified: float) -> Found:
+    def _from_disk(self, tile: Tile, picture: bytes, modified: float, home: str) -> Found:
         self._store.note_use(tile)
-        encoded = EncodedTile.of(tile, picture, modified)
+        encoded = EncodedTile.of(tile, picture, modified, home)
         self.remember(tile, encoded)
         return Found(encoded, Result.HIT_DISK)
 

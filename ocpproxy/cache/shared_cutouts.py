@@ -24,10 +24,20 @@ from ocpproxy.concurrency.gather import gather
 from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.model.dataset import Box, Channel, Cutout, Level
 from ocpproxy.model.voxels import Voxels
+from ocpproxy.upstream import trail
 from ocpproxy.upstream.base import Upstream, UpstreamFailure
 
 _KEPT_FOR = 60.0
 """Seconds that voxels are kept for other stacks."""
+
+
+class FetchedVoxels(NamedTuple):
+    """Voxels, and where they come from."""
+
+    voxels: Voxels
+    """Axes (z, y, x)."""
+    home: str
+    """The home of the volume that has given them (`breaker.GuardedUpstream.home`)."""
 
 
 class _Grid(NamedTuple):
@@ -71,10 +81,11 @@ class _Request:
         a, b = self.box, other.box
         return self.grid == other.grid and all(a[n] <= b[n] and b[n + 1] <= a[n + 1] for n in range(0, len(a), 2))
 
-    def part(self, voxels: Voxels, box: Box) -> Voxels:
+    def part(self, fetched: FetchedVoxels, box: Box) -> FetchedVoxels:
         """Return the voxels of a box within this one, whose own voxels are given."""
         (x, _, y, _, z, _), (x0, x1, y0, y1, z0, z1) = self.box, box
-        return voxels[z0 - z : z1 - z, y0 - y : y1 - y, x0 - x : x1 - x]
+        voxels = fetched.voxels[z0 - z : z1 - z, y0 - y : y1 - y, x0 - x : x1 - x]
+        return fetched._replace(voxels=voxels)
 
 
 class SharedCutouts:
@@ -84,26 +95,28 @@ class SharedCutouts:
     """
 
     def __init__(self, clock: IReactorTime, memory: int) -> None:
-        self._recent: TTLCache[_Request, Voxels] = TTLCache(
-            memory, _KEPT_FOR, clock.seconds, getsizeof=lambda voxels: voxels.nbytes
+        self._recent: TTLCache[_Request, FetchedVoxels] = TTLCache(
+            memory, _KEPT_FOR, clock.seconds, getsizeof=lambda fetched: fetched.voxels.nbytes
         )
-        self._flights: SingleFlight[_Request, None, Voxels] = SingleFlight(self._fetch, clock, remember_failure=0)
+        self._flights: SingleFlight[_Request, None, FetchedVoxels] = SingleFlight(
+            self._fetch, clock, remember_failure=0
+        )
 
-    async def fetch(self, upstream: Upstream, cutouts: Sequence[Cutout | None]) -> list[Voxels | None]:
-        """Return the voxels of each cutout, fetched side by side, axes (z, y, x); None for None.
+    async def fetch(self, upstream: Upstream, cutouts: Sequence[Cutout | None]) -> list[FetchedVoxels | None]:
+        """Return the voxels of each cutout, fetched side by side; None for None.
 
         :raises UpstreamFailure: of the first cutout that fails; the others are cancelled.
         """
         return await gather([self._fetch_one(upstream, cutout) for cutout in cutouts])
 
-    async def _fetch_one(self, upstream: Upstream, cutout: Cutout | None) -> Voxels | None:
+    async def _fetch_one(self, upstream: Upstream, cutout: Cutout | None) -> FetchedVoxels | None:
         if cutout is None:
             return None
         request = _Request.of(upstream, cutout)
         for recent in list(self._recent):
-            voxels = self._recent.get(recent) if recent.contains(request) else None
-            if voxels is not None:
-                return recent.part(voxels, cutout.box)
+            found = self._recent.get(recent) if recent.contains(request) else None
+            if found is not None:
+                return recent.part(found, cutout.box)
         whole = next((flying for flying in self._flights.flying_keys() if flying.contains(request)), request)
         try:
             return whole.part(await self._flights.join(whole, None), cutout.box)
@@ -113,13 +126,15 @@ class SharedCutouts:
         # Another token's failure says nothing: that may have another home of the volume, or not be asked at all.
         return await self._flights.join(request, None)
 
-    async def _fetch(self, flight: Flight[_Request, None, Voxels]) -> None:
+    async def _fetch(self, flight: Flight[_Request, None, FetchedVoxels]) -> None:
         request = flight.key
-        voxels = await request.upstream.cutout(request.cutout)
+        with trail.recorded() as asked:
+            voxels = await request.upstream.cutout(request.cutout)
+        fetched = FetchedVoxels(voxels, ",".join(dict.fromkeys(asked.homes)))
         flight.progress.report()
         if voxels.nbytes <= self._recent.maxsize:
-            self._recent[request] = voxels
-        flight.deliver(None, voxels)
+            self._recent[request] = fetched
+        flight.deliver(None, fetched)
 
     async def stop(self) -> None:
         """Cancel what is being fetched."""

@@ -8,6 +8,7 @@ epoch is better than none, and a placeholder may be (`placeholders`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry
@@ -17,8 +18,23 @@ from ocpproxy.cache.placeholders import Placeholders
 from ocpproxy.imagery import png
 from ocpproxy.log import Logger
 from ocpproxy.model.address import TileAddress
-from ocpproxy.model.stack import Stack, Tile
+from ocpproxy.model.dataset import CannotDisplay
+from ocpproxy.model.stack import Cuboid, Stack, Tile
 from ocpproxy.upstream.base import OutOfRange, UnknownToken, UpstreamFailure, UpstreamRefused
+
+
+@dataclass(frozen=True, slots=True)
+class TileAnswer:
+    """A tile, how it was found, and for how long it is good."""
+
+    tile: EncodedTile
+    result: Result
+    expires: float | None = None
+    """When it is fetched again, None for never; seconds since 1970."""
+    timing: Timing | None = None
+    """What a miss has spent its time on."""
+    cuboid: Cuboid | None = None
+    """What the tile was cut from; None for what no upstream has given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +51,16 @@ class LocatedTile:
         """When the tile is fetched again, None for never; seconds since 1970."""
         return self.entry.expires(self.stack) if self.tile is not None else None
 
+    @property
+    def cuboid(self) -> Cuboid | None:
+        """What the tile is cut from; None outside the volume, and for a stored one that could not be fetched again."""
+        with suppress(CannotDisplay):
+            return None if self.tile is None else self.stack.cuboid(self.tile)
+        return None
 
-@dataclass(frozen=True, slots=True)
-class TileAnswer:
-    """A tile, how it was found, and for how long it is good."""
-
-    tile: EncodedTile
-    result: Result
-    expires: float | None = None
-    """When it is fetched again, None for never; seconds since 1970."""
-    timing: Timing | None = None
-    """What a miss has spent its time on."""
+    def answer(self, found: Found) -> TileAnswer:
+        """Return the answer with a tile that was found."""
+        return TileAnswer(found.tile, found.result, self.expires, found.timing, self.cuboid)
 
 
 def max_age(expires: float | None, now: float, most: int) -> int:
@@ -103,7 +118,7 @@ class TileCache:
         except BlockingIOError:
             found, certain = None, False
         if found is not None:
-            return TileAnswer(found.tile, found.result, located.expires)
+            return located.answer(found)
         try:
             found = await self._miss(located.stack, tile, certain=certain)
         except (UnknownToken, UpstreamRefused, OutOfRange):
@@ -112,12 +127,12 @@ class TileCache:
             old = await self._from_earlier_epoch(located.stack, tile)
             if old is not None:
                 self._log.warn("{tile} is served from an earlier epoch: {reason}", tile=tile, reason=str(failure))
-                return TileAnswer(old.tile, Result.STALE)
+                return old
             placeholder = await self._placeholders.find(located.stack, tile)
             if placeholder is None:
                 raise
             return TileAnswer(placeholder, Result.PLACEHOLDER)
-        return TileAnswer(found.tile, found.result, located.expires, found.timing)
+        return located.answer(found)
 
     async def stored_tile(self, located: LocatedTile) -> TileAnswer | None:
         """Return the tile if it is stored, None if it would have to be fetched.
@@ -127,7 +142,7 @@ class TileCache:
         if located.tile is None:
             return _blank(located)
         found = await self._lookup.find(located.tile)
-        return None if found is None else TileAnswer(found.tile, found.result, located.expires)
+        return None if found is None else located.answer(found)
 
     async def _miss(self, stack: Stack, tile: Tile, *, certain: bool) -> Found:
         """Return a tile that is not stored; `certain` is False where only the disk can tell."""
@@ -138,12 +153,13 @@ class TileCache:
                 return found
         return await self._fetches.fetch(cuboid, tile)
 
-    async def _from_earlier_epoch(self, stack: Stack, tile: Tile) -> Found | None:
+    async def _from_earlier_epoch(self, stack: Stack, tile: Tile) -> TileAnswer | None:
         """Return the latest tile of the epochs before, which is better than none."""
         for earlier in stack.earlier_epochs():
-            found = await self._lookup.find(tile._replace(stack=earlier.name))
+            old = tile._replace(stack=earlier.name)
+            found = await self._lookup.find(old)
             if found is not None:
-                return found
+                return TileAnswer(found.tile, Result.STALE, cuboid=earlier.cuboid(old))
         return None
 
 

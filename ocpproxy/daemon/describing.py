@@ -49,7 +49,7 @@ async def describe(reactor: Any, settings: Settings, tokens: Sequence[str]) -> l
 
 async def _describe(catalogue: Catalogue, token: str, now: float) -> DatasetReport:
     origin, entry, failed = "", None, None
-    with trail.recorded() as documents:
+    with trail.recorded() as asked:
         try:
             source = catalogue.source(token)
             origin = source.origin()
@@ -57,7 +57,7 @@ async def _describe(catalogue: Catalogue, token: str, now: float) -> DatasetRepo
             entry = make_entry(source, source.dataset(token, text), now)
         except UpstreamFailure as failure:
             failed = failure
-    return DatasetReport(token, origin, documents, entry, failed)
+    return DatasetReport(token, origin, asked.documents, entry, failed)
 
 
 class _NoDescriptions:

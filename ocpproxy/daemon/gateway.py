@@ -122,7 +122,7 @@ def make_gateway(
     catalogue = make_catalogue(settings, upstreams.context, Descriptions(storage.database, reactor), metrics, now)
     lookup = TileLookup(storage.store, settings.cache.memory)
     threads = RenderThreads(renders.at(Priority.URGENT), renders.at(Priority.AHEAD))
-    context = FetchContext(catalogue, SharedCutouts(reactor, settings.cache.voxels), threads, reactor)
+    context = FetchContext(catalogue, SharedCutouts(reactor, settings.cache.voxels), threads, reactor, metrics)
     fetches = CuboidFetches(lookup, storage.store, storage.leases, context)
     storage.store.flushes.when_flushed(lookup.forget)
     storage.store.flushes.when_flushed(fetches.detach)

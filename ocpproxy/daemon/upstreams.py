@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from random import SystemRandom
 from typing import Any
 
@@ -76,12 +77,15 @@ def make_catalogue(
         display: DisplaySettings = DEFAULT_DISPLAY,
     ) -> DatasetSource:
         breakers: list[Breakers] = []
+        homes: list[tuple[str, str]] = []
 
         def guard(home: Upstream, number: int) -> GuardedUpstream:
             own = Breakers(f"home {number + 1}" if number else name, context.reactor)
             breakers.append(own)
             metrics.breaker.labels(name, str(number + 1)).set_function(own.state)
-            return GuardedUpstream(InstrumentedUpstream(home, metrics), own)
+            public = home_name(upstream.type, home.origin)
+            homes.append((public, home.origin))
+            return GuardedUpstream(InstrumentedUpstream(home, metrics), own, public)
 
         return DatasetSource(
             build_upstream(upstream, context, guard),
@@ -93,6 +97,7 @@ def make_catalogue(
             upstream.max_cutout,
             upstream.max_age,
             tuple(breakers),
+            tuple(homes),
             not upstream.cache_only,
         )
 
@@ -104,6 +109,11 @@ def make_catalogue(
     return Catalogue(
         sources, source("other tokens", default) if any_token else None, descriptions, context.reactor, now
     )
+
+
+def home_name(kind: str, origin: str) -> str:
+    """Return what viewers may see of an upstream: its kind, and a digest of its address."""
+    return f"{kind}-{sha256(origin.encode()).hexdigest()[:8]}"
 
 
 def _connection_pool(settings: Settings, reactor: Any) -> HTTPConnectionPool:

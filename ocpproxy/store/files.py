@@ -29,16 +29,14 @@ from typing import NamedTuple, TypeVar
 
 from ocpproxy.imagery.pictures import is_uniform, is_whole
 from ocpproxy.model.stack import Tile
-from ocpproxy.store import keys
+from ocpproxy.store import keys, provenance
 from ocpproxy.store.page_cache import PageCache
+from ocpproxy.store.provenance import Provenance
 
 B = TypeVar("B", bytes, memoryview)
 
 LARGEST = 8 * 2**20
 """Bytes of a tile; a longer file is none of ours."""
-_VALIDATORS = "user.ocpproxy.said"
-"""The extended attribute that keeps an upstream's validators of a tile."""
-_LONGEST_VALIDATORS = 1024
 _READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """No link is followed, and nothing waits for a FIFO."""
 _MOST_LOOKED_AT = 200_000
@@ -54,8 +52,7 @@ class StoredTile:
     picture: bytes
     modified: float
     """Seconds since 1970."""
-    made: float
-    """Seconds since 1970, as `flush.Flush` understands it."""
+    provenance: Provenance
 
 
 class FileStatus(NamedTuple):
@@ -74,7 +71,7 @@ class FileStatus(NamedTuple):
 class OpenTile:
     """A tile's file: open, whole, and in the page cache a moment ago. The caller closes it."""
 
-    __slots__ = ("fd", "made", "modified", "picture")
+    __slots__ = ("fd", "modified", "picture", "provenance")
 
     def __init__(self, fd: int, picture: memoryview, status: FileStatus) -> None:
         self.fd = fd
@@ -82,8 +79,7 @@ class OpenTile:
         """The content, valid until the next tile is opened."""
         self.modified = status.modified
         """Seconds since 1970."""
-        self.made = status.made
-        """Seconds since 1970, as `flush.Flush` understands it."""
+        self.provenance = Provenance(status.made, provenance.read_home(fd))
 
     def close(self) -> None:
         """Close the file."""
@@ -171,9 +167,9 @@ class TileFiles:
             raise
         try:
             picture, status = _content(fd, lambda fd, size: os.pread(fd, size, 0))
+            return StoredTile(picture, status.modified, Provenance(status.made, provenance.read_home(fd)))
         finally:
             os.close(fd)
-        return StoredTile(picture, status.modified, status.made)
 
     def open_now(self, tile: Tile) -> OpenTile | None:
         """Return the tile, or None when it has no file, without waiting for the disk. For one thread.
@@ -202,59 +198,53 @@ class TileFiles:
 
     def keep_validators(self, tile: Tile, validators: bytes) -> None:
         """Keep some bytes with a tile's file; not with a shared one, nor where the file system cannot."""
-        name = self._at(tile)
-        with contextlib.suppress(OSError):
-            if os.stat(name, follow_symlinks=False).st_nlink == 1:
-                os.setxattr(name, _VALIDATORS, validators[:_LONGEST_VALIDATORS], follow_symlinks=False)
+        provenance.keep_validators(self._at(tile), validators)
 
     def read_validators(self, tile: Tile) -> bytes | None:
         """Return the bytes that are kept with a tile's file, or None."""
-        try:
-            return os.getxattr(self._at(tile), _VALIDATORS, follow_symlinks=False)
-        except OSError:
-            return None
+        return provenance.read_validators(self._at(tile))
 
-    def create(self, tile: Tile, picture: bytes, made: float | None = None, shared_since: float = 0.0) -> bool:
+    def create(self, tile: Tile, picture: bytes, origin: Provenance | None = None, shared_since: float = 0.0) -> bool:
         """Make the tile's file. Return False when it exists already; then it stays as it is.
 
-        :param made: when the tile was made, in seconds since 1970; by default now.
+        :param origin: where the tile comes from; by default it is made now.
         :param shared_since: let it share the file of tiles that were made since then.
         :raises OSError: when the disk refuses; then nothing is left behind.
         """
         name = self._at_own(tile)
-        made = time.time() if made is None else made
+        origin = Provenance(time.time()) if origin is None else origin
         if is_uniform(picture):
             try:
-                return self._link_uniform(name, picture, made, max(shared_since, made // _DAY * _DAY))
+                return self._link_uniform(name, picture, origin, max(shared_since, origin.made // _DAY * _DAY))
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-        with self._written(name + self._temporary, picture, made) as temporary:
+        with self._written(name + self._temporary, picture, origin) as temporary:
             return _give_name(temporary, name)
 
     @contextlib.contextmanager
-    def _written(self, temporary: str, picture: bytes, made: float) -> Iterator[str]:
-        """Write a file with this content and time, for the time of a block."""
+    def _written(self, temporary: str, picture: bytes, origin: Provenance) -> Iterator[str]:
+        """Write a file with this content and provenance, for the time of a block."""
         fd = self._open_new(temporary)
         try:
             with open(fd, "wb", buffering=0) as file:
                 written = file.write(picture)
                 if written != len(picture):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), temporary)
-                os.utime(file.fileno(), (made, made))
+                provenance.write(file.fileno(), origin)
             yield temporary
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
 
-    def _link_uniform(self, name: str, picture: bytes, made: float, since: float) -> bool:
+    def _link_uniform(self, name: str, picture: bytes, origin: Provenance, since: float) -> bool:
         """Create the tile as a link to the file that tiles with this picture share which were made since then."""
-        digest = blake2b(picture, digest_size=16).hexdigest()
+        digest = blake2b(picture + origin.home.encode(), digest_size=16).hexdigest()
         shared = self._uniform / f"{digest}-{int(since * 1e6)}.png"
-        made = max(made, since)
+        origin = origin._replace(made=max(origin.made, since))
         for _ in range(10):
             if not shared.exists() or shared.read_bytes() != picture:
-                self._share(shared, picture, made)
+                self._share(shared, picture, origin)
             try:
                 os.link(shared, name)
             except FileExistsError:
@@ -265,13 +255,13 @@ class TileFiles:
             except OSError as error:
                 if error.errno != errno.EMLINK:
                     raise
-                self._share(shared, picture, made)  # it has as many links as a file can have: a new one takes its name
+                self._share(shared, picture, origin)  # it has as many links as can be: a new one takes its name
             else:
                 return True
         raise OSError(errno.EIO, "the directory vanishes while a tile is written", name)
 
-    def _share(self, shared: Path, picture: bytes, made: float) -> None:
-        with self._sharing, self._written(f"{shared}{self._temporary}", picture, made) as temporary:
+    def _share(self, shared: Path, picture: bytes, origin: Provenance) -> None:
+        with self._sharing, self._written(f"{shared}{self._temporary}", picture, origin) as temporary:
             os.rename(temporary, shared)
 
     def remove_unshared(self, owners: Collection[str]) -> None:

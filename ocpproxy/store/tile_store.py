@@ -1,10 +1,10 @@
 """Tiles on disk and their rows in the index, as one promise.
 
 A tile is stored if and only if its file exists and no flush covers it (`flushes`); its row in the index records the
-file for eviction. `TileStore.read`
-opens one file and needs no database. `TileStore.store` creates files and returns as soon as they exist; their rows are
-inserted in the background (`pending`). The journal names the tiles whose files are being changed or whose rows are
-pending, so that another process can reconcile them should this one die. A use is noted in memory (`uses`).
+file for eviction. `TileStore.read` opens one file and needs no database. `TileStore.store` creates files and returns as
+soon as they exist; their rows are inserted in the background (`pending`). The journal names the tiles whose files are
+being changed or whose rows are pending, so that another process can reconcile them should this one die. A use is noted
+in memory (`uses`).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from ocpproxy.store.journal import Journal
 from ocpproxy.store.keys import Key
 from ocpproxy.store.part import TilePart
 from ocpproxy.store.pending import PendingRows
+from ocpproxy.store.provenance import Provenance
 from ocpproxy.store.usage import Usage
 from ocpproxy.store.uses import LastUses
 
@@ -102,8 +103,7 @@ class TileStore(Service):
         self._keep_free = directory.keep_free
         self.pinned = directory.pinned
         self._uses = LastUses(database, reactor, metrics)
-        self._with_id: LRUCache[str, None] = LRUCache(_MOST_STACKS)
-        """Stacks that have an id in the index."""
+        self._with_id: LRUCache[str, None] = LRUCache(_MOST_STACKS)  # stacks that have an id in the index
 
     # -- life
 
@@ -147,7 +147,7 @@ class TileStore(Service):
         :raises NotIndexable: when there can be no such tile.
         """
         file = self.files.open_now(tile)
-        if file is not None and self.flushes.covers(tile, file.made):
+        if file is not None and self.flushes.covers(tile, file.provenance.made):
             file.close()
             return None
         return file
@@ -164,7 +164,7 @@ class TileStore(Service):
             self.metrics.mended.labels("torn tile").inc()
             await self.discard([tile])
             return None
-        return None if found is None or self.flushes.covers(tile, found.made) else found
+        return None if found is None or self.flushes.covers(tile, found.provenance.made) else found
 
     async def sizes(self, tiles: Sequence[Tile]) -> dict[Tile, int]:
         """Return the bytes of those tiles that are stored."""
@@ -191,12 +191,12 @@ class TileStore(Service):
 
     # -- storing
 
-    async def store(self, pictures: Pictures, made: float | None = None) -> int:
+    async def store(self, pictures: Pictures, origin: Provenance | None = None) -> int:
         """Store the tiles that there is space for, and return how many are new.
 
         Tiles that exist stay as they are. What was flushed meanwhile is not stored.
 
-        :param made: when their voxels were asked for, as `flushes` counts; by default now.
+        :param origin: where they come from; by default they are made now.
         """
         if not await self._have_ids({tile.stack for tile, _ in pictures}):
             self.metrics.unstored.inc(len(pictures))
@@ -215,7 +215,7 @@ class TileStore(Service):
                     count=len(pictures) - len(fitting),
                     all=len(pictures),
                 )
-            return await self.write(fitting, made) if fitting else 0
+            return await self.write(fitting, origin) if fitting else 0
 
     async def _have_ids(self, stacks: set[str]) -> bool:
         """Return whether these stacks have ids in the index, or nobody can tell now.
@@ -236,22 +236,22 @@ class TileStore(Service):
         return True
 
     def _refused(self, tiles: list[Tile]) -> None:
-        """Remove tiles that can have no row; they were stored while the index was unavailable."""
+        """Remove tiles that were stored while the index was unavailable, and can have no row."""
         self._log.error("{count} tiles are removed: no dataset id is left for them", count=len(tiles))
         Deferred.fromCoroutine(self.discard(tiles)).addErrback(
             lambda failure: self._log.failure("removing tiles without a row", failure)
         )
 
-    async def write(self, pictures: Pictures, made: float | None = None) -> int:
+    async def write(self, pictures: Pictures, origin: Provenance | None = None) -> int:
         """Write the tiles to disk, and return how many are new; those that exist stay as they are.
 
         When the disk refuses, that is logged, and the other tiles are not written.
 
-        :param made: as for `store`.
+        :param origin: as for `store`.
         """
-        made = self.flushes.looked if made is None else made
+        origin = Provenance(self.flushes.looked) if origin is None else origin
         changed: dict[Tile, int] = {}
-        error = await self.changes.run(changed, self._create, pictures, made, changed)
+        error = await self.changes.run(changed, self._create, pictures, origin, changed)
         created = sum(size > 0 for size in changed.values())
         if error is not None:
             self.metrics.unstored.inc(len(pictures) - created)
@@ -260,17 +260,17 @@ class TileStore(Service):
             self.disk.accepted()
         return created
 
-    def _create(self, pictures: Pictures, made: float, changed: dict[Tile, int]) -> OSError | None:
+    def _create(self, pictures: Pictures, origin: Provenance, changed: dict[Tile, int]) -> OSError | None:
         """Create files, and note in `changed` what was changed; return what the disk refused. (In a thread.)"""
         try:
             self.journal.note(tile for tile, _ in pictures)
-            since = self.flushes.shared_since(made)
+            since = self.flushes.shared_since(origin.made)
             for tile, picture in pictures:
-                if self.flushes.forgets(tile, made):
+                if self.flushes.forgets(tile, origin.made):
                     continue
                 if self.remove_flushed(tile):
                     changed[tile] = 0
-                if self.files.create(tile, picture, made, since):
+                if self.files.create(tile, picture, origin, since):
                     changed[tile] = len(picture)
         except OSError as error:
             return error

@@ -23,6 +23,7 @@ from twisted.internet.interfaces import IReactorTime
 from ocpproxy.log import Logger
 from ocpproxy.model.dataset import Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
+from ocpproxy.upstream import trail
 from ocpproxy.upstream.base import (
     NotSent,
     Picture,
@@ -191,11 +192,15 @@ class Breakers:
 
 
 class GuardedUpstream:
-    """An upstream behind breakers. Descriptions are asked for in any case: they have pauses of their own."""
+    """An upstream behind breakers. Descriptions are asked for in any case: they have pauses of their own.
 
-    def __init__(self, upstream: Upstream, breakers: Breakers) -> None:
+    :param home: names the upstream in the provenance of tiles.
+    """
+
+    def __init__(self, upstream: Upstream, breakers: Breakers, home: str = "") -> None:
         self._upstream = upstream
         self.breakers = breakers
+        self.home = home
         self.origin = upstream.origin
 
     async def describe(self, token: str) -> str:
@@ -240,6 +245,7 @@ class GuardedUpstream:
             breaker.given_up(probe)
         else:
             breaker.succeeded()
+            trail.note_home(self.home)
         return answer
 
 

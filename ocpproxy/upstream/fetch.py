@@ -30,7 +30,7 @@ async def fetch_document(
             body = content_encoding.decode_content(response.body, response.encoding, DOCUMENT_LIMIT)
             text = checks.decode_text(body)
     except UpstreamFailure as failure:
-        trail.record(address, str(failure))
+        trail.note_document(address, str(failure))
         raise
-    trail.record(address, f"{len(body)} bytes", text)
+    trail.note_document(address, f"{len(body)} bytes", text)
     return text

@@ -41,6 +41,7 @@ from ocpproxy.concurrency import progress
 from ocpproxy.concurrency.fairness import FairSemaphore
 from ocpproxy.concurrency.progress import Progress
 from ocpproxy.log import Logger
+from ocpproxy.upstream import trail
 from ocpproxy.upstream.base import (
     NotSent,
     RedirectRefused,
@@ -186,12 +187,21 @@ class HostClient:
         """
         url = f"{self.url}/{path}" if path else self.url
         call = _Call(self, url, limit, check, headers or {})
+        began, outcome = self.client.clock.seconds(), "given up"
         try:
-            return await call.start().addTimeout(self.timeout, self.client.clock)
+            response = await call.start().addTimeout(self.timeout, self.client.clock)
+            outcome = f"{response.status}, {len(response.body)} bytes"
+            return response
         except DeferredTimeout:
-            if not call.sent:
-                raise NotSent(f"no connection was free within {self.timeout:g} s") from None
-            raise UpstreamSlow(f"no complete response within {self.timeout:g} s") from None
+            wait = f"within {self.timeout:g} s"
+            late = UpstreamSlow(f"no complete response {wait}") if call.sent else NotSent(f"no connection free {wait}")
+            outcome = str(late)
+            raise late from None
+        except UpstreamFailure as failure:
+            outcome = str(failure)
+            raise
+        finally:
+            trail.note_request(url, outcome, self.client.clock.seconds() - began)
 
 
 class _Call:

@@ -1,11 +1,15 @@
-"""The documents that were asked for while a dataset was described: for ``ocpproxy describe``."""
+"""What was asked of upstreams for one purpose, by a context variable: for people, and for the tiles' provenance.
+
+``ocpproxy describe`` shows the documents, ``ocpproxy trace`` the requests. The home that has given voxels is kept with
+their tiles. As a parameter this would pass through every upstream, chunk reader and codec, none of which uses it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +22,43 @@ class DocumentRead:
     text: str = ""
 
 
-_trail: ContextVar[list[DocumentRead] | None] = ContextVar("trail", default=None)
+@dataclass(frozen=True, slots=True)
+class RequestMade:
+    """One GET with its retries."""
+
+    address: str
+    outcome: str
+    """What came of it, for people: the status and the size, or the failure."""
+    seconds: float
+    """From the wait for a connection to the last byte."""
+
+
+@dataclass(eq=False, slots=True)
+class Trail:
+    """What was asked for within a block, in the order of the answers."""
+
+    documents: list[DocumentRead] = field(default_factory=list)
+    requests: list[RequestMade] = field(default_factory=list)
+    homes: list[str] = field(default_factory=list)
+    """The homes that have given voxels (`breaker.GuardedUpstream.home`)."""
+    outer: Trail | None = None
+    """The trail of the block around it, which has the same and more."""
+
+    def all(self) -> Iterator[Trail]:
+        """Yield this trail, and those around it."""
+        trail: Trail | None = self
+        while trail is not None:
+            yield trail
+            trail = trail.outer
+
+
+_trail: ContextVar[Trail | None] = ContextVar("trail", default=None)
 
 
 @contextmanager
-def recorded() -> Iterator[list[DocumentRead]]:
-    """Record the requests for documents of the coroutines that are started in the block."""
-    trail: list[DocumentRead] = []
+def recorded() -> Iterator[Trail]:
+    """Record what the coroutines ask for that are started in the block."""
+    trail = Trail(outer=_trail.get())
     token = _trail.set(trail)
     try:
         yield trail
@@ -32,8 +66,24 @@ def recorded() -> Iterator[list[DocumentRead]]:
         _trail.reset(token)
 
 
-def record(address: str, outcome: str, text: str = "") -> None:
-    """Note what came of a request for a document, if somebody records it."""
+def _trails() -> Iterator[Trail]:
     trail = _trail.get()
-    if trail is not None:
-        trail.append(DocumentRead(address, outcome, text))
+    return iter(()) if trail is None else trail.all()
+
+
+def note_document(address: str, outcome: str, text: str = "") -> None:
+    """Note what came of a request for a document, if somebody records it."""
+    for trail in _trails():
+        trail.documents.append(DocumentRead(address, outcome, text))
+
+
+def note_request(address: str, outcome: str, seconds: float) -> None:
+    """Note what came of a request, if somebody records it."""
+    for trail in _trails():
+        trail.requests.append(RequestMade(address, outcome, seconds))
+
+
+def note_home(home: str) -> None:
+    """Note which home of a volume has given voxels, if somebody records it."""
+    for trail in _trails():
+        trail.homes.append(home)

@@ -67,6 +67,22 @@ class Answered(NamedTuple):
     """Its ``Server-Timing``."""
 
 
+class Hit(NamedTuple):
+    """A hit that was answered at once, for the log. What many hits have in common is ready-made."""
+
+    client: str
+    line: bytes
+    """The request line, escaped, with its quotes."""
+    status: int
+    size: int
+    """Bytes of the body."""
+    agent: bytes
+    """`agent_fields`."""
+    request_id: bytes
+    cache: bytes
+    """Its ``Cache-Status``."""
+
+
 class AccessLog(Service):
     """The access log of one process."""
 
@@ -81,6 +97,8 @@ class AccessLog(Service):
         self._timer: IDelayedCall | None = None
         self._second = 0
         self._stamp = b""
+        self._clients: dict[str, bytes] = {}
+        """The beginnings of the lines of this second."""
         self._refused = False
 
     def stopService(self) -> None:
@@ -90,23 +108,31 @@ class AccessLog(Service):
 
     def add(self, answered: Answered) -> None:
         """Add a line."""
-        second = int(self._now())
+        client, line, status, size, cache, _, agent, request_id, seconds, timing = answered
+        beginning = self._beginning(client, int(self._now()))
+        end = b'"%b" %.3f %b' % (cache, seconds, timing)
+        self._add(b'%b"%b" %d %d %b %b %b\n' % (beginning, escape(line), status, size, agent, request_id, end))
+
+    def add_hit(self, hit: Hit, now: float) -> None:
+        """Add the line of a hit.
+
+        :param now: seconds since 1970.
+        """
+        client, line, status, size, agent, request_id, cache = hit
+        beginning = self._beginning(client, int(now))
+        self._add(b'%b%b %d %d %b %b "%b" 0.000 -\n' % (beginning, line, status, size, agent, request_id, cache))
+
+    def _beginning(self, client: str, second: int) -> bytes:
         if second != self._second:
             self._second = second
             self._stamp = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(second)).encode()
-        client, line, status, size, cache, _, agent, request_id, seconds, timing = answered
-        text = b'%b - - [%b] "%b" %d %d %b %b "%b" %.3f %b\n' % (
-            client.encode("ascii", "replace"),
-            self._stamp,
-            escape(line),
-            status,
-            size,
-            agent,
-            request_id,
-            cache,
-            seconds,
-            timing,
-        )
+            self._clients.clear()
+        beginning = self._clients.get(client)
+        if beginning is None:
+            beginning = self._clients[client] = b"%b - - [%b] " % (client.encode("ascii", "replace"), self._stamp)
+        return beginning
+
+    def _add(self, text: bytes) -> None:
         self._lines.append(text)
         self._size += len(text)
         if self._size >= _LARGE:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from ocpproxy.cache.lookup import Result
 from ocpproxy.metrics import Metrics
 from ocpproxy.web.access_log import AccessLog, Answered
-
-_HITS = (Result.HIT_MEMORY.value, Result.HIT_DISK.value)
-"""The results that are counted most often: their counters are looked up once."""
 
 
 class AnswerRecord:
@@ -17,17 +13,13 @@ class AnswerRecord:
     """
 
     def __init__(self, metrics: Metrics, access_log: AccessLog | None) -> None:
-        self._tiles = metrics.tiles
-        self._counters = {result: metrics.tiles.labels(result) for result in _HITS}
+        self.count = metrics.tiles.observe
+        """Counts the answer to a request for a tile: its result, and the seconds that it took."""
         self.log = access_log
 
-    def count(self, result: str | None) -> None:
-        """Count an answer; None for one that is no tile."""
-        if result is not None:
-            (self._counters.get(result) or self._tiles.labels(result)).inc()
-
     def record(self, answered: Answered) -> None:
-        """Count an answer, and log it."""
-        self.count(answered.result)
+        """Count an answer, if it is to a request for a tile, and log it."""
+        if answered.result is not None:
+            self.count(answered.result, answered.seconds)
         if self.log is not None:
             self.log.add(answered)

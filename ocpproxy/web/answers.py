@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from math import ceil
+from time import gmtime, strftime
+from urllib.parse import quote
 
 from twisted.web.http import stringToDatetime
 from twisted.web.server import Request
@@ -24,12 +26,14 @@ from ocpproxy.cache.tiles import TileAnswer
 from ocpproxy.imagery import pictures, png
 from ocpproxy.model.address import BadAddress
 from ocpproxy.model.dataset import CannotDisplay
+from ocpproxy.model.stack import Cuboid
 from ocpproxy.store.keys import NotIndexable
 from ocpproxy.upstream.base import UnknownToken, UpstreamFailure, UpstreamRefused, UpstreamSlow
 
 COMMON = {
     b"access-control-allow-origin": b"*",
-    b"access-control-expose-headers": b"ETag, Cache-Status, Retry-After, X-Request-Id, Server-Timing",
+    b"access-control-expose-headers": b"ETag, Cache-Status, Retry-After, X-Request-Id, Server-Timing, "
+    b"X-Dataset-Version, X-Cuboid, X-Fetched, X-Upstream",
     b"cache-status": b"ocpproxy",
     b"cross-origin-resource-policy": b"cross-origin",
     b"x-content-type-options": b"nosniff",
@@ -141,6 +145,22 @@ def tile_headers(etag: str, modified: float, max_age: int) -> dict[bytes, bytes]
     }
 
 
+def provenance_headers(cuboid: Cuboid, encoded: EncodedTile) -> dict[bytes, bytes]:
+    """Return the headers that tell where a tile comes from.
+
+    ``X-Upstream`` is the name of an upstream, which is public, and not its address. It is missing where that is not
+    known: the file system keeps no attributes, or the tile is older than this header.
+    """
+    headers = {
+        b"x-dataset-version": cuboid.stack.version.encode(),
+        b"x-cuboid": quote(cuboid.name, safe="/~").encode(),
+        b"x-fetched": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(encoded.modified)).encode(),
+    }
+    if encoded.home:
+        headers[b"x-upstream"] = encoded.home.encode()
+    return headers
+
+
 @dataclass(frozen=True, slots=True)
 class Conditions:
     """What a client has already (RFC 9110, 13.1).
@@ -181,6 +201,8 @@ def tile(request: Request, answer: TileAnswer, max_age: int) -> Reply:
         **tile_headers(encoded.etag, encoded.modified, max_age),
         b"cache-status": cache_status(answer.result),
     }
+    if answer.cuboid is not None:
+        headers |= provenance_headers(answer.cuboid, encoded)
     if answer.timing is not None:
         parts = (f"{name};dur={seconds * 1000:.1f}" for name, seconds in answer.timing._asdict().items())
         headers[b"server-timing"] = ", ".join(parts).encode()

@@ -31,24 +31,25 @@ import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from socket import MSG_MORE
+from time import perf_counter
 from typing import Any, NamedTuple
 
 from twisted.web.http import RESPONSES, datetimeToString
 from twisted.web.http_headers import Headers
 from twisted.web.server import version
 
-from ocpproxy.cache.lookup import Found, Result, TileLookup
+from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup
 from ocpproxy.cache.tiles import max_age
 from ocpproxy.imagery import pictures
 from ocpproxy.model.stack import Stack, Tile
 from ocpproxy.store.files import OpenTile
 from ocpproxy.web import answers, request_ids
-from ocpproxy.web.access_log import Answered, agent_fields
+from ocpproxy.web.access_log import Hit, agent_fields
 from ocpproxy.web.answer_record import AnswerRecord
 from ocpproxy.web.answers import Conditions
 from ocpproxy.web.channel import header_lines
 from ocpproxy.web.front import FORWARDING, HOST, Front, Peer
-from ocpproxy.web.route_cache import RouteCache
+from ocpproxy.web.route_cache import Route, RouteCache
 
 Now = Callable[[], float]
 LONGEST_REQUEST = 8192
@@ -63,6 +64,8 @@ _MOST_BLOCKS = 512
 _LONGEST_BLOCK = 2048
 """Bytes; a longer header block is read each time, and so is one with many conditions: anybody can make them up."""
 _MOST_TAGS = 16
+_MOST_TILES = 10_000
+"""Tiles whose headers are remembered."""
 
 
 def _lines(headers: Mapping[bytes, bytes]) -> bytes:
@@ -160,15 +163,17 @@ class HotPath:
         self._front = front
         self._now = now
         self._longest_age = longest_age
-        self._tile_headers = lru_cache(10_000)(
+        self._tile_headers = lru_cache(_MOST_TILES)(
             lambda etag, modified, age: _lines(answers.tile_headers(etag, modified, age))
         )
+        self._provenance: dict[tuple[str, float], bytes] = {}
         self._blocks: dict[bytes, HeaderBlock | None] = {}
         self._openings: dict[tuple[int, Result], bytes] = {}
         self._second = 0
 
     def answer(self, request: bytes, peer: Peer) -> HotAnswer | None:
         """Return the answer to a request that is complete and has no body; None when it goes the ordinary way."""
+        began = perf_counter()
         line, _, block = request.partition(b"\r\n")
         if not (line.startswith(b"GET ") and line.endswith(b" HTTP/1.1")):
             return None
@@ -191,32 +196,41 @@ class HotPath:
         try:
             client = header.client if peer.trusted and header.client else peer.host
             self._note(client, route.stack, route.tile)
-            age = max_age(route.expires, now, self._longest_age)
-            return self._make(line, found, header, client, age)
+            answer = self._make(route, found, header, client, now)
+            self._count(found.result.value, perf_counter() - began)
+            return answer
         except BaseException:
             if found.tile.file is not None:
                 found.tile.file.close()
             raise
 
-    def _make(self, line: bytes, found: Found, header: HeaderBlock, client: str, age: int) -> HotAnswer:
-        """Record and return the answer with a tile."""
+    def _make(self, route: Route, found: Found, header: HeaderBlock, client: str, now: float) -> HotAnswer:
+        """Log and return the answer with a tile."""
         tile, result, _ = found
         request_id = header.request_id or request_ids.new_id()
-        headers = b"%bX-Request-Id: %b\r\n" % (self._tile_headers(tile.etag, tile.modified, age), request_id)
+        headers = b"%b%bX-Request-Id: %b\r\n" % (
+            self._tile_headers(tile.etag, tile.modified, max_age(route.expires, now, self._longest_age)),
+            self._provenance.get((tile.etag, tile.modified)) or self._make_provenance(route, tile),
+            request_id,
+        )
         cached = header.conditions.has(tile)
         status, size = (304, 0) if cached else (200, len(tile.picture))
-        self._count(result.value)
         if self._log is not None:
-            self._log.add(
-                Answered(
-                    client, line, status, size, answers.cache_status(result), result.value, header.agent, request_id
-                )
-            )
+            cache = answers.cache_status(result)
+            self._log.add_hit(Hit(client, route.logged, status, size, header.agent, request_id, cache), now)
         if cached:
             return HotAnswer((self._opening(304, result), headers, b"\r\n"), b"", tile.file)
         content_type = pictures.content_type(tile.picture)
         content = b"Content-Type: %b\r\nContent-Length: %d\r\n\r\n" % (content_type, size)
         return HotAnswer((self._opening(200, result), headers, content), tile.picture, tile.file)
+
+    def _make_provenance(self, route: Route, tile: EncodedTile) -> bytes:
+        """Return the lines that tell where a tile comes from, and remember them."""
+        if len(self._provenance) >= _MOST_TILES:
+            self._provenance.clear()
+        lines = b"" if route.cuboid is None else _lines(answers.provenance_headers(route.cuboid, tile))
+        self._provenance[tile.etag, tile.modified] = lines
+        return lines
 
     def _read_block(self, block: bytes) -> HeaderBlock | None:
         """Read a header block, and remember what it says: a viewer sends the same block with each request."""

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from ocpproxy.cache.catalogue import CatalogueEntry
 from ocpproxy.cache.tiles import LocatedTile
-from ocpproxy.model.stack import Stack, Tile
+from ocpproxy.model.stack import Cuboid, Stack, Tile
+from ocpproxy.web.access_log import escape
 
 _ROUTES = 50_000
 _LONGEST_TARGET = 512
@@ -29,9 +30,13 @@ class Route:
 
     stack: Stack
     tile: Tile
+    cuboid: Cuboid | None
+    """What the tile is cut from, where that is known."""
     entry: CatalogueEntry
     expires: float | None
     """When the tile is fetched again, None for never; seconds since 1970."""
+    logged: bytes
+    """The request line as the access log has it, with its quotes."""
 
 
 class RouteCache:
@@ -43,7 +48,10 @@ class RouteCache:
     def remember(self, target: bytes, located: LocatedTile) -> None:
         """Remember what the target means."""
         if located.tile is not None and len(target) <= _LONGEST_TARGET:
-            self._routes[target] = Route(located.stack, located.tile, located.entry, located.expires)
+            logged = b'"%b"' % escape(b"GET %b HTTP/1.1" % target)
+            self._routes[target] = Route(
+                located.stack, located.tile, located.cuboid, located.entry, located.expires, logged
+            )
             if len(self._routes) > _ROUTES:
                 self._routes.popitem(last=False)
 

@@ -101,7 +101,7 @@ class TensorStoreUpstream(VoxelsOnly):
             except UnknownToken:
                 return None
         body = await self._reader.document(location, token, name)
-        trail.record(f"{location.for_token(token)}/{name}", "none" if body is None else f"{len(body)} bytes")
+        trail.note_document(f"{location.for_token(token)}/{name}", "none" if body is None else f"{len(body)} bytes")
         with checks.parsing(name):
             return None if body is None else checks.decode_text(body)
 
