@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ocpproxy.web import request_ids
-from ocpproxy.web.access_log import AccessLog, Answered, LogFile, agent_fields, escape
+from ocpproxy.web.access_log import AccessLog, Answered, LogFile, agent_fields, quote
 from tests import ocpserver
 from tests.daemons import DaemonCase, pause
 from tests.volumes import em
@@ -26,7 +26,7 @@ COMBINED = re.compile(
 
 def answered(line: bytes = b"GET / HTTP/1.1", agent: bytes = b'"-" "-"') -> Answered:
     """Return an answer."""
-    return Answered("192.0.2.7", line, 200, 12, b"ocpproxy; hit", None, agent, b"id-1")
+    return Answered("192.0.2.7", quote(line), 200, 12, b"ocpproxy; hit", None, agent, b"id-1")
 
 
 class AccessLogTests(SynchronousTestCase):
@@ -65,7 +65,7 @@ class AccessLogTests(SynchronousTestCase):
         text = self.written[0].decode("ascii")
         self.assertEqual(text.count("\n"), 1)
         self.assertTrue(COMBINED.fullmatch(text[:-1]), text)
-        self.assertTrue(escape(line).decode("ascii").isprintable())
+        self.assertTrue(quote(line).decode("ascii").isprintable())
 
     def test_batches(self) -> None:
         """Many lines are written at once; the rest when it stops; those that the disk refuses later, in order."""

@@ -9,7 +9,8 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry, DatasetSource, Undescribed
+from ocpproxy.cache.catalogue import Catalogue
+from ocpproxy.cache.entries import CatalogueEntry, DatasetSource, Undescribed
 from ocpproxy.index.descriptions import Description
 from ocpproxy.model.dataset import Channel, Cutout, Dataset, Level
 from ocpproxy.model.voxels import Voxels

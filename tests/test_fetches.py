@@ -11,7 +11,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy.cache.catalogue import Catalogue, DatasetSource
+from ocpproxy.cache.catalogue import Catalogue
+from ocpproxy.cache.entries import DatasetSource
 from ocpproxy.cache.fetches import CuboidFetches, FetchContext
 from ocpproxy.cache.lookup import Found, Result, TileLookup
 from ocpproxy.cache.rendering import RenderThreads

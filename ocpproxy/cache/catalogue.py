@@ -13,12 +13,10 @@ dataset. While the upstream does not answer the epoch before goes on, for old ti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from hashlib import sha256
-from math import inf, isfinite
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from cachetools import LRUCache, TTLCache
 from twisted.application.service import Service
@@ -26,33 +24,26 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 
+from ocpproxy.cache.entries import CatalogueEntry, DatasetSource, Trouble, Undescribed, make_entry
 from ocpproxy.cache.questions import Questions
 from ocpproxy.concurrency.single_flight import Flight, SingleFlight
 from ocpproxy.index.descriptions import Description
 from ocpproxy.log import Logger
-from ocpproxy.model.address import ImageBase
-from ocpproxy.model.dataset import Channel, Dataset
-from ocpproxy.model.display import DEFAULT_DISPLAY, DisplaySettings
-from ocpproxy.model.stack import MAX_CUTOUT, Stack
+from ocpproxy.model.dataset import Dataset
 from ocpproxy.upstream.base import (
     UnknownToken,
-    Upstream,
     UpstreamBroken,
     UpstreamFailure,
     UpstreamRefused,
 )
-from ocpproxy.upstream.breaker import Breakers, BreakerState
 
 _ASK_AGAIN_AFTER = 60.0
 """Seconds after a failure that does not pass by itself: somebody may have mended it."""
 _PATIENCE = 1.0
 """Seconds that a request waits for a new description when there is an old one."""
-_WRITABLE_FOR = 3600.0
-"""Seconds that tiles are good for whose voxels the upstream calls writable."""
 _RETRY_EVERY = 30.0
 """Seconds between questions to an upstream that does not describe a token."""
 _MOST_TOKENS = 10_000
-_MOST_STACKS = 1000
 
 
 class DescriptionStore(Protocol):
@@ -63,115 +54,6 @@ class DescriptionStore(Protocol):
 
     async def save(self, dataset: Dataset, origin: str, description: Description) -> None:
         """Keep the description."""
-
-
-@dataclass(frozen=True)
-class DatasetSource:
-    """Where a token's voxels come from, and how they are shown."""
-
-    upstream: Upstream
-    info_max_age: float
-    """Seconds that a description is good for."""
-    flights: int
-    """Cuboids that are fetched, rendered and stored at a time."""
-    patience: float
-    """Seconds that a flight waits for its slot, or for another process's fetch."""
-    alias_of: str | None = None
-    """The upstream's token, where it is another."""
-    display: DisplaySettings = DEFAULT_DISPLAY
-    max_cutout: int = MAX_CUTOUT
-    """Bytes of voxels that one cuboid may take."""
-    max_age: float | None = None
-    """Seconds after which tiles are fetched again, infinity for never; None to decide by channel."""
-    breakers: tuple[Breakers, ...] = ()
-    """Those of the homes of the upstream."""
-    homes: tuple[tuple[str, str], ...] = ()
-    """The name of each home (`upstream.breaker.GuardedUpstream.home`), and its address."""
-    is_asked: bool = True
-    """False where the upstream is not asked for anything."""
-
-    def is_resting(self, token: str) -> bool:
-        """Return whether no home of the upstream is asked for voxels of a token now."""
-        resting = bool(self.breakers) and all(one.state(token) is not BreakerState.CLOSED for one in self.breakers)
-        return resting or not self.is_asked
-
-    def lifetime(self, channels: Iterable[Channel]) -> float:
-        """Return the seconds after which tiles that show these channels are fetched again."""
-        if self.max_age is not None:
-            return self.max_age
-        return _WRITABLE_FOR if any(channel.writable for channel in channels) else inf
-
-    def origin(self) -> str:
-        """Return what descriptions from here are stored under, at most 255 characters."""
-        origin = f"{self.upstream.origin} {self.alias_of}" if self.alias_of else self.upstream.origin
-        return origin if len(origin) <= 255 else f"{origin[:200]} {sha256(origin.encode()).hexdigest()[:32]}"
-
-    def dataset(self, token: str, description: str) -> Dataset:
-        """Return the dataset of a description, under our token.
-
-        :raises UpstreamBroken: when the description makes no sense.
-        """
-        upstream_token = self.alias_of or token
-        return replace(self.upstream.dataset(upstream_token, description), token=token, alias_of=upstream_token)
-
-
-class Undescribed(Exception):
-    """A token has no description, so that nothing of it can be shown.
-
-    :param configured: whether the token has a section of its own.
-    """
-
-    def __init__(self, token: str, failure: UpstreamFailure, *, configured: bool) -> None:
-        super().__init__(f"{token}: {failure.fault}: {failure}")
-        self.failure = failure
-        self.configured = configured
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why an upstream does not describe a token."""
-
-    failure: UpstreamFailure
-    since: float
-    """Seconds since 1970."""
-
-
-@dataclass(eq=False)
-class CatalogueEntry:
-    """One token."""
-
-    source: DatasetSource
-    dataset: Dataset
-    read_at: float
-    """When the upstream described the dataset; seconds since 1970, like all times here."""
-    refresh_at: float
-    """When the dataset is to be described again; 0 once another entry has replaced this one."""
-    epoch: int = 0
-    """The epoch of tiles that are fetched again from time to time; 0 when there are none such."""
-    epoch_ends: float = inf
-    stacks: LRUCache[ImageBase, Stack] = field(default_factory=lambda: LRUCache(_MOST_STACKS))
-
-    def stack(self, base: ImageBase) -> Stack:
-        """Return the stack of an image base.
-
-        :raises CannotDisplay: there is no such channel, or it cannot be drawn this way.
-        """
-        stack = self.stacks.get(base)
-        if stack is None:
-            display, most = self.source.display, self.source.max_cutout
-            stack = self.stacks[base] = Stack.build(self.dataset, base, display, most, self._epoch_of)
-        return stack
-
-    def _epoch_of(self, channels: Sequence[Channel]) -> int:
-        return self.epoch if isfinite(self.source.lifetime(channels)) else 0
-
-    def expires(self, stack: Stack) -> float | None:
-        """Return when tiles of the stack are fetched again, None for never."""
-        return self.epoch_ends if stack.epoch else None
-
-    def is_like(self, other: CatalogueEntry) -> bool:
-        """Return whether both describe the same dataset in the same epoch."""
-        return self.epoch == other.epoch and repr(self.dataset) == repr(other.dataset)
 
 
 class Catalogue(Service):
@@ -197,11 +79,12 @@ class Catalogue(Service):
         self._descriptions = descriptions
         self._clock = clock
         self._now = now
+        self._described_by: WeakKeyDictionary[Dataset, DatasetSource] = WeakKeyDictionary()
         self._entries: LRUCache[str, CatalogueEntry] = LRUCache(_MOST_TOKENS)
         self._lasting: TTLCache[str, UpstreamFailure] = TTLCache(_MOST_TOKENS, _ASK_AGAIN_AFTER, clock.seconds)
         self._troubles: dict[str | None, Trouble] = {}
         """By token; under None that of all tokens without a section of their own."""
-        self._questions = None if default is None else Questions(max(1, default.flights // 8), clock)
+        self._questions = _questions_for(default, clock)
         self._describing: SingleFlight[str, str, CatalogueEntry] = SingleFlight(self._describe, clock)
 
     def stopService(self) -> Deferred[None]:
@@ -222,6 +105,37 @@ class Catalogue(Service):
         if source is None:
             raise UnknownToken(f"there is no section [dataset {token}], and no upstream for tokens that have none")
         return source
+
+    def source_of(self, dataset: Dataset) -> DatasetSource:
+        """Return the source that has described a dataset, which alone understands its `upstream_data`.
+
+        :raises UnknownToken: when no source is configured for its token.
+        """
+        return self._described_by.get(dataset) or self.source(dataset.token)
+
+    def set_sources(self, sources: Mapping[str, DatasetSource], default: DatasetSource | None) -> set[str]:
+        """Use other sources from now on; return the tokens whose source is another one.
+
+        What is known of these is forgotten. Who has begun to fetch something goes on with the source that it has.
+        """
+        before, default_before = self._sources, self._default
+        self._sources, self._default = sources, default
+        if default is not default_before:
+            self._questions = _questions_for(default, self._clock)
+        known = {*self._entries, *self._lasting, *before, *sources}
+        known |= {token for token in self._troubles if token is not None}
+        known |= {*self._describing.flying_keys()}
+        changed = {one for one in known if before.get(one, default_before) is not sources.get(one, default)}
+        for token in changed:
+            entry = self._entries.pop(token, None)
+            if entry is not None:
+                entry.refresh_at = 0
+            self._lasting.pop(token, None)
+            self._troubles.pop(token, None)
+        if default is not default_before:
+            self._troubles.pop(None, None)
+        self._describing.detach(changed.__contains__)
+        return changed
 
     def trouble(self, token: str) -> Trouble | None:
         """Return why the token, which has a section of its own, is not described; None where it is, or nobody asked."""
@@ -282,8 +196,7 @@ class Catalogue(Service):
         kept = None if token in self._entries else await self._load(token, source)
         if kept is not None and self._now() < min(kept.refresh_at, kept.epoch_ends):
             self._note_success(token, kept, None)
-            self._entries[token] = kept
-            flight.deliver(token, kept)
+            flight.deliver(token, self._replace(token, kept))
             return
         earlier = kept or self._entries.get(token)
         try:
@@ -339,7 +252,12 @@ class Catalogue(Service):
                 self._log.warn("{token}: {note}", token=token, note=note)
 
     def _replace(self, token: str, entry: CatalogueEntry) -> CatalogueEntry:
-        """Put the entry into the catalogue. An equal one is kept, with its stacks, and gets the new times."""
+        """Put the entry into the catalogue. An equal one is kept, with its stacks, and gets the new times.
+
+        An entry of a source that is not used any more is only for those who wait for it.
+        """
+        if self._sources.get(token, self._default) is not entry.source:
+            return entry
         old = self._entries.get(token)
         if old is not None and old.is_like(entry):
             old.read_at, old.refresh_at, old.epoch_ends = entry.read_at, entry.refresh_at, entry.epoch_ends
@@ -360,16 +278,20 @@ class Catalogue(Service):
         if kept is None:
             return None
         try:
-            return make_entry(source, source.dataset(token, kept.text), kept.read_at)
+            return self._make_entry(source, source.dataset(token, kept.text), kept.read_at)
         except UpstreamBroken as error:
             self._log.warn("the index has a bad description of {token}: {reason}", token=token, reason=str(error))
             return None
+
+    def _make_entry(self, source: DatasetSource, dataset: Dataset, read_at: float) -> CatalogueEntry:
+        self._described_by[dataset] = source
+        return make_entry(source, dataset, read_at)
 
     async def _ask_upstream(self, token: str, source: DatasetSource) -> CatalogueEntry:
         questions = None if token in self._sources else self._questions
         async with questions.place() if questions is not None else nullcontext():
             text = await source.upstream.describe(source.alias_of or token)
-        entry = make_entry(source, source.dataset(token, text), self._now())
+        entry = self._make_entry(source, source.dataset(token, text), self._now())
         saving = Deferred.fromCoroutine(
             self._descriptions.save(entry.dataset, source.origin(), Description(text, entry.read_at))
         )
@@ -377,11 +299,5 @@ class Catalogue(Service):
         return entry
 
 
-def make_entry(source: DatasetSource, dataset: Dataset, read_at: float) -> CatalogueEntry:
-    """Return the entry of a dataset that was described at `read_at`."""
-    lifetime, refresh_at = source.lifetime(dataset.channels), read_at + source.info_max_age
-    if not isfinite(lifetime):
-        return CatalogueEntry(source, dataset, read_at, refresh_at)
-    # Derived from `read_at`, so that all processes, and the next start, agree.
-    epoch = int(read_at // lifetime) + 1
-    return CatalogueEntry(source, dataset, read_at, refresh_at, epoch, epoch * lifetime)
+def _questions_for(default: DatasetSource | None, clock: IReactorTime) -> Questions | None:
+    return None if default is None else Questions(max(1, default.flights // 8), clock)

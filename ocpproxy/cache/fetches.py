@@ -30,8 +30,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from ocpproxy.cache.catalogue import Catalogue, DatasetSource
+from ocpproxy.cache.catalogue import Catalogue
 from ocpproxy.cache.colourings import Colourings
+from ocpproxy.cache.entries import DatasetSource
 from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup, Timing
 from ocpproxy.cache.rendering import CuboidFlight, CuboidRenderer, RenderThreads
 from ocpproxy.cache.shared_cutouts import SharedCutouts
@@ -228,7 +229,7 @@ class CuboidFetches(Service):
     # -- a flight
 
     async def _fly(self, flight: CuboidFlight) -> None:
-        source = self._catalogue.source(flight.key.stack.dataset.token)
+        source = self._catalogue.source_of(flight.key.stack.dataset)
         began = self._clock.seconds()
         try:
             async with AsyncExitStack() as held:

@@ -39,7 +39,7 @@ _PAUSE = 0.02
 class Quotas(Service):
     """The quotas of one store.
 
-    :param quotas: bytes by token.
+    :param quotas: bytes by token; a reload changes them.
     """
 
     _log = Logger()
@@ -59,10 +59,9 @@ class Quotas(Service):
         self._ended: Deferred[Any] = succeed(None)
 
     def startService(self) -> None:
-        """Look at what the datasets take from now on, if there are quotas."""
+        """Look at what the datasets take from now on."""
         super().startService()
-        if self._quotas:
-            self._ended = self._loop.start(_LOOK_EVERY, now=False)
+        self._ended = self._loop.start(_LOOK_EVERY, now=False)
 
     def stopService(self) -> Deferred[Any]:
         """Stop, after what is being evicted."""
@@ -87,11 +86,13 @@ class Quotas(Service):
 
         :raises DatabaseUnavailable: the index does not answer.
         """
+        if not self._quotas:
+            return
         taken = dict.fromkeys(self._quotas, 0)
         for account in await self._store.database.read(accounts.read):
             if account.token in taken:
                 taken[account.token] += account.usage.bytes
-        over = [token for token, size in taken.items() if size > self._quotas[token]]
+        over = [token for token, size in taken.items() if size > self._quotas.get(token, size)]
         if over and await self._leases.acquire(LEASE):
             try:
                 for token in over:
@@ -101,7 +102,10 @@ class Quotas(Service):
 
     async def _shrink(self, token: str, taken: int) -> None:
         """Evict the oldest tiles of a token."""
-        excess, evicted = taken - int(_TO * self._quotas[token]), Usage()
+        quota = self._quotas.get(token)
+        if quota is None:  # it has been reloaded meanwhile
+            return
+        excess, evicted = taken - int(_TO * quota), Usage()
         while evicted.bytes < excess and self.running:
             oldest = deque(await self._store.database.read(evicting.oldest_of, token, _READ))
             if not oldest:

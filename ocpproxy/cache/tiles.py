@@ -11,7 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry
+from ocpproxy.cache.catalogue import Catalogue
+from ocpproxy.cache.entries import CatalogueEntry
 from ocpproxy.cache.fetches import CuboidFetches
 from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup, Timing
 from ocpproxy.cache.placeholders import Placeholders

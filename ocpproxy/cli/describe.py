@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ocpproxy.cache.catalogue import CatalogueEntry
+from ocpproxy.cache.entries import CatalogueEntry
 from ocpproxy.cli.reactor import run_in_reactor
 from ocpproxy.cli.settings import load_settings
 from ocpproxy.config import Settings

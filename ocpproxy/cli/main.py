@@ -25,6 +25,7 @@ SUBCOMMANDS = {
     "pin": "ocpproxy.cli.pin",
     "unpin": "ocpproxy.cli.pin",
     "pins": "ocpproxy.cli.pin",
+    "reload": "ocpproxy.cli.reload",
 }
 """The module of each subcommand. A module may have several."""
 

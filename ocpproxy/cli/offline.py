@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from ocpproxy.cache.catalogue import CatalogueEntry
+from ocpproxy.cache.entries import CatalogueEntry
 from ocpproxy.cli.admin_client import COULD_NOT_RUN
 from ocpproxy.cli.settings import load_settings
 from ocpproxy.config import Settings

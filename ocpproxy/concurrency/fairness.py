@@ -104,9 +104,10 @@ class FairSemaphore:
             del self._used[claim]
         self._serve()
 
-    def lower(self, limit: int) -> None:
-        """Lower the limit. Places in excess of it are gone when they are given back."""
-        self.limit = min(self.limit, limit)
+    def set_limit(self, limit: int) -> None:
+        """Change the limit. Places in excess of it are gone when they are given back."""
+        self.limit = limit
+        self._serve()
 
     def join(self, waiter: _Waiter, claim: Claim) -> None:
         """Let one that waits have the turn of another claim too."""

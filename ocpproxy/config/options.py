@@ -32,6 +32,7 @@ SERVER: Mapping[str, Option] = {
     "error_body": Option(values.choice("png", "text"), "png"),
     "max_age": Option(values.integer(0, 10**9), "86400"),
     "access_log": Option(values.access_log, "on"),
+    "log": Option(values.choice("text", "json"), "text"),
     "patience": Option(values.number(0, 300, "seconds"), "10"),
     "trusted_proxies": Option(values.networks, ""),
     "public_url": Option(values.public_url, ""),

@@ -44,6 +44,8 @@ class ServerSettings:
     max_age: int
     access_log: bool | Path
     """Whether answers are logged in the daemon's log, or the file that they are logged in."""
+    log: str
+    """The form of the daemon's log: ``text`` or ``json``."""
     patience: float
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     public_url: str
@@ -181,6 +183,10 @@ class Settings:
     any_token: bool
     """True if `upstream` is asked for tokens that have no section of their own."""
     source: ConfigSource = field(compare=False)
+
+    def with_datasets_of(self, other: Settings) -> Settings:
+        """Return these settings with the upstreams and datasets of others."""
+        return replace(self, upstream=other.upstream, datasets=other.datasets, any_token=other.any_token)
 
     @property
     def quotas(self) -> dict[str, int]:

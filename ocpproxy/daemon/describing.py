@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry, make_entry
+from ocpproxy.cache.catalogue import Catalogue
+from ocpproxy.cache.entries import CatalogueEntry, make_entry
 from ocpproxy.config import Settings
 from ocpproxy.daemon.services import OrderedServices
-from ocpproxy.daemon.upstreams import make_catalogue, open_upstreams
+from ocpproxy.daemon.upstreams import make_catalogue, make_sources, open_upstreams
 from ocpproxy.index.descriptions import Description
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.dataset import Dataset
@@ -36,7 +37,8 @@ class DatasetReport:
 async def describe(reactor: Any, settings: Settings, tokens: Sequence[str]) -> list[DatasetReport]:
     """Ask the upstreams of these tokens now, one after another; neither cache nor index is used."""
     upstreams = open_upstreams(settings, reactor)
-    catalogue = make_catalogue(settings, upstreams.context, _NoDescriptions(), Metrics())
+    sources = make_sources(settings, upstreams.context, Metrics())
+    catalogue = make_catalogue(sources, _NoDescriptions(), reactor)
     services = OrderedServices()
     for service in (upstreams.threads, *upstreams.services()):
         service.setServiceParent(services)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,10 @@ from ocpproxy.cache.rendering import RenderThreads
 from ocpproxy.cache.shared_cutouts import SharedCutouts
 from ocpproxy.cache.tiles import TileCache
 from ocpproxy.concurrency.threads import Priority
-from ocpproxy.config import Settings, UpstreamSettings
+from ocpproxy.config import BadConfiguration, Fault, Settings, UpstreamSettings
 from ocpproxy.daemon.admin import AdminServer, AdminSocket, AdoptedSocket
+from ocpproxy.daemon.log_output import LogOutput
+from ocpproxy.daemon.reloading import LiveDatasets
 from ocpproxy.daemon.services import (
     BackgroundTask,
     LagProbe,
@@ -41,10 +43,9 @@ from ocpproxy.daemon.services import (
     OrderedServices,
     ShortSwitchInterval,
     endpoint,
-    write_to_log,
 )
 from ocpproxy.daemon.storage import Storage, open_storage
-from ocpproxy.daemon.upstreams import make_catalogue, open_upstreams
+from ocpproxy.daemon.upstreams import make_catalogue, make_sources, open_upstreams
 from ocpproxy.index.descriptions import Descriptions
 from ocpproxy.index.jobs import JobRows
 from ocpproxy.jobs.flushing import Flushing
@@ -56,7 +57,7 @@ from ocpproxy.jobs.service import Jobs
 from ocpproxy.jobs.space import SpaceReport
 from ocpproxy.metrics import Metrics
 from ocpproxy.store.cleaning import Cleaning
-from ocpproxy.web.access_log import AccessLog, LogFile
+from ocpproxy.web.access_log import COMBINED, JSON_LINES, AccessLog, LogFile
 from ocpproxy.web.admin import AdminParts, AdminSite
 from ocpproxy.web.answer_record import AnswerRecord
 from ocpproxy.web.connections import Connections, most_connections
@@ -73,9 +74,13 @@ _CONNECT_WITHIN = 10
 """Seconds."""
 
 
+async def _no_file() -> dict[str, Any]:
+    raise BadConfiguration([Fault("-", "--config", "", "a file that the daemon was started with")])
+
+
 @dataclass(frozen=True)
-class WorkerSlot:
-    """Which process this is among those that serve the same sockets."""
+class GatewayProcess:
+    """The process of a gateway: which one it is among those that serve the same sockets, and what it has."""
 
     number: int = 0
     of: int = 1
@@ -85,9 +90,13 @@ class WorkerSlot:
     """The descriptor of the admin endpoint's socket to adopt, where the process does not open its own."""
     all_metrics: Callable[[], Awaitable[bytes]] | None = None
     """Returns the metrics of all processes."""
+    log: LogOutput | None = None
+    """Where the log goes; None where that is not ours."""
+    reload: Callable[[], Awaitable[dict[str, Any]]] = _no_file
+    """Reads the configuration again (`reloading.LiveConfiguration.reload`)."""
 
 
-SINGLE = WorkerSlot()
+ALONE = GatewayProcess()
 """The only process."""
 
 
@@ -101,13 +110,15 @@ class Gateway:
     evictor: Evictor
     site: GatewaySite
     services: OrderedServices
+    reload: Callable[[Settings], None]
+    """Uses the upstreams and datasets of other settings from now on."""
 
 
 def make_gateway(
     settings: Settings,
     reactor: Any,
     metrics: Metrics,
-    slot: WorkerSlot = SINGLE,
+    process: GatewayProcess = ALONE,
     now: Callable[[], float] = time.time,
 ) -> Gateway:
     """Return a whole gateway, not started.
@@ -115,11 +126,14 @@ def make_gateway(
     :param reactor: its ``seconds`` measure how long something takes (`ocpproxy.daemon.services.measure_monotonic`).
     :param now: returns the seconds since 1970.
     """
-    settings = _share(settings, slot.of)
+    settings = _share(settings, process.of)
     storage = open_storage(settings, reactor, metrics)
     upstreams = open_upstreams(settings, reactor)
     renders = upstreams.threads
-    catalogue = make_catalogue(settings, upstreams.context, Descriptions(storage.database, reactor), metrics, now)
+    tokens = make_sources(settings, upstreams.context, metrics)
+    tokens.watch(metrics)
+    catalogue = make_catalogue(tokens, Descriptions(storage.database, reactor), reactor, now)
+    live = LiveDatasets(settings, tokens, catalogue, storage.store, upstreams.context)
     lookup = TileLookup(storage.store, settings.cache.memory)
     threads = RenderThreads(renders.at(Priority.URGENT), renders.at(Priority.AHEAD))
     context = FetchContext(catalogue, SharedCutouts(reactor, settings.cache.voxels), threads, reactor, metrics)
@@ -136,14 +150,15 @@ def make_gateway(
     ahead = AheadContext(fetches, evictor, reactor, now)
     lookahead = LookAhead(ahead, metrics, enabled=settings.cache.lookahead)
     sources = TileSources(catalogue, cache, DerivedTiles(cache, threads.urgent), lookahead, now, reactor)
-    access_log = _access_log(settings.server.access_log, reactor)
-    site = _make_site(settings, reactor, sources, lookup, _state(settings, storage, metrics, slot), metrics, access_log)
+    access_log = _access_log(settings.server.access_log, process.log, reactor)
+    state = _state(settings, storage, metrics, process)
+    site = _make_site(settings, reactor, sources, lookup, state, metrics, access_log)
     run = RunContext(fetches, storage.store, evictor, reactor, now)
     estimator = Estimator(storage.store, storage.files.run, reactor)
     rows = JobRows(storage.database, reactor)
     jobs = JobParts(rows, storage.leases, catalogue, estimator, fetches, run, metrics)
     runner = JobRunner(jobs, reactor)
-    admin = _admin_parts(settings, storage, Jobs(jobs, runner), catalogue, now)
+    admin = _admin_parts(live.quotas, storage, Jobs(jobs, runner), catalogue, now, process.reload)
     services = OrderedServices()
     for service in (
         ShortSwitchInterval(),
@@ -151,20 +166,24 @@ def make_gateway(
         *storage.services(),
         *([] if access_log is None else [access_log]),
         LagProbe(reactor, metrics.loop_lag),
-        BackgroundTask(lambda: storage.fsck.run(reactor, sweep=slot.number == 0)),
+        BackgroundTask(lambda: storage.fsck.run(reactor, sweep=process.number == 0)),
         BackgroundTask(Cleaning(storage.store, storage.leases, reactor).run),
         *upstreams.services(),
         catalogue,
         evictor,
-        Quotas(storage.store, storage.leases, settings.quotas, reactor, metrics),
+        Quotas(storage.store, storage.leases, live.quotas, reactor, metrics),
         fetches,
         lookahead,
-        *_admin_services(settings, slot, runner, admin, reactor),
+        *_admin_services(settings, process, runner, admin, reactor),
         site.open_requests,
-        ListeningPorts(_endpoints(settings, reactor, slot.sockets), site),
+        ListeningPorts(_endpoints(settings, reactor, process.sockets), site),
     ):
         service.setServiceParent(services)
-    return Gateway(storage, catalogue, fetches, evictor, site, services)
+
+    def reload(other: Settings) -> None:
+        live.use(_share(settings.with_datasets_of(other), process.of), metrics)
+
+    return Gateway(storage, catalogue, fetches, evictor, site, services, reload)
 
 
 def _share(settings: Settings, of: int) -> Settings:
@@ -184,22 +203,27 @@ def _share(settings: Settings, of: int) -> Settings:
 
 
 def _admin_parts(
-    settings: Settings, storage: Storage, jobs: Jobs, catalogue: Catalogue, now: Callable[[], float]
+    quotas: Mapping[str, int],
+    storage: Storage,
+    jobs: Jobs,
+    catalogue: Catalogue,
+    now: Callable[[], float],
+    reload: Callable[[], Awaitable[dict[str, Any]]],
 ) -> AdminParts:
     """Return what the admin endpoint gives access to."""
-    pinning = Pinning(storage.store, PinContext(catalogue.entry, jobs.estimate, settings.quotas, now))
-    space = SpaceReport(storage.store, settings.quotas)
-    return AdminParts(jobs, Flushing(storage.store, catalogue.entry, now), space, pinning)
+    pinning = Pinning(storage.store, PinContext(catalogue.entry, jobs.estimate, quotas, now))
+    space = SpaceReport(storage.store, quotas)
+    return AdminParts(jobs, Flushing(storage.store, catalogue.entry, now), space, pinning, reload)
 
 
 def _admin_services(
-    settings: Settings, slot: WorkerSlot, runner: JobRunner, parts: AdminParts, reactor: Any
+    settings: Settings, process: GatewayProcess, runner: JobRunner, parts: AdminParts, reactor: Any
 ) -> list[IService]:
     """Return the jobs and the admin endpoint, which the first process has."""
-    if slot.number:
+    if process.number:
         return []
     address = settings.admin.listen
-    opened = AdoptedSocket(slot.admin) if slot.of > 1 else AdminSocket(address)
+    opened = AdoptedSocket(process.admin) if process.of > 1 else AdminSocket(address)
     token = None if address is None or address.path else settings.admin.token
     return [runner, opened, AdminServer(opened, AdminSite(parts, token, reactor), reactor)]
 
@@ -212,7 +236,7 @@ def _endpoints(settings: Settings, reactor: Any, sockets: Sequence[int]) -> list
     return adopted or [endpoint(reactor, line) for line in settings.server.listen]
 
 
-def _state(settings: Settings, storage: Storage, metrics: Metrics, slot: WorkerSlot) -> GatewayState:
+def _state(settings: Settings, storage: Storage, metrics: Metrics, process: GatewayProcess) -> GatewayState:
     async def own_metrics() -> bytes:
         return metrics.text()
 
@@ -221,14 +245,18 @@ def _state(settings: Settings, storage: Storage, metrics: Metrics, slot: WorkerS
         size=settings.cache.size,
         index_available=lambda: storage.database.available,
         check_writable=lambda: storage.files.run(storage.store.files.check_writable),
-        metrics=slot.all_metrics or own_metrics,
+        metrics=process.all_metrics or own_metrics,
     )
 
 
-def _access_log(where: bool | Path, reactor: Any) -> AccessLog | None:
+def _access_log(where: bool | Path, log: LogOutput | None, reactor: Any) -> AccessLog | None:
+    """Return the access log; as JSON among other such lines, else in the format of log tools."""
     if not where:
         return None
-    return AccessLog(LogFile(where).write if isinstance(where, Path) else write_to_log, reactor)
+    if isinstance(where, Path):
+        return AccessLog(LogFile(where).write, reactor)
+    output = log or LogOutput(None, as_json=False)
+    return AccessLog(output.write_lines, reactor, form=JSON_LINES if output.as_json else COMBINED)
 
 
 def _make_site(

@@ -36,5 +36,17 @@ class GetAllMetrics(amp.Command):
     response = [(b"text", CompressedText())]  # noqa: RUF012
 
 
+class UseDatasets(amp.Command):
+    """The parent has read the configuration again; a worker uses the upstreams and datasets in its text."""
+
+    arguments = [(b"text", CompressedText())]  # noqa: RUF012
+
+
+class ReloadConfiguration(amp.Command):
+    """A worker asks its parent to read the configuration again; the outcome is JSON."""
+
+    response = [(b"outcome", CompressedText())]  # noqa: RUF012
+
+
 class WorkerReady(amp.Command):
     """A worker accepts requests."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import os
 import re
 import signal
 import sys
@@ -19,9 +17,9 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults, mayb
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.python.logfile import LogFile
 from twisted.web.client import HTTPConnectionPool
 
+from ocpproxy.daemon.log_output import LogOutput
 from ocpproxy.log import Logger
 from ocpproxy.metrics import LoopLag
 from ocpproxy.web.connections import Pausable
@@ -136,71 +134,55 @@ class BackgroundTask(Service):
 
 
 class Signals(Service):
-    """The handlers of signals. TERM ends the daemon with exit code 0; HUP and USR1 are for its log file, if it has one.
+    """The handlers of signals.
 
-    twistd stops on TERM too, but then kills itself with the same signal, which a supervisor takes for a crash. USR1
-    begins a new log file, as twistd does it. HUP opens the log file again, which logrotate has moved away. Without a
-    log file both do nothing, where Python would let them kill the process.
+    TERM ends the daemon with exit code 0. HUP opens the log file again, which logrotate has moved away, and reads the
+    configuration again. USR1 begins a new log file.
+
+    twistd stops on TERM too, but then kills itself with the same signal, which a supervisor takes for a crash. Without
+    a log file USR1 does nothing, where Python would let it kill the process.
+
+    :param output: None where twistd logs by itself.
+    :param reload: None for a process that has its configuration from its parent.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, output: LogOutput | None, reload: Callable[[], object] | None = None) -> None:
         self._reactor = reactor
+        self._output = output
+        self._reload = reload
         self._stopping = False
 
     def startService(self) -> None:
         """Install the handlers; that of TERM after the reactor has installed its own."""
         super().startService()
         self._reactor.callWhenRunning(signal.signal, signal.SIGTERM, self._term)
-        if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
-            signal.signal(signal.SIGUSR1, self._nothing_to_do)
-        self._log_file = _log_file_of_twistd()
-        signal.signal(signal.SIGHUP, self._nothing_to_do if self._log_file is None else self._reopen)
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._hang_up))
+        if self._output is not None or signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+            signal.signal(signal.SIGUSR1, lambda *_: self._reactor.callFromThread(self._rotate))
 
-    def _nothing_to_do(self, number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        self._reactor.callFromThread(self._log.info, "{name}: there is no log file to open again", name=name)
-
-    def _reopen(self, number: int, frame: FrameType | None) -> None:
-        self._reactor.callFromThread(self._reopen_file, self._log_file)
-
-    def _reopen_file(self, file: LogFile) -> None:
-        """Open a log file again, unless that is impossible: `LogFile.reopen` closes the old one first."""
-        try:
-            with open(file.path, "a"):
-                pass
-        except OSError as error:
-            self._log.error("the log file cannot be opened again: {reason}", reason=str(error))
+    def _hang_up(self) -> None:
+        if self._output is not None and self._output.has_file:
+            try:
+                self._output.reopen()
+            except OSError as error:
+                self._log.error("the log file cannot be opened again: {reason}", reason=str(error))
         else:
-            file.reopen()
+            self._log.info("SIGHUP: there is no log file to open again")
+        if self._reload is not None:
+            self._reload()
+
+    def _rotate(self) -> None:
+        if self._output is not None and self._output.has_file:
+            self._output.rotate()
+        else:
+            self._log.info("SIGUSR1: there is no log file to begin anew")
 
     def _term(self, number: int, frame: FrameType | None) -> None:
         if not self._stopping:  # a second TERM does not stop it any faster
             self._stopping = True
             self._reactor.callFromThread(stop, self._reactor)
-
-
-def _log_file_of_twistd() -> Any:
-    """Return the `LogFile` that twistd writes to, or None. Only twistd's own handler of USR1 knows it."""
-    handler = signal.getsignal(signal.SIGUSR1)
-    names = inspect.getclosurevars(handler).nonlocals if inspect.isfunction(handler) else {}
-    return next((value for value in names.values() if isinstance(value, LogFile)), None)
-
-
-def write_to_log(lines: bytes) -> None:
-    """Write whole lines to where twistd writes its log: its log file, or standard output.
-
-    :raises OSError: it cannot be written.
-    """
-    file = _log_file_of_twistd()
-    if file is not None:
-        file.write(lines.decode("ascii"))
-        file.flush()
-        return
-    sys.stdout.flush()
-    while lines:
-        lines = lines[os.write(1, lines) :]
 
 
 def stop(reactor: Any) -> None:

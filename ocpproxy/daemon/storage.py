@@ -59,8 +59,7 @@ def open_storage(settings: Settings, reactor: Any, metrics: Metrics, report: Rep
     limits = CacheLimits(cache.size, cache.max_tiles, cache.reclaim_above, cache.reclaim_to)
     files = LanedThreadPool(reactor, _FILE_THREADS, "files")
     database = Database(reactor, backend(settings.index.url), lambda available: metrics.index_up.set(available))
-    pinned = tuple(TilePart(token, levels=one.pin) for token, one in settings.datasets.items() if one.pin)
-    directory = CacheDirectory(cache.directory, owner, limits, KeepFree(*cache.keep_free), pinned)
+    directory = CacheDirectory(cache.directory, owner, limits, KeepFree(*cache.keep_free), pinned_levels(settings))
     store = TileStore(directory, database, reactor, files.run, metrics)
 
     async def release_leases(dead: str) -> None:
@@ -73,6 +72,11 @@ def open_storage(settings: Settings, reactor: Any, metrics: Metrics, report: Rep
         store,
         Fsck(store, release_leases, report),
     )
+
+
+def pinned_levels(settings: Settings) -> tuple[TilePart, ...]:
+    """Return what datasets pin by their options."""
+    return tuple(TilePart(token, levels=one.pin) for token, one in settings.datasets.items() if one.pin)
 
 
 class CannotOpen(Exception):

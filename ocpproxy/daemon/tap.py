@@ -7,6 +7,7 @@ of several (`ocpproxy.daemon.workers`).
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from twisted.application.service import IService
@@ -14,7 +15,9 @@ from twisted.python import usage
 
 from ocpproxy import config
 from ocpproxy.config import BadConfiguration, Fault, Settings
-from ocpproxy.daemon.gateway import make_gateway
+from ocpproxy.daemon.gateway import GatewayProcess, make_gateway
+from ocpproxy.daemon.log_output import log_for_twistd
+from ocpproxy.daemon.reloading import LiveConfiguration
 from ocpproxy.daemon.services import OrderedServices, Signals, endpoint, measure_monotonic
 from ocpproxy.daemon.workers import WorkerPool
 from ocpproxy.metrics import Metrics
@@ -38,6 +41,8 @@ class Options(usage.Options):
             self["settings"] = load(self["config"])
         except BadConfiguration as bad:
             raise usage.UsageError(f"the configuration cannot be used:\n{bad}") from None
+        of_twistd = {} if self.parent is None else self.parent
+        self["log"] = log_for_twistd(of_twistd, as_json=self["settings"].server.log == "json")
 
 
 def load(path: str | None, *, serves: bool = True) -> Settings:
@@ -70,10 +75,28 @@ def makeService(options: Options) -> IService:
 
     measure_monotonic(reactor)
     settings: Settings = options["settings"]
+    path, log = options["config"], options["log"]
+
+    def load_again() -> Settings:
+        return load(None if path is None else os.path.join(started_in, path))
+
+    started_in = os.getcwd()  # a daemon leaves it
     services = OrderedServices()
-    Signals(reactor).setServiceParent(services)
     if settings.server.workers == 1:
-        make_gateway(settings, reactor, Metrics()).services.setServiceParent(services)
+        process = GatewayProcess(log=log, reload=lambda: configuration.reload())
+        gateway = make_gateway(settings, reactor, Metrics(), process)
+        configuration = LiveConfiguration(load_again, settings, _now(gateway.reload))
+        serving: IService = gateway.services
     else:
-        WorkerPool(settings, reactor).setServiceParent(services)
+        serving = pool = WorkerPool(settings, reactor, load_again, log)
+        configuration = pool.configuration
+    Signals(reactor, log, configuration.reload_soon).setServiceParent(services)
+    serving.setServiceParent(services)
     return services
+
+
+def _now(use: Callable[[Settings], None]) -> Callable[[Settings], Awaitable[None]]:
+    async def used(settings: Settings) -> None:
+        use(settings)
+
+    return used

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from random import SystemRandom
@@ -13,7 +13,8 @@ from typing import Any
 from twisted.application.service import IService
 from twisted.web.client import Agent, HTTPConnectionPool
 
-from ocpproxy.cache.catalogue import Catalogue, DatasetSource, DescriptionStore
+from ocpproxy.cache.catalogue import Catalogue, DescriptionStore
+from ocpproxy.cache.entries import DatasetSource
 from ocpproxy.concurrency.threads import LanedThreadPool
 from ocpproxy.config import Settings, UpstreamSettings
 from ocpproxy.config.upstreams import serves_any_token
@@ -32,6 +33,8 @@ from ocpproxy.upstream.tensorstore.reader import TensorStoreReaders
 _FILE_THREADS = 4
 _CONNECT_WITHIN = 10
 """Seconds."""
+_OTHERS = "other tokens"
+"""Stands for all tokens that have no section of their own."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,25 @@ def open_upstreams(settings: Settings, reactor: Any) -> Upstreams:
     return Upstreams(threads, files, IdleConnections(pool, reactor), context)
 
 
-def make_catalogue(
-    settings: Settings,
-    context: UpstreamContext,
-    descriptions: DescriptionStore,
-    metrics: Metrics,
-    now: Callable[[], float] = time.time,
-) -> Catalogue:
-    """Return the catalogue, with the source of every token."""
+@dataclass(frozen=True)
+class Sources:
+    """The source of each token, and of all that have none of their own."""
+
+    tokens: Mapping[str, DatasetSource]
+    default: DatasetSource | None
+    """None where there are no others."""
+
+    def watch(self, metrics: Metrics) -> None:
+        """Let the metrics show the breakers of these sources, and of no others."""
+        metrics.breaker.clear()
+        named = [*self.tokens.items(), *([] if self.default is None else [(_OTHERS, self.default)])]
+        for name, source in named:
+            for number, breakers in enumerate(source.breakers, 1):
+                metrics.breaker.labels(name, str(number)).set_function(breakers.state)
+
+
+def make_sources(settings: Settings, context: UpstreamContext, metrics: Metrics) -> Sources:
+    """Return the sources of all tokens."""
 
     def source(
         name: str,
@@ -82,7 +96,6 @@ def make_catalogue(
         def guard(home: Upstream, number: int) -> GuardedUpstream:
             own = Breakers(f"home {number + 1}" if number else name, context.reactor)
             breakers.append(own)
-            metrics.breaker.labels(name, str(number + 1)).set_function(own.state)
             public = home_name(upstream.type, home.origin)
             homes.append((public, home.origin))
             return GuardedUpstream(InstrumentedUpstream(home, metrics), own, public)
@@ -106,9 +119,14 @@ def make_catalogue(
     for token in kind.fixed_tokens:
         sources.setdefault(token, source(token, default))
     any_token = settings.any_token and not kind.fixed_tokens and serves_any_token(kind, default.url)
-    return Catalogue(
-        sources, source("other tokens", default) if any_token else None, descriptions, context.reactor, now
-    )
+    return Sources(sources, source(_OTHERS, default) if any_token else None)
+
+
+def make_catalogue(
+    sources: Sources, descriptions: DescriptionStore, reactor: Any, now: Callable[[], float] = time.time
+) -> Catalogue:
+    """Return the catalogue of these sources."""
+    return Catalogue(sources.tokens, sources.default, descriptions, reactor, now)
 
 
 def home_name(kind: str, origin: str) -> str:

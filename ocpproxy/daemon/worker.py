@@ -11,18 +11,30 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, maybeDeferred
 from twisted.internet.protocol import Factory, connectionDone
-from twisted.logger import globalLogBeginner, textFileLogObserver
+from twisted.logger import globalLogBeginner
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from ocpproxy import config
-from ocpproxy.daemon.gateway import WorkerSlot, make_gateway
-from ocpproxy.daemon.link import ANSWER_WITHIN, FIRST_SOCKET, LINK, GetAllMetrics, GetMetrics, WorkerReady
+from ocpproxy.config import BadConfiguration, Fault, Settings
+from ocpproxy.daemon.gateway import GatewayProcess, make_gateway
+from ocpproxy.daemon.link import (
+    ANSWER_WITHIN,
+    FIRST_SOCKET,
+    LINK,
+    GetAllMetrics,
+    GetMetrics,
+    ReloadConfiguration,
+    UseDatasets,
+    WorkerReady,
+)
+from ocpproxy.daemon.log_output import LogOutput
 from ocpproxy.daemon.services import OrderedServices, Signals, measure_monotonic, stop
 from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
@@ -34,10 +46,28 @@ _log = Logger()
 class _ParentConnection(amp.AMP):
     """A worker's end of the link to its parent."""
 
-    def __init__(self, metrics: Metrics, reactor: Any) -> None:
+    def __init__(self, metrics: Metrics, use_datasets: Callable[[str], None], reactor: Any) -> None:
         super().__init__()
         self._metrics = metrics
+        self._use_datasets = use_datasets
         self._reactor = reactor
+
+    @UseDatasets.responder
+    def use_datasets(self, text: bytes) -> dict[str, bytes]:
+        """Use the upstreams and datasets of a configuration."""
+        self._use_datasets(text.decode())
+        return {}
+
+    async def reload(self) -> dict[str, Any]:
+        """Let the parent read the configuration again.
+
+        :raises BadConfiguration: it has faults.
+        """
+        answer = json.loads((await self.callRemote(ReloadConfiguration))["outcome"])
+        if "faults" in answer:
+            raise BadConfiguration([Fault(*one) for one in answer["faults"]])
+        found: dict[str, Any] = answer
+        return found
 
     @GetMetrics.responder
     def own_metrics(self) -> dict[str, bytes]:
@@ -68,17 +98,25 @@ def main() -> None:
 
     reactor: Any = real
     measure_monotonic(reactor)
-    globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stdout)], redirectStandardIO=False)
     task = json.load(sys.stdin)
-    settings = config.parse(task["text"], Path(task["directory"]), os.environ, KINDS)
+
+    def parse(text: str) -> Settings:
+        return config.parse(text, Path(task["directory"]), os.environ, KINDS)
+
+    settings = parse(task["text"])
+    log = LogOutput(None, as_json=settings.server.log == "json", worker=task["number"])
+    globalLogBeginner.beginLoggingTo([log], redirectStandardIO=False)
     metrics = Metrics()
-    parent = _ParentConnection(metrics, reactor)
+    parent = _ParentConnection(metrics, lambda text: gateway.reload(parse(text)), reactor)
     sockets = range(FIRST_SOCKET, FIRST_SOCKET + task["sockets"])
     admin = sockets.stop if task["admin"] else None
-    slot = WorkerSlot(task["number"], settings.server.workers, tuple(sockets), admin, parent.all_metrics)
+    process = GatewayProcess(
+        task["number"], settings.server.workers, tuple(sockets), admin, parent.all_metrics, log, parent.reload
+    )
     services = OrderedServices()
-    Signals(reactor).setServiceParent(services)
-    make_gateway(settings, reactor, metrics, slot).services.setServiceParent(services)
+    Signals(reactor, log).setServiceParent(services)
+    gateway = make_gateway(settings.with_datasets_of(parse(task["datasets"])), reactor, metrics, process)
+    gateway.services.setServiceParent(services)
 
     def start() -> None:
         reactor.adoptStreamConnection(LINK, socket.AF_UNIX, Factory.forProtocol(lambda: parent))

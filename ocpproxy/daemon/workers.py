@@ -17,7 +17,9 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import astuple
 from typing import Any
 
 from twisted.application.service import Service
@@ -28,9 +30,20 @@ from twisted.internet.task import LoopingCall
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
-from ocpproxy.config import Settings
+from ocpproxy.config import BadConfiguration, Settings
 from ocpproxy.daemon.admin import AdminSocket
-from ocpproxy.daemon.link import ANSWER_WITHIN, FIRST_SOCKET, LINK, GetAllMetrics, GetMetrics, WorkerReady
+from ocpproxy.daemon.link import (
+    ANSWER_WITHIN,
+    FIRST_SOCKET,
+    LINK,
+    GetAllMetrics,
+    GetMetrics,
+    ReloadConfiguration,
+    UseDatasets,
+    WorkerReady,
+)
+from ocpproxy.daemon.log_output import LogOutput
+from ocpproxy.daemon.reloading import LiveConfiguration
 from ocpproxy.daemon.scraping import add_dead, merge_metrics
 from ocpproxy.daemon.services import endpoint, listen, url
 from ocpproxy.log import Logger
@@ -45,6 +58,8 @@ _ASK_EVERY = 5.0
 """Seconds between two requests for the workers' metrics. The last counts of a worker that is killed are lost."""
 _LONGEST_LINE = 2**16
 """Bytes of a line of a worker's log; what is longer is cut."""
+_USE_WITHIN = 30.0
+"""Seconds that a worker has to use another configuration."""
 _DRAIN = 45.0
 """Seconds that a worker has to stop, beyond ``[server] patience``: longer than it waits for anything."""
 
@@ -62,6 +77,18 @@ class _WorkerConnection(amp.AMP):
         """Note that the worker accepts requests."""
         self._pool.worker_ready(self._number)
         return {}
+
+    @ReloadConfiguration.responder
+    def reload(self) -> Deferred[dict[str, bytes]]:
+        """Read the configuration again."""
+        return Deferred.fromCoroutine(self._reload())
+
+    async def _reload(self) -> dict[str, bytes]:
+        try:
+            outcome = await self._pool.configuration.reload()
+        except BadConfiguration as bad:
+            outcome = {"faults": [astuple(fault) for fault in bad.faults]}
+        return {"outcome": json.dumps(outcome).encode()}
 
     @GetAllMetrics.responder
     def all_metrics(self) -> Deferred[dict[str, bytes]]:
@@ -104,9 +131,14 @@ class WorkerPool(Service):
 
     _log = Logger()
 
-    def __init__(self, settings: Settings, reactor: Any) -> None:
+    def __init__(
+        self, settings: Settings, reactor: Any, load: Callable[[], Settings], log: LogOutput | None = None
+    ) -> None:
         self._settings = settings
+        self._datasets = settings.source.text
         self._reactor = reactor
+        self._log_output = log
+        self.configuration = LiveConfiguration(load, settings, self._use_datasets)
         self._ports: list[Any] = []
         self._admin = AdminSocket(settings.admin.listen)
         self._living: dict[int, _WorkerProcess] = {}
@@ -193,6 +225,7 @@ class WorkerPool(Service):
         source = self._settings.source
         task = {
             "text": source.text,
+            "datasets": self._datasets,
             "directory": str(source.directory),
             "number": number,
             "sockets": len(self._ports),
@@ -224,9 +257,26 @@ class WorkerPool(Service):
             for port in self._ports:
                 self._log.info("ocpproxy answers at {address}", address=url(port))
 
+    async def _use_datasets(self, settings: Settings) -> None:
+        """Let all workers use the upstreams and datasets of these settings, and those that are started later."""
+        self._datasets = settings.source.text
+        text = self._datasets.encode()
+        asked = [
+            worker.connection.callRemote(UseDatasets, text=text).addTimeout(_USE_WITHIN, self._reactor)
+            for worker in self._living.values()
+            if worker.connection.transport is not None
+        ]
+        for fine, outcome in await DeferredList(asked, consumeErrors=True):
+            if not fine:
+                self._log.failure("a worker does not use the configuration that was read again", outcome)
+
     def relay(self, number: int, line: str) -> None:
-        """Log a line of a worker's log."""
-        self._log.info("worker {number}: {line}", number=number, line=line)
+        """Write a line of a worker's log into ours."""
+        output = self._log_output
+        if output is None or (output.as_json and not line.startswith("{")):
+            self._log.info("worker {number}: {line}", number=number, line=line)
+        else:
+            output.write_lines(line.encode() + b"\n")
 
     def worker_ended(self, worker: _WorkerProcess, reason: Failure) -> None:
         """Restart a worker that has died, after a pause."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from ocpproxy.cache.catalogue import CatalogueEntry
+from ocpproxy.cache.entries import CatalogueEntry
 from ocpproxy.jobs.spec import BadJob, JobSpec, read_spec
 from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import CannotDisplay, Plane

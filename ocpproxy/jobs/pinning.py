@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ocpproxy.cache.catalogue import CatalogueEntry
+from ocpproxy.cache.entries import CatalogueEntry
 from ocpproxy.index.dialect import Transaction
 from ocpproxy.jobs.flushing import make_part
 from ocpproxy.jobs.plan import Estimate, Plan

@@ -17,7 +17,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
-from ocpproxy.cache.catalogue import CatalogueEntry
+from ocpproxy.cache.entries import CatalogueEntry
 from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.jobs.spec import BadJob, JobSpec

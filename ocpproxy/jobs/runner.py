@@ -15,7 +15,8 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import LoopingCall, deferLater
 
-from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry, Undescribed
+from ocpproxy.cache.catalogue import Catalogue
+from ocpproxy.cache.entries import CatalogueEntry, Undescribed
 from ocpproxy.cache.fetches import CuboidFetches
 from ocpproxy.concurrency.shield import shield
 from ocpproxy.index.database import DatabaseUnavailable

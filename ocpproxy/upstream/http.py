@@ -139,13 +139,20 @@ class HttpClient:
         self.clock = clock
         self.random = random
         self._caps: dict[tuple[str, str], FairSemaphore] = {}
+        self._limited: set[tuple[str, str]] = set()
+        """The hosts whose limits count."""
+
+    def forget_limits(self) -> None:
+        """Let the clients that are made from now on set the limits of hosts anew."""
+        self._limited.clear()
 
     def cap(self, url: str, connections: int) -> FairSemaphore:
         """Return the cap of the URL's host. All clients of a host share it; the smallest `connections` counts."""
         parts = urlsplit(url)
         host = (parts.scheme, parts.netloc.lower())
         cap = self._caps.setdefault(host, FairSemaphore(connections, self.clock))
-        cap.lower(connections)
+        cap.set_limit(min(cap.limit, connections) if host in self._limited else connections)
+        self._limited.add(host)
         return cap
 
 

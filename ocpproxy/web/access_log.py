@@ -10,6 +10,7 @@ quotes and whatever is not ASCII are escaped, so nobody writes lines but the log
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -35,14 +36,14 @@ Write = Callable[[bytes], None]
 """Writes whole lines; raises OSError when the disk refuses."""
 
 
-def escape(text: bytes) -> bytes:
-    """Return what may stand between quotes."""
-    return _ODD.sub(lambda found: b"\\x%02x" % found[0][0], text) if _ODD.search(text) else text
+def quote(text: bytes) -> bytes:
+    """Return a text in quotes, with what cannot stand between them escaped."""
+    return b'"%b"' % (_ODD.sub(lambda found: b"\\x%02x" % found[0][0], text) if _ODD.search(text) else text)
 
 
 def agent_fields(referer: bytes | None, agent: bytes | None) -> bytes:
-    """Return the fields of the page and the program that ask, with their quotes."""
-    return b'"%b" "%b"' % (escape(referer or _NONE)[:1024], escape(agent or _NONE)[:512])
+    """Return the fields of the page and the program that ask, quoted."""
+    return b"%b %b" % (quote((referer or _NONE)[:1024]), quote((agent or _NONE)[:512]))
 
 
 class Answered(NamedTuple):
@@ -50,7 +51,7 @@ class Answered(NamedTuple):
 
     client: str
     line: bytes
-    """The request line."""
+    """The request line, quoted."""
     status: int
     size: int
     """Bytes of the body."""
@@ -67,38 +68,84 @@ class Answered(NamedTuple):
     """Its ``Server-Timing``."""
 
 
-class Hit(NamedTuple):
-    """A hit that was answered at once, for the log. What many hits have in common is ready-made."""
+class LineForm(NamedTuple):
+    """What the lines of a log look like. What all lines of a client have in common within a second is made once."""
 
-    client: str
-    line: bytes
-    """The request line, escaped, with its quotes."""
-    status: int
-    size: int
-    """Bytes of the body."""
-    agent: bytes
-    """`agent_fields`."""
-    request_id: bytes
-    cache: bytes
-    """Its ``Cache-Status``."""
+    begin: Callable[[bytes, int], bytes]
+    """Takes the client, in ASCII, and the time in seconds since 1970; returns the beginning of its lines."""
+    end: Callable[[bytes, Answered], bytes]
+    """Takes the beginning and the answer; returns the line."""
+
+
+def _begin_combined(client: bytes, second: int) -> bytes:
+    return b"%b - - [%b] " % (client, time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(second)).encode())
+
+
+def _end_combined(beginning: bytes, answered: Answered) -> bytes:
+    _, line, status, size, cache, _, agent, request_id, seconds, timing = answered
+    return b'%b%b %d %d %b %b "%b" %.3f %b\n' % (
+        beginning,
+        line,
+        status,
+        size,
+        agent,
+        request_id,
+        cache,
+        seconds,
+        timing,
+    )
+
+
+def _begin_json(client: bytes, second: int) -> bytes:
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
+    return b'{"time": "%b", "logger": "access", "client": "%b", ' % (at.encode(), client)
+
+
+def _end_json(beginning: bytes, answered: Answered) -> bytes:
+    _, line, status, size, cache, result, agent, request_id, seconds, timing = answered
+    referer, program = agent[1:-1].split(b'" "')
+    members = {
+        "request": line[1:-1].decode(),
+        "status": status,
+        "bytes": size,
+        "referer": referer.decode(),
+        "agent": program.decode(),
+        "request_id": request_id.decode("ascii", "replace"),
+        "cache_status": cache.decode("latin-1"),
+        "result": result,
+        "seconds": round(seconds, 6),
+        "timing": timing.decode("latin-1"),
+    }
+    return beginning + json.dumps(members)[1:].encode() + b"\n"
+
+
+COMBINED = LineForm(_begin_combined, _end_combined)
+"""The combined format, with our fields after it."""
+JSON_LINES = LineForm(_begin_json, _end_json)
+"""One JSON object a line."""
 
 
 class AccessLog(Service):
-    """The access log of one process."""
+    """The access log of one process.
+
+    :param now: returns the seconds since 1970.
+    """
 
     _log = Logger()
 
-    def __init__(self, write: Write, clock: IReactorTime, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, write: Write, clock: IReactorTime, now: Callable[[], float] = time.time, form: LineForm = COMBINED
+    ) -> None:
         self._write = write
         self._clock = clock
         self._now = now
+        self._begin, self._end = form
         self._lines: list[bytes] = []
         self._size = self._waiting = 0
         self._timer: IDelayedCall | None = None
         self._second = 0
-        self._stamp = b""
-        self._clients: dict[str, bytes] = {}
-        """The beginnings of the lines of this second."""
+        self._beginnings: dict[str, bytes] = {}
+        """The beginnings of the lines of this second, by client."""
         self._refused = False
 
     def stopService(self) -> None:
@@ -108,31 +155,14 @@ class AccessLog(Service):
 
     def add(self, answered: Answered) -> None:
         """Add a line."""
-        client, line, status, size, cache, _, agent, request_id, seconds, timing = answered
-        beginning = self._beginning(client, int(self._now()))
-        end = b'"%b" %.3f %b' % (cache, seconds, timing)
-        self._add(b'%b"%b" %d %d %b %b %b\n' % (beginning, escape(line), status, size, agent, request_id, end))
-
-    def add_hit(self, hit: Hit, now: float) -> None:
-        """Add the line of a hit.
-
-        :param now: seconds since 1970.
-        """
-        client, line, status, size, agent, request_id, cache = hit
-        beginning = self._beginning(client, int(now))
-        self._add(b'%b%b %d %d %b %b "%b" 0.000 -\n' % (beginning, line, status, size, agent, request_id, cache))
-
-    def _beginning(self, client: str, second: int) -> bytes:
+        second, client = int(self._now()), answered.client
         if second != self._second:
             self._second = second
-            self._stamp = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(second)).encode()
-            self._clients.clear()
-        beginning = self._clients.get(client)
+            self._beginnings.clear()
+        beginning = self._beginnings.get(client)
         if beginning is None:
-            beginning = self._clients[client] = b"%b - - [%b] " % (client.encode("ascii", "replace"), self._stamp)
-        return beginning
-
-    def _add(self, text: bytes) -> None:
+            beginning = self._beginnings[client] = self._begin(client.encode("ascii", "replace"), second)
+        text = self._end(beginning, answered)
         self._lines.append(text)
         self._size += len(text)
         if self._size >= _LARGE:

@@ -17,6 +17,7 @@ the first segment of every path.
 ``POST /v1/pins``                               a part is never evicted from now on (`jobs.pinning`): 201
 ``GET /v1/pins``                                what is never evicted
 ``DELETE /v1/pins/ID``                          it may be evicted again
+``POST /v1/reload``                             the configuration is read again; 422 when it has faults
 ==============================================  ====================================================================
 
 A failure is ``{"error": "…"}`` with the status 400 (bad request), 401, 404, 405, 409 (not possible now), 413, 422 (the
@@ -37,7 +38,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from ocpproxy import __version__
-from ocpproxy.cache.catalogue import Undescribed
+from ocpproxy.cache.entries import Undescribed
+from ocpproxy.config import BadConfiguration
 from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.index.jobs import Job
 from ocpproxy.jobs.flushing import Flushing
@@ -65,6 +67,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (DatabaseUnavailable, 503),
     (TooManyFlushes, 409),
     (TooMuchPinned, 409),
+    (BadConfiguration, 422),
     (NoSuchPin, 404),
     (OSError, 507),
 )
@@ -108,6 +111,8 @@ class AdminParts:
     flushing: Flushing
     space: SpaceReport
     pinning: Pinning
+    reload: Callable[[], Awaitable[dict[str, Any]]]
+    """Reads the configuration again, and returns what has changed."""
 
 
 class AdminResource(Resource):
@@ -125,6 +130,7 @@ class AdminResource(Resource):
         self._flushing = parts.flushing
         self._space = parts.space
         self._pinning = parts.pinning
+        self._reload = parts.reload
         self._token = token
         self._actions: dict[str, Callable[[int], Awaitable[None]]] = {
             "pause": jobs.pause,
@@ -167,6 +173,8 @@ class AdminResource(Resource):
         match [method, *path]:
             case ["GET"]:
                 return 200, {"version": VERSION, "ocpproxy": __version__}
+            case ["POST", "reload"]:
+                return 200, {"reloaded": await self._reload()}
             case ["GET", "flushes"]:
                 return 200, {"flushes": [asdict(one) for one in await self._flushing.all()]}
             case ["POST", "flushes"]:
@@ -190,7 +198,7 @@ class AdminResource(Resource):
             case ["POST", "jobs", number, action] if action in self._actions:
                 await self._actions[action](_number(number))
                 return 200, {"job": await self._detailed(_number(number))}
-        known = not path or path[0] in ("jobs", "flushes", "usage", "pins")
+        known = not path or path[0] in ("jobs", "flushes", "usage", "pins", "reload")
         return (405 if known and method not in ("GET", "POST") else 404), {"error": "there is nothing here"}
 
     def _is_allowed(self, request: AdminRequest) -> bool:

@@ -20,7 +20,7 @@ from urllib.parse import quote
 from twisted.web.http import stringToDatetime
 from twisted.web.server import Request
 
-from ocpproxy.cache.catalogue import Undescribed
+from ocpproxy.cache.entries import Undescribed
 from ocpproxy.cache.lookup import EncodedTile, Result
 from ocpproxy.cache.tiles import TileAnswer
 from ocpproxy.imagery import pictures, png

@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any
 from zlib import crc32
 
-from ocpproxy.cache.catalogue import CatalogueEntry
+from ocpproxy.cache.entries import CatalogueEntry
 from ocpproxy.model.address import ChannelName, ImageBase, write_base
 from ocpproxy.model.dataset import TILE, CannotDisplay, Level, Plane, Triple, Z
 from ocpproxy.model.stack import Stack

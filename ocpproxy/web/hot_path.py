@@ -44,7 +44,7 @@ from ocpproxy.imagery import pictures
 from ocpproxy.model.stack import Stack, Tile
 from ocpproxy.store.files import OpenTile
 from ocpproxy.web import answers, request_ids
-from ocpproxy.web.access_log import Hit, agent_fields
+from ocpproxy.web.access_log import Answered, agent_fields
 from ocpproxy.web.answer_record import AnswerRecord
 from ocpproxy.web.answers import Conditions
 from ocpproxy.web.channel import header_lines
@@ -217,7 +217,8 @@ class HotPath:
         status, size = (304, 0) if cached else (200, len(tile.picture))
         if self._log is not None:
             cache = answers.cache_status(result)
-            self._log.add_hit(Hit(client, route.logged, status, size, header.agent, request_id, cache), now)
+            line, agent = route.logged, header.agent
+            self._log.add(Answered(client, line, status, size, cache, result.value, agent, request_id))
         if cached:
             return HotAnswer((self._opening(304, result), headers, b"\r\n"), b"", tile.file)
         content_type = pictures.content_type(tile.picture)

@@ -11,7 +11,8 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 
 from ocpproxy import __version__
-from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry
+from ocpproxy.cache.catalogue import Catalogue
+from ocpproxy.cache.entries import CatalogueEntry
 from ocpproxy.concurrency.pieces import in_pieces
 from ocpproxy.store.usage import Usage
 from ocpproxy.web import answers, catmaid

@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from ocpproxy.cache.catalogue import CatalogueEntry
+from ocpproxy.cache.entries import CatalogueEntry
 from ocpproxy.cache.tiles import LocatedTile
 from ocpproxy.model.stack import Cuboid, Stack, Tile
-from ocpproxy.web.access_log import escape
+from ocpproxy.web.access_log import quote
 
 _ROUTES = 50_000
 _LONGEST_TARGET = 512
@@ -36,7 +36,7 @@ class Route:
     expires: float | None
     """When the tile is fetched again, None for never; seconds since 1970."""
     logged: bytes
-    """The request line as the access log has it, with its quotes."""
+    """The request line as the access log has it."""
 
 
 class RouteCache:
@@ -48,7 +48,7 @@ class RouteCache:
     def remember(self, target: bytes, located: LocatedTile) -> None:
         """Remember what the target means."""
         if located.tile is not None and len(target) <= _LONGEST_TARGET:
-            logged = b'"%b"' % escape(b"GET %b HTTP/1.1" % target)
+            logged = quote(b"GET %b HTTP/1.1" % target)
             self._routes[target] = Route(
                 located.stack, located.tile, located.cuboid, located.entry, located.expires, logged
             )

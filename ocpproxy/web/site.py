@@ -12,7 +12,7 @@ from twisted.web import resource, server
 from twisted.web.http import Request
 
 from ocpproxy.web import answers
-from ocpproxy.web.access_log import Answered, agent_fields
+from ocpproxy.web.access_log import Answered, agent_fields, quote
 from ocpproxy.web.answer_record import AnswerRecord
 from ocpproxy.web.channel import PromptChannel
 from ocpproxy.web.connections import Connections
@@ -124,7 +124,7 @@ class GatewaySite(server.Site):
         self.answer_record.record(
             Answered(
                 request.client_host,
-                b"%b %b %b" % (request.method, request.uri, request.clientproto),
+                quote(b"%b %b %b" % (request.method, request.uri, request.clientproto)),
                 request.code,
                 request.sentLength,
                 answer(b"cache-status", [b""])[0],

@@ -9,8 +9,9 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
-from ocpproxy.cache.catalogue import Catalogue, CatalogueEntry
+from ocpproxy.cache.catalogue import Catalogue
 from ocpproxy.cache.derived import DerivedTiles
+from ocpproxy.cache.entries import CatalogueEntry
 from ocpproxy.cache.lookahead import LookAhead
 from ocpproxy.cache.lookup import Result
 from ocpproxy.cache.tiles import TileAnswer, TileCache, max_age

@@ -1,0 +1,161 @@
+"""Where the daemon's log goes, and what its lines look like (``[server] log``).
+
+The log is twistd's: ``--logfile``, standard output, or ``twistd.log`` of a daemon. `LogOutput` takes twistd's place as
+the observer, so that lines can be JSON, lines of the access log can stand among them, and HUP can open the file again.
+Where twistd was told ``--syslog`` or ``--logger`` it logs by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText, formatEvent
+from twisted.python.logfile import LogFile
+from zope.interface import implementer
+
+_OF_TWISTED = {"time", "message", "system", "isError", "failure", "why", "format", "printed"}
+"""Members of events that are no values of ours."""
+_LONGEST_VALUE = 2000
+
+
+@implementer(ILogObserver)
+class LogOutput:
+    """The log of one process.
+
+    :param path: the file; None for standard output.
+    :param as_json: write one JSON object a line.
+    :param worker: the number of the process among its siblings.
+    """
+
+    def __init__(self, path: Path | None, *, as_json: bool, worker: int | None = None) -> None:
+        self._path = path
+        self._file: LogFile | None = None
+        self._out = sys.stdout  # twistd replaces it when it begins to log
+        self.as_json = as_json
+        self._worker = worker
+
+    def open(self) -> LogOutput:
+        """Open the file.
+
+        :raises OSError: it cannot be opened.
+        """
+        if self._path is not None:
+            self._file = LogFile(self._path.name, str(self._path.absolute().parent))
+        return self
+
+    @property
+    def has_file(self) -> bool:
+        """True if it is a file that can be opened again."""
+        return self._file is not None
+
+    def __call__(self, event: LogEvent) -> None:
+        """Write an event."""
+        line = self._as_json(event) if self.as_json else self._as_text(event)
+        if line:
+            self._write_text(line + "\n")
+
+    def _write_text(self, text: str) -> None:
+        if self._file is not None:
+            self._file.write(text)
+            self._file.flush()
+        else:
+            self._out.write(text)
+            self._out.flush()
+
+    def _as_text(self, event: LogEvent) -> str:
+        if self._worker is not None:
+            system = event.get("log_system") or f"{event.get('log_namespace', '-')}#{_level(event)}"
+            event = {**event, "log_system": f"worker {self._worker}: {system}"}
+        return eventAsText(event).replace("\n", "\n\t")
+
+    def _as_json(self, event: LogEvent) -> str:
+        text, failure = formatEvent(event), event.get("log_failure")
+        if not text and failure is None:
+            return ""
+        at = datetime.fromtimestamp(event.get("log_time", 0.0), UTC).isoformat(timespec="milliseconds")
+        line: dict[str, Any] = {
+            "time": at.replace("+00:00", "Z"),
+            "level": _level(event),
+            "logger": event.get("log_namespace", "-"),
+            "message": text,
+        }
+        if self._worker is not None:
+            line["worker"] = self._worker
+        if failure is not None:
+            line["traceback"] = failure.getTraceback()
+        values = {name: _value(value) for name, value in event.items() if _is_ours(name)}
+        return json.dumps(line | ({"values": values} if values else {}))
+
+    def write_lines(self, lines: bytes) -> None:
+        """Write whole lines as they are.
+
+        :raises OSError: they cannot be written.
+        """
+        if self._file is not None:
+            self._file.write(lines)
+            self._file.flush()
+            return
+        self._out.flush()
+        while lines:
+            lines = lines[os.write(1, lines) :]
+
+    def reopen(self) -> None:
+        """Open the file again, which somebody has moved away.
+
+        :raises OSError: that is impossible; the old one stays.
+        """
+        if self._file is not None:
+            with open(self._file.path, "a"):  # `LogFile.reopen` closes the old one first
+                pass
+            self._file.reopen()
+
+    def rotate(self) -> None:
+        """Begin a new file, and keep the old one under another name."""
+        if self._file is not None:
+            self._file.rotate()
+
+
+def _level(event: LogEvent) -> str:
+    return str(event.get("log_level", LogLevel.info).name)
+
+
+def _is_ours(name: str) -> bool:
+    return not name.startswith("log_") and name not in _OF_TWISTED
+
+
+def _value(value: object) -> str | int | bool:
+    return value if isinstance(value, (bool, int)) else str(value)[:_LONGEST_VALUE]
+
+
+_outputs: list[LogOutput] = []
+"""That of twistd, which takes the name of a function for its logger."""
+
+
+def log_for_twistd(options: dict[str, Any], *, as_json: bool) -> LogOutput | None:
+    """Let twistd log here; None where it was told to log in its own way.
+
+    :param options: those of ``twistd``, which are changed.
+    """
+    name = options.get("logfile") or ""
+    in_foreground = options.get("nodaemon")
+    if options.get("logger") or options.get("syslog") or (name == "-" and not in_foreground):
+        return None
+    to_standard_output = name == "-" or (in_foreground and not name)
+    output = LogOutput(None if to_standard_output else Path(name or "twistd.log"), as_json=as_json)
+    _outputs[:] = [output]
+    options["logger"] = f"{__name__}.{twistd_logger.__name__}"
+    return output
+
+
+def twistd_logger() -> LogOutput:
+    """Open the log: twistd calls this when it begins to log.
+
+    :raises OSError: the file cannot be opened.
+    """
+    (output,) = _outputs
+    return output.open()
