@@ -90,7 +90,7 @@ class DaemonLife(ProcessProtocol):
     def output_received(self, data: bytes) -> None:
         """Keep a part of the output, and find the address in it."""
         self.log += data.decode("utf-8", "replace")
-        found = re.search(r"ocpproxy answers at (\S+?)/?\s", self.log)
+        found = re.search(r'ocpproxy answers at (\S+?)/?[\s"]', self.log)
         if found and not self.ready.called:
             self.ready.callback(found[1])
 

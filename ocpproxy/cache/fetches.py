@@ -44,7 +44,7 @@ from ocpproxy.index.database import DatabaseUnavailable, OutcomeUnknown
 from ocpproxy.index.leases import LeaseHolder
 from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
-from ocpproxy.model.dataset import Cutout
+from ocpproxy.model.dataset import Cutout, Dataset
 from ocpproxy.model.stack import Cuboid, Tile
 from ocpproxy.store.flush import Flush
 from ocpproxy.store.provenance import Provenance
@@ -217,6 +217,12 @@ class CuboidFetches(Service):
     def is_resting(self, token: str) -> bool:
         """Return whether the upstream of a token is not asked for voxels now."""
         return self._catalogue.source(token).is_resting(token)
+
+    def slots_of(self, dataset: Dataset) -> tuple[int, int, int]:
+        """Return how many slots of the upstream of a dataset are taken, how many there are, and how many wait."""
+        source = self._catalogue.source_of(dataset)
+        slots = self._slots.get(source)
+        return (0, source.flights, 0) if slots is None else (slots.taken, slots.limit, len(slots))
 
     @property
     def waiters(self) -> int:

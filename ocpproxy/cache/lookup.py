@@ -150,6 +150,10 @@ class TileLookup:
         self.remember(tile, encoded)
         return Found(encoded, Result.HIT_DISK)
 
+    def is_in_memory(self, tile: Tile) -> bool:
+        """Return whether the tile is in memory, without counting a use."""
+        return tile in self._memory
+
     def forget(self, flush: Flush) -> None:
         """Forget the tiles in memory that belong to a flush. Those that it does not cover are still on disk."""
         self._memory.forget(flush.part.has)

@@ -57,6 +57,9 @@ class S3FifoMemory(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._held)
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._held
+
     def get(self, key: K) -> V | None:
         """Return the value and count the use; or return None."""
         held = self._held.get(key)

@@ -13,8 +13,13 @@ from ocpproxy.upstream.registry import KINDS
 
 def add_parser(commands: Any) -> None:
     """Add the parser of this subcommand."""
-    parser = commands.add_parser("check-config", help="print every fault of a configuration file; exit 0 or 1")
-    parser.add_argument("--config", required=True, metavar="F")
+    parser = commands.add_parser(
+        "check-config",
+        help="print every fault of a configuration file",
+        description="Prints every fault of a configuration file at once. The daemon refuses a file that this refuses.",
+        epilog="Exit code 0: it can be used; 1: it cannot, or with --connect a dataset cannot be shown.",
+    )
+    parser.add_argument("--config", required=True, metavar="F", help="the file")
     parser.add_argument("--connect", action="store_true", help="ask the upstream of every dataset, too")
     parser.set_defaults(run=run)
 

@@ -22,8 +22,10 @@ def add_parser(commands: Any) -> None:
     """Add the parser of this subcommand."""
     parser = commands.add_parser(
         "describe",
-        help="ask the upstream of a dataset now, and print what the gateway makes of it: every document it read, "
-        "levels, channels, image bases; or the reason in full why it cannot; exit 0 or 1",
+        help="ask the upstream of a dataset now, and print what the gateway makes of it",
+        description="Asks the upstream of a dataset now, and prints what the gateway makes of it: every document that "
+        "was read, levels, channels, image bases; or the reason in full why it cannot be shown.",
+        epilog="Exit code 0: it can be shown; 1: it cannot.",
     )
     parser.add_argument("token", metavar="TOKEN")
     parser.add_argument("--config", required=True, metavar="F")

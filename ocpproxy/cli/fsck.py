@@ -20,8 +20,10 @@ def add_parser(commands: Any) -> None:
     """Add the parser of this subcommand."""
     parser = commands.add_parser(
         "fsck",
-        help="find and mend what disk and index do not agree on; exit 0 when there was nothing, 1 when it mended, "
-        "2 when it could not look. May run while the daemon does.",
+        help="find and mend what disk and index do not agree on",
+        description="Finds and mends what the cache directory and the index do not agree on. It may run while the "
+        "daemon does.",
+        epilog="Exit code 0: there was nothing to mend; 1: something was mended; 2: it could not look.",
     )
     parser.add_argument("--config", metavar="F", help="without it: the cache of a daemon that runs without one")
     parser.set_defaults(run=run)

@@ -26,6 +26,7 @@ SUBCOMMANDS = {
     "unpin": "ocpproxy.cli.pin",
     "pins": "ocpproxy.cli.pin",
     "reload": "ocpproxy.cli.reload",
+    "trace": "ocpproxy.cli.trace",
 }
 """The module of each subcommand. A module may have several."""
 

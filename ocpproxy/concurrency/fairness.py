@@ -76,6 +76,11 @@ class FairSemaphore:
     def __len__(self) -> int:
         return self._waiting
 
+    @property
+    def taken(self) -> int:
+        """How many places are taken."""
+        return self._taken.total()
+
     def acquire(self) -> Deferred[Claim]:
         """Wait for a place, and take it; the result is what `release` wants. Cancel the Deferred to leave.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ from ocpproxy.web.pages import GatewayState, Pages
 from ocpproxy.web.route_cache import RouteCache
 from ocpproxy.web.site import GatewaySite, SiteParts
 from ocpproxy.web.tiles import TilePolicy, TileSources, TokenResource
+from ocpproxy.web.tracing import TraceParts, Tracer
 from ocpproxy.web.tree import Root
 
 _CONNECT_WITHIN = 10
@@ -156,9 +157,13 @@ def make_gateway(
     run = RunContext(fetches, storage.store, evictor, reactor, now)
     estimator = Estimator(storage.store, storage.files.run, reactor)
     rows = JobRows(storage.database, reactor)
-    jobs = JobParts(rows, storage.leases, catalogue, estimator, fetches, run, metrics)
-    runner = JobRunner(jobs, reactor)
-    admin = _admin_parts(live.quotas, storage, Jobs(jobs, runner), catalogue, now, process.reload)
+    job_parts = JobParts(rows, storage.leases, catalogue, estimator, fetches, run, metrics)
+    runner = JobRunner(job_parts, reactor)
+    jobs = Jobs(job_parts, runner)
+    tracer = Tracer(TraceParts(catalogue, cache, lookup, fetches, storage.store, storage.leases, now))
+    pinning = Pinning(storage.store, PinContext(catalogue.entry, jobs.estimate, live.quotas, now))
+    flushing, space = Flushing(storage.store, catalogue.entry, now), SpaceReport(storage.store, live.quotas)
+    admin = AdminParts(jobs, flushing, space, pinning, tracer, process.reload)
     services = OrderedServices()
     for service in (
         ShortSwitchInterval(),
@@ -200,20 +205,6 @@ def _share(settings: Settings, of: int) -> Settings:
         upstream=fewer(settings.upstream),
         datasets={token: replace(d, upstream=fewer(d.upstream)) for token, d in settings.datasets.items()},
     )
-
-
-def _admin_parts(
-    quotas: Mapping[str, int],
-    storage: Storage,
-    jobs: Jobs,
-    catalogue: Catalogue,
-    now: Callable[[], float],
-    reload: Callable[[], Awaitable[dict[str, Any]]],
-) -> AdminParts:
-    """Return what the admin endpoint gives access to."""
-    pinning = Pinning(storage.store, PinContext(catalogue.entry, jobs.estimate, quotas, now))
-    space = SpaceReport(storage.store, quotas)
-    return AdminParts(jobs, Flushing(storage.store, catalogue.entry, now), space, pinning, reload)
 
 
 def _admin_services(

@@ -73,6 +73,13 @@ def release(tx: Transaction, name: str, owner: str) -> None:
     tx.run("DELETE FROM fetching WHERE url = ? AND owner = ?", name, owner)
 
 
+def holder(tx: Transaction, name: str) -> tuple[str, float] | None:
+    """Return the owner of a lease, and for how many seconds it holds; None for a lease that is free."""
+    now = tx.dialect.now
+    row = tx.maybe(f"SELECT owner, expires - {now} FROM fetching WHERE url = ? AND expires > {now}", name)
+    return None if row is None else (str(row[0]), int(row[1]) / 1e6)
+
+
 def renew(tx: Transaction, held: dict[str, str], term: int) -> None:
     """Put off the expiry of leases, given as owners by name. `term` is in microseconds."""
     for name, owner in held.items():
@@ -163,6 +170,18 @@ class Leases(Service):
         if outcome is LeaseOutcome.OURS:
             self._held[name] = owner
         return outcome is LeaseOutcome.OURS
+
+    async def holder(self, name: str) -> str:
+        """Return who holds a lease, for people.
+
+        :raises DatabaseUnavailable: nobody can tell.
+        """
+        found = await self.database.read(holder, name)
+        if found is None:
+            return "is free"
+        owner, seconds = found
+        process = "this process" if self._held.get(name) == owner else f"another process, {owner.partition('#')[0]}"
+        return f"is held by {process}, for {seconds:.1f} s unless it is renewed"
 
     async def release(self, name: str) -> None:
         """Release the lease. While the database is unavailable that is not possible: then the lease expires."""

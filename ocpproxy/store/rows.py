@@ -294,6 +294,15 @@ def named(tx: Transaction, found: Iterable[Key]) -> dict[Key, Tile]:
     return {key: tile for key, tile in tiles.items() if tile is not None}
 
 
+def last_use(tx: Transaction, tile: Tile) -> str | None:
+    """Return the ``reftime`` of a tile, `PINNED` for one that is never evicted; None for a tile without a row."""
+    id_ = stack_ids(tx, [tile.stack], make=False).get(tile.stack)
+    if id_ is None:
+        return None
+    row = tx.maybe("SELECT reftime FROM contents WHERE highkey = ? AND lowkey = ?", *keys.pack(tile, id_))
+    return None if row is None else str(row[0])
+
+
 # -- for fsck
 
 

@@ -27,12 +27,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.internet.interfaces import IReactorTime, ITransport
-from twisted.internet.protocol import Protocol
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
-from twisted.web.client import ResponseDone, ResponseFailed, ResponseNeverReceived
-from twisted.web.http import PotentialDataLoss
+from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
@@ -55,6 +53,7 @@ from ocpproxy.upstream.base import (
     UpstreamRefused,
     UpstreamSlow,
 )
+from ocpproxy.upstream.body import HangUp, ResponseBody
 from ocpproxy.upstream.endpoints import HeadTooLarge
 from ocpproxy.upstream.plain_treq import STORED_ENCODING, Uri
 
@@ -322,66 +321,14 @@ class _Call:
     async def _read(self, response: IResponse) -> bytes:
         """Return the body, or the beginning of the body when the status is neither 200 nor 206."""
         if response.code not in (200, 206):
-            body = _Body(_ERROR_BODY, Progress(), cut=True)
+            body = ResponseBody(_ERROR_BODY, Progress(), cut=True)
         elif isinstance(response.length, int) and response.length > self._limit:
-            response.deliverBody(_HangUp())
+            response.deliverBody(HangUp())
             raise ResponseTooLarge(f"the response has {response.length} bytes, expected at most {self._limit}")
         else:
-            body = _Body(self._limit, self._progress, cut=False)
+            body = ResponseBody(self._limit, self._progress, cut=False)
         response.deliverBody(body)
         return await body.finished
-
-
-class _Body(Protocol):
-    """The body of one response, as it arrives.
-
-    :param limit: bytes that it may have.
-    :param cut: cut off a longer body; otherwise it is an error.
-    """
-
-    def __init__(self, limit: int, its_progress: Progress, *, cut: bool) -> None:
-        self.finished: Deferred[bytes] = Deferred(lambda _: self._hang_up())
-        self._parts: list[bytes] = []
-        self._left = limit
-        self._progress = its_progress
-        self._cut = cut
-
-    def _hang_up(self) -> None:
-        if self.transport is not None:
-            self.transport.loseConnection()
-
-    def dataReceived(self, data: bytes) -> None:
-        """Take the next part."""
-        if self.finished.called:
-            return
-        if not self._parts:
-            self._progress.report()
-        self._left -= len(data)
-        self._parts.append(data)
-        if self._left < 0:
-            if self._cut:
-                self.finished.callback(b"".join(self._parts)[: self._left])
-            else:
-                self.finished.errback(ResponseTooLarge("the response is longer than expected"))
-            self._hang_up()
-
-    def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008
-        """Finish the body, or fail when it is incomplete."""
-        if self.finished.called:
-            return
-        if reason.check(ResponseDone, PotentialDataLoss):  # the latter: no length was given, so decoding must find out
-            self.finished.callback(b"".join(self._parts))
-        else:
-            self.finished.errback(UpstreamDown(f"the connection was lost in the middle: {reason.getErrorMessage()}"))
-
-
-class _HangUp(Protocol):
-    """The reader of a body that is too large: it reads nothing."""
-
-    def makeConnection(self, transport: ITransport) -> None:
-        """Close the connection."""
-        super().makeConnection(transport)
-        transport.loseConnection()
 
 
 def _only_encrypts(url: str, target: str) -> bool:

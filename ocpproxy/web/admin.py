@@ -17,6 +17,7 @@ the first segment of every path.
 ``POST /v1/pins``                               a part is never evicted from now on (`jobs.pinning`): 201
 ``GET /v1/pins``                                what is never evicted
 ``DELETE /v1/pins/ID``                          it may be evicted again
+``GET /v1/trace?target=…&fetch=0|1``            what is done with a request, step by step (`web.tracing`)
 ``POST /v1/reload``                             the configuration is read again; 422 when it has faults
 ==============================================  ====================================================================
 
@@ -52,6 +53,7 @@ from ocpproxy.log import Logger
 from ocpproxy.store.flushes import TooManyFlushes
 from ocpproxy.web import answers
 from ocpproxy.web.answers import Reply
+from ocpproxy.web.tracing import Tracer
 
 VERSION = 1
 _LONGEST_BODY = 15 * 2**20
@@ -96,11 +98,15 @@ class AdminRequest(Request):
         """The body as text."""
         return self.body.getvalue().decode("utf-8", "replace")
 
+    def text_of(self, name: str) -> str:
+        """Return a parameter of the query, or an empty text."""
+        value: bytes = self.args.get(name.encode(), [b""])[0]
+        return value.decode("utf-8", "replace")
+
     @property
     def is_dry_run(self) -> bool:
         """True if nothing is to be done."""
-        asked: bytes = self.args.get(b"dry_run", [b"0"])[0]
-        return asked not in (b"", b"0")
+        return self.text_of("dry_run") not in ("", "0")
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,7 @@ class AdminParts:
     flushing: Flushing
     space: SpaceReport
     pinning: Pinning
+    tracer: Tracer
     reload: Callable[[], Awaitable[dict[str, Any]]]
     """Reads the configuration again, and returns what has changed."""
 
@@ -130,6 +137,7 @@ class AdminResource(Resource):
         self._flushing = parts.flushing
         self._space = parts.space
         self._pinning = parts.pinning
+        self._tracer = parts.tracer
         self._reload = parts.reload
         self._token = token
         self._actions: dict[str, Callable[[int], Awaitable[None]]] = {
@@ -173,6 +181,9 @@ class AdminResource(Resource):
         match [method, *path]:
             case ["GET"]:
                 return 200, {"version": VERSION, "ocpproxy": __version__}
+            case ["GET", "trace"]:
+                steps = await self._tracer.trace(request.text_of("target"), fetch=request.text_of("fetch") == "1")
+                return 200, {"steps": [step._asdict() for step in steps]}
             case ["POST", "reload"]:
                 return 200, {"reloaded": await self._reload()}
             case ["GET", "flushes"]:
@@ -198,7 +209,7 @@ class AdminResource(Resource):
             case ["POST", "jobs", number, action] if action in self._actions:
                 await self._actions[action](_number(number))
                 return 200, {"job": await self._detailed(_number(number))}
-        known = not path or path[0] in ("jobs", "flushes", "usage", "pins", "reload")
+        known = not path or path[0] in ("jobs", "flushes", "usage", "pins", "reload", "trace")
         return (405 if known and method not in ("GET", "POST") else 404), {"error": "there is nothing here"}
 
     def _is_allowed(self, request: AdminRequest) -> bool:
@@ -216,7 +227,7 @@ class AdminResource(Resource):
         return 201, {"job": await self._detailed(number), "estimate": estimate.to_json()}
 
     async def _usage(self, request: AdminRequest) -> Answer:
-        by = request.args.get(b"by", [b"token"])[0].decode("latin-1")
+        by = request.text_of("by") or "token"
         if by not in BY:
             return 400, {"error": "by: expected " + ", ".join(BY)}
         return 200, {"usage": [asdict(one) for one in await self._space.usage(by)]}
