@@ -113,7 +113,7 @@ class JsonLogTests(DaemonCase):
         for workers in ("1", "2"):
             service = self.serve(ocpserver.Service(em(), 2))
             daemon = await self.start(self.configure(service, server_log="json", server_workers=workers))
-            path = f"kat/{16 * int(workers)}/0_0_0.png"
+            path = f"kat/3/{int(workers) - 1}_0_0.png"
             await daemon.get(path, Referer='a "b" "c', X_Request_Id="mine")
             os.kill(daemon.pid, signal.SIGHUP)
             while '"mine"' not in daemon.log or "read again" not in daemon.log:
