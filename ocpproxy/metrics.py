@@ -108,6 +108,11 @@ class Metrics:
         )
         self.cache_tiles = Gauge("ocpproxy_cache_tiles", "Tiles on disk", registry=registry)
         self.cache_bytes = Gauge("ocpproxy_cache_bytes", "Bytes of tiles on disk", registry=registry)
+        self.cache_limit = Gauge(
+            "ocpproxy_cache_limit_bytes",
+            "Bytes of tiles that there may be: size, or less where keep_free leaves less",
+            registry=registry,
+        )
         self.evicted = Counter("ocpproxy_reclaimed_tiles", "Tiles evicted", registry=registry)
         self.mended = Counter(
             "ocpproxy_mended", "Differences between disk and index that were mended", ["what"], registry=registry

@@ -144,6 +144,7 @@ def make_gateway(
     metrics.waiters.set_function(lambda: fetches.waiters)
     metrics.flights.set_function(lambda: len(fetches))
     metrics.renders_queued.set_function(renders.queued)
+    metrics.cache_limit.set_function(lambda: storage.store.capacity.limits.size)
 
     placeholders = Placeholders(settings.server.placeholder, lookup, threads.urgent, now)
     cache = TileCache(catalogue, lookup, fetches, placeholders, now)

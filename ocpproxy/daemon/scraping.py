@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-_HIGHEST = {"ocpproxy_cache_tiles", "ocpproxy_cache_bytes", "ocpproxy_upstream_breaker"}
+_HIGHEST = {"ocpproxy_cache_tiles", "ocpproxy_cache_bytes", "ocpproxy_cache_limit_bytes", "ocpproxy_upstream_breaker"}
 """Gauges of what all processes share: each has looked at its own time. And states, which cannot be added up."""
 _LOWEST = {"ocpproxy_index_up"}
 _COUNTED = {"counter", "histogram", "summary"}
