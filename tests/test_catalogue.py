@@ -59,15 +59,15 @@ class Kept:
     """Descriptions that are kept in memory."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, Description] = {}
+        self.kept: dict[tuple[str, str], Description] = {}
 
     async def load(self, token: str, origin: str) -> Description | None:
         """The description of a token."""
-        return self.kept.get(token)
+        return self.kept.get((token, origin))
 
     async def save(self, dataset: Dataset, origin: str, description: Description) -> None:
         """Keep it."""
-        self.kept[dataset.token] = description
+        self.kept[dataset.token, origin] = description
 
 
 class CatalogueTests(SynchronousTestCase):
@@ -202,3 +202,77 @@ class CatalogueTests(SynchronousTestCase):
         trouble = catalogue.trouble("kat")
         assert trouble is not None
         self.assertEqual(trouble.failure.explanation, "not understood: the info: expected JSON")
+
+
+class Slow(Scripted):
+    """An upstream that answers when the test says so."""
+
+    origin = "slow http://example.org/v"
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self.answer: Deferred[str] = Deferred()
+
+    async def describe(self, token: str) -> str:
+        """The answer of the test."""
+        self.asked += 1
+        return await self.answer
+
+
+class ReplacedSourceTests(SynchronousTestCase):
+    """Sources that are replaced while they are asked."""
+
+    def setUp(self) -> None:
+        """Ask a slow upstream, and replace it."""
+        self.clock = Clock()
+        self.clock.advance(1_000_000)
+        self.old, self.new = Slow(), Scripted("new")
+        self.catalogue = Catalogue(self.sources(self.old), None, Kept(), self.clock, self.clock.seconds)
+        self.asking = Deferred.fromCoroutine(self.catalogue.entry("kat"))
+        self.assertEqual(self.catalogue.set_sources(self.sources(self.new), None), {"kat"})
+
+    def sources(self, upstream: Scripted) -> dict[str, DatasetSource]:
+        """A source of one token."""
+        return {"kat": DatasetSource(upstream, INFO_MAX_AGE, 4, 60)}
+
+    def assert_new(self) -> None:
+        """Check that the new upstream has described the token, and what it has said is kept."""
+        for _ in range(2):
+            entry = self.successResultOf(Deferred.fromCoroutine(self.catalogue.entry("kat")))
+            self.assertEqual(entry.dataset.notes, ("new",))
+            self.assertGreater(entry.refresh_at, 0)
+        self.assertIsNone(self.catalogue.trouble("kat"))
+        self.assertEqual(self.new.asked, 1)
+
+    def test_old_one_fails(self) -> None:
+        """What the old upstream refuses says nothing of the new one."""
+        with capturedLogs() as events:
+            self.old.answer.errback(UpstreamRefused("401: the old password"))
+        self.failureResultOf(self.asking, Undescribed)
+        self.assertEqual([event for event in events if event["log_level"].name == "warn"], [])
+        self.assert_new()
+
+    def test_old_one_answers(self) -> None:
+        """Those who wait get what the old upstream says; nobody keeps it."""
+        self.old.answer.callback("old")
+        entry = self.successResultOf(self.asking)
+        self.assertEqual((entry.dataset.notes, entry.refresh_at), (("old",), 0))
+        self.assertIs(self.catalogue.source_of(entry.dataset).upstream, self.old)
+        self.assert_new()
+
+    def test_entry_in_use(self) -> None:
+        """An entry that was replaced is never refreshed or put off, and what it describes still has its source."""
+        self.asking.addErrback(lambda _: None)
+        self.assert_new()
+        entry = self.successResultOf(Deferred.fromCoroutine(self.catalogue.entry("kat")))
+        other = Scripted("other")
+        self.assertEqual(self.catalogue.set_sources(self.sources(other), None), {"kat"})
+        self.assertEqual(entry.refresh_at, 0)
+        self.catalogue._postpone(entry)
+        self.assertEqual(entry.refresh_at, 0)
+        self.assertIs(self.catalogue.source_of(entry.dataset).upstream, self.new)
+        self.assertEqual(self.catalogue.set_sources({}, None), {"kat"})
+        self.assertIs(self.catalogue.source_of(entry.dataset).upstream, self.new)
+        self.failureResultOf(Deferred.fromCoroutine(self.catalogue.entry("kat")), Undescribed)
+        self.old.answer.callback("late")
+        self.assertIsNone(self.catalogue.entry_now("kat"))

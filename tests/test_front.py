@@ -40,6 +40,8 @@ class FrontTests(SynchronousTestCase):
             (front, {"x_forwarded_for": ["1.2.3.4", "192.0.2.1:99"]}, "192.0.2.1"),
             (front, {"x_forwarded_for": "10.0.0.8, 10.0.0.7"}, "10.0.0.8"),
             (front, {"x_forwarded_for": "192.0.2.1, nonsense"}, "10.0.0.1"),
+            (front, {"x_forwarded_for": 'fe80::1%a" "b'}, "10.0.0.1"),
+            (front, {"x_forwarded_for": "fe80::1%eth0"}, "fe80::1%eth0"),
             (front, {"forwarded": 'for=192.0.2.60;proto=http, For="[2001:db8::1]:47"'}, "2001:db8::1"),
             (front, {"forwarded": "for=192.0.2.60", "x_forwarded_for": "192.0.2.1"}, "192.0.2.1"),
             (front, {"forwarded": "for=192.0.2.60", "x_forwarded_proto": "https"}, "10.0.0.1"),

@@ -251,3 +251,28 @@ class _Flushed:
 
     def flush(self) -> None:
         """Do nothing."""
+
+
+class LimitTests(SynchronousTestCase):
+    """The limits of hosts."""
+
+    def test_anew(self) -> None:
+        """The smallest limit of a host counts; new ones count together, and only at the end."""
+        client = HttpClient(cast(HTTPClient, None), Clock(), Random(1))
+        cap = client.cap("http://a/x", 8)
+        self.assertIs(client.cap("http://A/y", 2), cap)
+        self.assertEqual(cap.limit, 2)
+        waiting = [cap.acquire() for _ in range(60)]
+        with client.limits_anew():
+            client.cap("http://a/x", 50)
+            self.assertEqual((cap.limit, cap.taken), (2, 2))
+            client.cap("http://a/y", 4)
+            client.cap("http://b/", 3)
+        self.assertEqual((cap.limit, cap.taken), (4, 4))
+        self.assertEqual(sum(one.called for one in waiting), 4)
+        with self.assertRaises(ValueError), client.limits_anew():
+            client.cap("http://a/x", 1)
+            raise ValueError
+        self.assertEqual(cap.limit, 4)
+        client.cap("http://a/x", 3)
+        self.assertEqual((cap.limit, client.cap("http://b/", 9).limit), (3, 3))

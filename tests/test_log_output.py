@@ -68,9 +68,10 @@ class LogOutputTests(SynchronousTestCase):
         """A file that was moved away is opened again, unless that is impossible; a rotated one is kept."""
         path = Path(self.mktemp())
         output = LogOutput(path, as_json=False).open()
-        path.rename(f"{path}.old")
         output.write_lines(b"1\n")
+        path.rename(f"{path}.old")
         output.reopen()
+        self.assertEqual(path.read_text(), "")
         output.write_lines(b"2\n")
         self.assertEqual((Path(f"{path}.old").read_text(), path.read_text()), ("1\n", "2\n"))
         output.rotate()
@@ -80,6 +81,21 @@ class LogOutputTests(SynchronousTestCase):
         path.mkdir()
         self.assertRaises(OSError, output.reopen)
         output.write_lines(b"4\n")
+
+    def test_disk_full(self) -> None:
+        """While the disk refuses, writers hear so; afterwards lines are written again, without anybody's help."""
+        place = Path(self.mktemp())
+        place.mkdir()
+        output = LogOutput(place / "log", as_json=False).open()
+        output.write_lines(b"1\n")
+        place.rename(f"{place}.away")
+        for _ in range(3):
+            self.assertRaises(OSError, output.write_lines, b"lost\n")
+            self.assertRaises(OSError, output.rotate)
+            self.assertRaises(OSError, output.reopen)
+        Path(f"{place}.away").rename(place)
+        output.write_lines(b"2\n")
+        self.assertEqual((place / "log").read_text(), "1\n2\n")
 
     def test_of_twistd(self) -> None:
         """twistd's own options say where the log is; where it was told to log otherwise, it does."""
@@ -92,7 +108,7 @@ class LogOutputTests(SynchronousTestCase):
             said: dict[str, Any] = {**options}
             output = log_for_twistd(said, as_json=False)
             assert output is not None
-            self.assertEqual(output._path, None if expected is None else Path(expected))
+            self.assertEqual(output._file and output._file.path, expected and Path(expected).absolute())
             self.assertEqual(said["logger"], "ocpproxy.daemon.log_output.twistd_logger")
         for own in ({"logfile": "-"}, {"syslog": True}, {"logger": "a.b"}):
             self.assertIsNone(log_for_twistd({**own}, as_json=False))

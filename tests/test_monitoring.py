@@ -22,7 +22,6 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from ocpproxy.metrics import Metrics
 from tests.daemons import ROOT, DaemonLife, pause
-from tests.databases import START_WITHIN
 from tests.prefetching import PrefetchCase
 
 ALERTS = ROOT / "etc" / "prometheus-alerts.yml"

@@ -204,6 +204,8 @@ class Catalogue(Service):
         except CancelledError:
             raise
         except UpstreamFailure as error:
+            if not self._is_used(token, source):
+                raise
             gone = isinstance(error, (UnknownToken, UpstreamRefused))
             self._note_failure(token, source, error, None if gone else earlier)
             if earlier is None or gone:
@@ -213,7 +215,8 @@ class Catalogue(Service):
             self._postpone(earlier)
             entry = earlier
         else:
-            self._note_success(token, entry, earlier)
+            if self._is_used(token, source):
+                self._note_success(token, entry, earlier)
         flight.deliver(token, self._replace(token, entry))
 
     def _note_failure(
@@ -251,12 +254,17 @@ class Catalogue(Service):
             for note in entry.dataset.notes:
                 self._log.warn("{token}: {note}", token=token, note=note)
 
+    def _is_used(self, token: str, source: DatasetSource) -> bool:
+        """Return whether this is still the source of a token: it may have been replaced meanwhile."""
+        return self._sources.get(token, self._default) is source
+
     def _replace(self, token: str, entry: CatalogueEntry) -> CatalogueEntry:
         """Put the entry into the catalogue. An equal one is kept, with its stacks, and gets the new times.
 
         An entry of a source that is not used any more is only for those who wait for it.
         """
-        if self._sources.get(token, self._default) is not entry.source:
+        if not self._is_used(token, entry.source):
+            entry.refresh_at = 0  # so that no route is remembered
             return entry
         old = self._entries.get(token)
         if old is not None and old.is_like(entry):
@@ -268,7 +276,9 @@ class Catalogue(Service):
         return entry
 
     def _postpone(self, entry: CatalogueEntry) -> None:
-        """Keep an entry for a while longer: the upstream does not answer."""
+        """Keep an entry for a while longer: the upstream does not answer. One that was replaced is not revived."""
+        if not entry.refresh_at:
+            return
         entry.refresh_at = self._now() + _RETRY_EVERY
         entry.epoch_ends = max(entry.epoch_ends, entry.refresh_at)
 

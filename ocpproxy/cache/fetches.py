@@ -24,6 +24,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, cast
+from weakref import WeakKeyDictionary
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -149,12 +150,12 @@ class CuboidFetches(Service):
         self._threads = context.threads
         self._clock = context.clock
         self._metrics = context.metrics
-        self._slots: dict[DatasetSource, FairSemaphore] = {}
+        self._slots: WeakKeyDictionary[DatasetSource, FairSemaphore] = WeakKeyDictionary()
         self._colourings = Colourings(context.clock)
         self._flights: SingleFlight[Cuboid, Tile | None, Found | None] = SingleFlight(
             self._fly, context.clock, forget=(UpstreamResting,)
         )
-        self._seconds: dict[DatasetSource, deque[float]] = {}
+        self._seconds: WeakKeyDictionary[DatasetSource, deque[float]] = WeakKeyDictionary()
         """How long the last cuboids took."""
 
     def stopService(self) -> Deferred[None]:
@@ -206,17 +207,17 @@ class CuboidFetches(Service):
         tiles = cuboid.tiles()
         return len(await self._store.sizes(tiles)) == len(tiles)
 
-    def expected_seconds(self, token: str) -> float:
-        """Return how long the upstream of a token takes for a cuboid: what a quarter of the last ones took at most.
+    def expected_seconds(self, dataset: Dataset) -> float:
+        """Return how long the upstream of a dataset takes for a cuboid: what a quarter of the last ones took at most.
 
         The others may have waited for a connection.
         """
-        taken = sorted(self._seconds.get(self._catalogue.source(token), (_USUAL_SECONDS,)))
+        taken = sorted(self._seconds.get(self._catalogue.source_of(dataset), (_USUAL_SECONDS,)))
         return taken[len(taken) // 4]
 
-    def is_resting(self, token: str) -> bool:
-        """Return whether the upstream of a token is not asked for voxels now."""
-        return self._catalogue.source(token).is_resting(token)
+    def is_resting(self, dataset: Dataset) -> bool:
+        """Return whether the upstream of a dataset is not asked for voxels now."""
+        return self._catalogue.source_of(dataset).is_resting(dataset.token)
 
     def slots_of(self, dataset: Dataset) -> tuple[int, int, int]:
         """Return how many slots of the upstream of a dataset are taken, how many there are, and how many wait."""

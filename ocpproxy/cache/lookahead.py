@@ -176,7 +176,7 @@ class LookAhead(Service):
 
     async def _fill(self, cuboid: Cuboid) -> bool:
         """Fetch a cuboid if there is space for it; return whether anything was fetched."""
-        if self._fetches.is_resting(cuboid.stack.dataset.token):
+        if self._fetches.is_resting(cuboid.stack.dataset):
             return False  # nothing would come, and space would have been made in vain
         count = len(cuboid.tiles())
         wanted = Usage(count, count * TILE * TILE)
@@ -197,7 +197,7 @@ class LookAhead(Service):
                 yield cuboid, False
         if not track.flies:
             return
-        seconds = self._fetches.expected_seconds(track.stack.dataset.token) + _RENDERING
+        seconds = self._fetches.expected_seconds(track.stack.dataset) + _RENDERING
         slices = min(int(track.pace * seconds * track.lead) + abs(track.step), _FARTHEST)
         level = track.stack.dataset.levels[track.level]
         through = track.stack.plane.axes[2]

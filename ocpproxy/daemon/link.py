@@ -8,6 +8,8 @@ from twisted.protocols import amp
 
 LINK, FIRST_SOCKET = 3, 4
 """Descriptors of a worker: the link to its parent, and the first listening socket."""
+_PART = 60_000
+"""Bytes; AMP carries values of 65,535."""
 ANSWER_WITHIN = 2.0
 """Seconds for the metrics of one worker."""
 
@@ -37,9 +39,18 @@ class GetAllMetrics(amp.Command):
 
 
 class UseDatasets(amp.Command):
-    """The parent has read the configuration again; a worker uses the upstreams and datasets in its text."""
+    """The parent has read the configuration again; a worker uses the upstreams and datasets in its text.
 
-    arguments = [(b"text", CompressedText())]  # noqa: RUF012
+    A part of the compressed text is sent at a time (`in_parts`).
+    """
+
+    arguments = [(b"part", amp.String()), (b"last", amp.Boolean())]  # noqa: RUF012
+
+
+def in_parts(text: bytes) -> list[bytes]:
+    """Return a text, compressed, in parts that AMP carries."""
+    packed = zlib.compress(text)
+    return [packed[start : start + _PART] for start in range(0, len(packed), _PART)]
 
 
 class ReloadConfiguration(amp.Command):

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText, formatEvent
-from twisted.python.logfile import LogFile
 from zope.interface import implementer
+
+from ocpproxy.web.access_log import LogFile
 
 _OF_TWISTED = {"time", "message", "system", "isError", "failure", "why", "format", "printed"}
 """Members of events that are no values of ours."""
@@ -33,8 +34,7 @@ class LogOutput:
     """
 
     def __init__(self, path: Path | None, *, as_json: bool, worker: int | None = None) -> None:
-        self._path = path
-        self._file: LogFile | None = None
+        self._file = None if path is None else LogFile(path.absolute())
         self._out = sys.stdout  # twistd replaces it when it begins to log
         self.as_json = as_json
         self._worker = worker
@@ -44,8 +44,7 @@ class LogOutput:
 
         :raises OSError: it cannot be opened.
         """
-        if self._path is not None:
-            self._file = LogFile(self._path.name, str(self._path.absolute().parent))
+        self.reopen()
         return self
 
     @property
@@ -57,15 +56,7 @@ class LogOutput:
         """Write an event."""
         line = self._as_json(event) if self.as_json else self._as_text(event)
         if line:
-            self._write_text(line + "\n")
-
-    def _write_text(self, text: str) -> None:
-        if self._file is not None:
-            self._file.write(text)
-            self._file.flush()
-        else:
-            self._out.write(text)
-            self._out.flush()
+            self.write_lines(line.encode("utf-8", "backslashreplace") + b"\n")
 
     def _as_text(self, event: LogEvent) -> str:
         if self._worker is not None:
@@ -98,7 +89,6 @@ class LogOutput:
         """
         if self._file is not None:
             self._file.write(lines)
-            self._file.flush()
             return
         self._out.flush()
         while lines:
@@ -110,12 +100,13 @@ class LogOutput:
         :raises OSError: that is impossible; the old one stays.
         """
         if self._file is not None:
-            with open(self._file.path, "a"):  # `LogFile.reopen` closes the old one first
-                pass
             self._file.reopen()
 
     def rotate(self) -> None:
-        """Begin a new file, and keep the old one under another name."""
+        """Begin a new file, and keep the old one as ``FILE.1``; the one that was that becomes ``FILE.2``, and so on.
+
+        :raises OSError: that is impossible; the old one stays in use.
+        """
         if self._file is not None:
             self._file.rotate()
 

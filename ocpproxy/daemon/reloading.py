@@ -127,8 +127,8 @@ class LiveDatasets:
 
     def use(self, settings: Settings, metrics: Metrics) -> None:
         """Use the upstreams and datasets of these settings from now on."""
-        self._context.http.forget_limits()
-        made = make_sources(settings, self._context, metrics)
+        with self._context.http.limits_anew():
+            made = make_sources(settings, self._context, metrics)
         self._sources = _keep_unchanged(self._settings, self._sources, settings, made)
         self._settings = settings
         self._sources.watch(metrics)

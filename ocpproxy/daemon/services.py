@@ -175,7 +175,10 @@ class Signals(Service):
 
     def _rotate(self) -> None:
         if self._output is not None and self._output.has_file:
-            self._output.rotate()
+            try:
+                self._output.rotate()
+            except OSError as error:
+                self._log.error("a new log file cannot be begun: {reason}", reason=str(error))
         else:
             self._log.info("SIGUSR1: there is no log file to begin anew")
 

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,17 @@ class _ParentConnection(amp.AMP):
         super().__init__()
         self._metrics = metrics
         self._use_datasets = use_datasets
+        self._parts: list[bytes] = []
+        """What has come of a configuration that was read again, compressed."""
         self._reactor = reactor
 
     @UseDatasets.responder
-    def use_datasets(self, text: bytes) -> dict[str, bytes]:
-        """Use the upstreams and datasets of a configuration."""
-        self._use_datasets(text.decode())
+    def use_datasets(self, part: bytes, last: bool) -> dict[str, bytes]:
+        """Take a part of a configuration; with the last one, use its upstreams and datasets."""
+        self._parts.append(part)
+        if last:
+            text, self._parts = zlib.decompress(b"".join(self._parts)).decode(), []
+            self._use_datasets(text)
         return {}
 
     async def reload(self) -> dict[str, Any]:

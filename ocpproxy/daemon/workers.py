@@ -41,6 +41,7 @@ from ocpproxy.daemon.link import (
     ReloadConfiguration,
     UseDatasets,
     WorkerReady,
+    in_parts,
 )
 from ocpproxy.daemon.log_output import LogOutput
 from ocpproxy.daemon.reloading import LiveConfiguration
@@ -67,6 +68,8 @@ _DRAIN = 45.0
 class _WorkerConnection(amp.AMP):
     """The parent's end of the link to a worker."""
 
+    _log = Logger()
+
     def __init__(self, pool: WorkerPool, number: int) -> None:
         super().__init__()
         self._pool = pool
@@ -88,6 +91,9 @@ class _WorkerConnection(amp.AMP):
             outcome = await self._pool.configuration.reload()
         except BadConfiguration as bad:
             outcome = {"faults": [astuple(fault) for fault in bad.faults]}
+        except Exception:  # any other would end the link, and with it the worker
+            self._log.failure("reading the configuration again")
+            outcome = {"faults": [("-", "--config", "", "", "it could not be used; the daemon's log has the details")]}
         return {"outcome": json.dumps(outcome).encode()}
 
     @GetAllMetrics.responder
@@ -260,15 +266,22 @@ class WorkerPool(Service):
     async def _use_datasets(self, settings: Settings) -> None:
         """Let all workers use the upstreams and datasets of these settings, and those that are started later."""
         self._datasets = settings.source.text
-        text = self._datasets.encode()
-        asked = [
-            worker.connection.callRemote(UseDatasets, text=text).addTimeout(_USE_WITHIN, self._reactor)
-            for worker in self._living.values()
-            if worker.connection.transport is not None
-        ]
-        for fine, outcome in await DeferredList(asked, consumeErrors=True):
-            if not fine:
-                self._log.failure("a worker does not use the configuration that was read again", outcome)
+        parts = in_parts(self._datasets.encode())
+        asked = [Deferred.fromCoroutine(self._send(worker, parts)) for worker in self._living.values()]
+        await DeferredList(asked, consumeErrors=True)
+
+    async def _send(self, worker: _WorkerProcess, parts: list[bytes]) -> None:
+        """Let a worker use other datasets; one that cannot is replaced by one that is started with them."""
+        if worker.connection.transport is None:
+            return
+        try:
+            for n, part in enumerate(parts, 1):
+                asking = worker.connection.callRemote(UseDatasets, part=part, last=n == len(parts))
+                await asking.addTimeout(_USE_WITHIN, self._reactor)
+        except Exception:
+            self._log.failure("worker {number} is replaced: it cannot use the configuration", number=worker.number)
+            with suppress(ProcessExitedAlready):
+                worker.transport.signalProcess("TERM")
 
     def relay(self, number: int, line: str) -> None:
         """Write a line of a worker's log into ours."""
@@ -276,7 +289,8 @@ class WorkerPool(Service):
         if output is None or (output.as_json and not line.startswith("{")):
             self._log.info("worker {number}: {line}", number=number, line=line)
         else:
-            output.write_lines(line.encode() + b"\n")
+            with suppress(OSError):  # a full disk: nobody can be told
+                output.write_lines(line.encode() + b"\n")
 
     def worker_ended(self, worker: _WorkerProcess, reason: Failure) -> None:
         """Restart a worker that has died, after a pause."""

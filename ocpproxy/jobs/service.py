@@ -62,7 +62,7 @@ class Jobs:
         entry = await self._catalogue.entry(spec.token)
         with working_for("planning", Lane.PREFETCH):
             plan = await self._estimator.plan(spec, entry)
-        each = self._fetches.expected_seconds(spec.token)
+        each = self._fetches.expected_seconds(entry.dataset)
         return plan, await self._estimator.estimate(plan, each, width(entry))
 
     async def submit(self, spec: JobSpec, text: str) -> tuple[int, Estimate]:

@@ -17,7 +17,8 @@ are neither kept nor sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from urllib.parse import quote, urljoin, urlsplit
@@ -138,20 +139,29 @@ class HttpClient:
         self.clock = clock
         self.random = random
         self._caps: dict[tuple[str, str], FairSemaphore] = {}
-        self._limited: set[tuple[str, str]] = set()
-        """The hosts whose limits count."""
+        self._new_limits: dict[tuple[str, str], int] | None = None
+        """The limits that are being set anew."""
 
-    def forget_limits(self) -> None:
-        """Let the clients that are made from now on set the limits of hosts anew."""
-        self._limited.clear()
+    @contextmanager
+    def limits_anew(self) -> Iterator[None]:
+        """Let the clients that are made in a block set the limits of hosts anew; they count from its end on."""
+        self._new_limits = {}
+        try:
+            yield
+            for host, connections in self._new_limits.items():
+                self._caps[host].set_limit(connections)
+        finally:
+            self._new_limits = None
 
     def cap(self, url: str, connections: int) -> FairSemaphore:
         """Return the cap of the URL's host. All clients of a host share it; the smallest `connections` counts."""
         parts = urlsplit(url)
         host = (parts.scheme, parts.netloc.lower())
         cap = self._caps.setdefault(host, FairSemaphore(connections, self.clock))
-        cap.set_limit(min(cap.limit, connections) if host in self._limited else connections)
-        self._limited.add(host)
+        if self._new_limits is None:
+            cap.set_limit(min(cap.limit, connections))
+        else:
+            self._new_limits[host] = min(self._new_limits.get(host, connections), connections)
         return cap
 
 

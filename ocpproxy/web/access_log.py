@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ _LARGE = 2**16
 _MOST = 2**24
 """Bytes of lines that wait for a disk that refuses them; later ones are lost."""
 _ODD = re.compile(rb"[^\x20\x21\x23-\x5b\x5d-\x7e]")
+_ODD_IN_ADDRESS = re.compile(rb"[^\w.:%/-]", re.ASCII)
 _NONE = b"-"
 Write = Callable[[bytes], None]
 """Writes whole lines; raises OSError when the disk refuses."""
@@ -161,7 +163,8 @@ class AccessLog(Service):
             self._beginnings.clear()
         beginning = self._beginnings.get(client)
         if beginning is None:
-            beginning = self._beginnings[client] = self._begin(client.encode("ascii", "replace"), second)
+            name = _ODD_IN_ADDRESS.sub(b"?", client.encode("ascii", "replace"))
+            beginning = self._beginnings[client] = self._begin(name, second)
         text = self._end(beginning, answered)
         self._lines.append(text)
         self._size += len(text)
@@ -197,7 +200,7 @@ class LogFile:
     """A file that lines are added to, by several processes, and that others may move away at any time."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._fd: int | None = None
 
     def write(self, lines: bytes) -> None:
@@ -209,11 +212,35 @@ class LogFile:
             os.close(self._fd)
             self._fd = None
         if self._fd is None:
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            self._fd = self._open()
         while lines:
             lines = lines[os.write(self._fd, lines) :]
 
+    def reopen(self) -> None:
+        """Open the file again.
+
+        :raises OSError: that is impossible; the old one stays open.
+        """
+        new = self._open()
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd = new
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+
+    def rotate(self) -> None:
+        """Begin a new file, and keep the old one as ``FILE.1``; the one that was that becomes ``FILE.2``, and so on.
+
+        :raises OSError: that is impossible; the old one stays open.
+        """
+        last = next(n for n in count(1) if not os.path.lexists(f"{self.path}.{n}"))
+        for n in range(last, 1, -1):
+            os.rename(f"{self.path}.{n - 1}", f"{self.path}.{n}")
+        os.rename(self.path, f"{self.path}.1")
+        self.reopen()
+
     def _was_moved(self, fd: int) -> bool:
         with suppress(OSError):
-            return not os.path.samestat(os.fstat(fd), os.stat(self._path))
+            return not os.path.samestat(os.fstat(fd), os.stat(self.path))
         return True

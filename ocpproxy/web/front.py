@@ -25,6 +25,7 @@ from twisted.web.http_headers import Headers
 Network = IPv4Network | IPv6Network
 _OTHER_KIND = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
 """Headers of a front that does not write ``Forwarded``."""
+_ODD_SCOPE = re.compile(r"%.*[^\w.-]", re.ASCII)
 FORWARDING = (b"forwarded", *_OTHER_KIND)
 """The headers that decide which client a front names."""
 HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]{0,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{0,5})?", re.ASCII)
@@ -143,6 +144,8 @@ def _without_port(text: str) -> str:
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
+    if _ODD_SCOPE.search(text):  # to Python, the scope of an IPv6 address may have any letters
+        return None
     try:
         address = ip_address(text)
     except ValueError:
