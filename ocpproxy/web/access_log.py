@@ -204,13 +204,13 @@ class LogFile:
         self._fd: int | None = None
 
     def write(self, lines: bytes) -> None:
-        """Write whole lines, into a new file where the old one was moved away.
+        """Write whole lines, into a new file where the old one was moved away and there can be a new one.
 
         :raises OSError: the disk refuses.
         """
         if self._fd is not None and self._was_moved(self._fd):
-            os.close(self._fd)
-            self._fd = None
+            with suppress(OSError):
+                self.reopen()
         if self._fd is None:
             self._fd = self._open()
         while lines:
