@@ -83,7 +83,7 @@ class LogOutputTests(SynchronousTestCase):
         output.write_lines(b"4\n")
 
     def test_disk_full(self) -> None:
-        """A directory that is away loses no line, and afterwards there is a file in it again, without anybody's help."""
+        """A directory that is away loses no line; afterwards there is a file in it again, by itself."""
         place = Path(self.mktemp())
         place.mkdir()
         output = LogOutput(place / "log", as_json=False).open()
