@@ -78,7 +78,8 @@ retries = 1
 def voxels(x0: int, x1: int, y0: int, y1: int, z0: int, z1: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The voxels of a box, axes (z, y, x): every slice differs from its neighbours."""
     z, y, x = np.ogrid[z0:z1, y0:y1, x0:x1]
-    return (((x // 3) ^ (y // 5)) + 37 * z).astype(np.uint8)
+    made: np.ndarray[Any, np.dtype[np.uint8]] = (((x // 3) ^ (y // 5)) + 37 * z).astype(np.uint8)
+    return made
 
 
 class Volume(BaseHTTPRequestHandler):
@@ -94,7 +95,7 @@ class Volume(BaseHTTPRequestHandler):
         else:
             box = [int(number) for part in segments[-3:] for number in part.split(",")]
             out = io.BytesIO()
-            np.save(out, voxels(*box)[np.newaxis])  # type: ignore[call-arg]
+            np.save(out, voxels(*box)[np.newaxis])
             body = compress(out.getvalue(), 1)
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -273,10 +274,11 @@ class Day:
             cwd=self._on.place, capture_output=True, text=True, check=False,
         )  # fmt: skip
         self._on.stop(self._daemon)
+        events = self._log.read_text().replace("\n\t", "  ").splitlines()
         errors = [
-            line
-            for line in self._log.read_text().splitlines()
-            if re.search(r"#error|#critical|Traceback", line) and not any(re.search(one, line) for one in EXPECTED)
+            event[:600]
+            for event in events
+            if re.search(r"#error|#critical|Traceback", event) and not any(re.search(one, event) for one in EXPECTED)
         ]
         wrong = sum(len(viewer.wrong) for viewer in viewers)
         early, late = sum(memory[2:5]) / 3, sum(memory[7:]) / 3
