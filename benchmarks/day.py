@@ -22,6 +22,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
@@ -235,8 +236,13 @@ class Day:
         os.kill(self._daemon.pid, signal.SIGHUP)
 
     def memory(self) -> float:
-        """MiB that the daemon and its workers have."""
-        return sum(resident(pid) for pid in (self._daemon.pid, *children(self._daemon.pid)))
+        """MiB that the daemon and its workers have, when two workers live."""
+        while True:
+            workers = children(self._daemon.pid)
+            with suppress(IndexError, OSError):  # one was just killed
+                if len(workers) == 2:
+                    return sum(resident(pid) for pid in (self._daemon.pid, *workers))
+            time.sleep(0.2)
 
     def run(self) -> bool:
         """Let the day pass; return whether all was well."""

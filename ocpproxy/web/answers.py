@@ -42,7 +42,7 @@ COMMON = {
 ALLOWED = b"GET, HEAD, OPTIONS"
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 
-_CACHE_STATUS = {
+CACHE_STATUS = {
     Result.HIT_MEMORY: b"ocpproxy; hit; detail=memory",
     Result.HIT_DISK: b"ocpproxy; hit",
     Result.MISS: b"ocpproxy; fwd=miss; stored",
@@ -51,6 +51,7 @@ _CACHE_STATUS = {
     Result.STALE: b"ocpproxy; hit; detail=stale",
     Result.PLACEHOLDER: b"ocpproxy; fwd=miss; detail=placeholder",
 }
+"""The ``Cache-Status`` of a tile (RFC 9211)."""
 _NOT_KEPT = (Result.STALE, Result.PLACEHOLDER)
 """What stands for a tile that cannot be had now."""
 
@@ -133,7 +134,7 @@ def preflight() -> Reply:
 
 def cache_status(result: Result) -> bytes:
     """Return the ``Cache-Status`` of a tile (RFC 9211)."""
-    return _CACHE_STATUS[result]
+    return CACHE_STATUS[result]
 
 
 def tile_headers(etag: str, modified: float, max_age: int) -> dict[bytes, bytes]:
