@@ -1,12 +1,12 @@
 # make demo: see it run.  make test: every test.  make coverage: what they run.  make lint: style and types.
-# make docs-check: the documents.
+# make docs: the manual as web pages.  make docs-check: the documents.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
 COVERAGE := $(BIN)/coverage
 
-.PHONY: demo test coverage docs-check lint clean
+.PHONY: demo test coverage docs docs-check lint clean
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -16,6 +16,10 @@ $(VENV)/.installed: setup.py pyproject.toml
 
 $(VENV)/.linters: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[test,lint]' --config-settings editable_mode=compat
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]' --config-settings editable_mode=compat
 	touch $@
 
 $(VENV)/.coverage: $(VENV)/.installed
@@ -33,8 +37,12 @@ coverage: $(VENV)/.coverage
 	$(COVERAGE) erase
 	$(COVERAGE) run tests/run.py; code=$$?; $(COVERAGE) combine --quiet && $(COVERAGE) report && exit $$code
 
+# A warning is an error.
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
 docs-check: $(VENV)/.installed
-	$(BIN)/python tests/run.py tests.test_docs
+	$(BIN)/python tests/run.py tests.test_docs tests.test_manual
 
 lint: $(VENV)/.linters
 	$(BIN)/ruff check .
@@ -42,4 +50,4 @@ lint: $(VENV)/.linters
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info _trial_temp* .coverage .coverage.*
+	rm -rf $(VENV) build dist docs/_build *.egg-info _trial_temp* .coverage .coverage.*

@@ -46,7 +46,11 @@ setup(
             "ome-zarr>=0.12",
             "cloud-volume>=12",
             "z5py>=3",
+            "sphinx>=8",
+            "furo>=2024.8",
+            "myst-parser>=4",
         ],
+        "docs": ["sphinx>=8", "furo>=2024.8", "myst-parser>=4"],
         "coverage": ["coverage>=7.10.4"],
         "lint": [
             "ruff>=0.6",

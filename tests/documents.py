@@ -12,7 +12,9 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 EXTENDING = ROOT / "docs" / "extending.md"
-DOCUMENTS = (README, ROOT / "CONTRIBUTING.md", ROOT / "NEWS.md", *sorted((ROOT / "docs").glob("*.md")))
+CONFIGURE = ROOT / "docs" / "configure.md"
+MANUAL = tuple(path for path in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in path.parts)
+DOCUMENTS = (README, ROOT / "CONTRIBUTING.md", ROOT / "NEWS.md", *MANUAL)
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")

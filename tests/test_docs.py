@@ -6,27 +6,17 @@ import ast
 import importlib
 import os
 import re
-import shutil
-import subprocess
 import sys
-import tempfile
-import uuid
 from collections.abc import Iterator
-from contextlib import closing, redirect_stdout
-from dataclasses import replace
+from contextlib import redirect_stdout
 from fractions import Fraction
 from functools import cache
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pymysql
-from prometheus_client import CONTENT_TYPE_LATEST
-from twisted.internet.threads import deferToThread
-from twisted.scripts.twistd import ServerOptions  # type: ignore[attr-defined]
-from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 import ocpproxy
 from ocpproxy.cli import main as cli
@@ -40,14 +30,11 @@ from ocpproxy.model.dataset import Channel
 from ocpproxy.model.display import ShownChannel
 from ocpproxy.model.voxels import VOXEL_TYPES, VoxelType
 from ocpproxy.upstream.registry import KINDS
-from tests.daemons import DaemonCase
-from tests.databases import NO_SERVER, mysql_server, started
 from tests.documents import (
     ARCHITECTURE,
     DOCUMENTS,
     EXTENDING,
     LINK,
-    README,
     ROOT,
     anchors,
     blocks,
@@ -250,128 +237,6 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("benchmarks.upstreams", found)
         for name in found:
             self.assertTrue(find_spec(name), name)
-
-
-class ReadmeTests(DaemonCase):
-    """The commands and addresses of the README, as a person uses them."""
-
-    def setUp(self) -> None:
-        """Write an ``ocp.ini`` with the demo volume."""
-        super().setUp()
-        self.config = self.place / "ocp.ini"
-        short = tempfile.mkdtemp(prefix="ocp-")
-        self.addCleanup(shutil.rmtree, short)
-        self.config.write_text(
-            "[server]\nlisten = tcp:0:interface=127.0.0.1\n[cache]\ndirectory = cache\n"
-            "[index]\nurl = sqlite:///index.sqlite\n[upstream]\ntype = demo\n"
-            f"[admin]\nlisten = unix:{short}/admin.sock\n"
-        )
-        (self.place / "neuron.swc").write_text("1 1 9000 9000 900 1 -1\n2 1 9500 9500 990 1 1\n")
-        (self.place / "synapses.csv").write_text("x,y,z\n9000,9000,900\n")
-
-    async def run_command(self, *words: str) -> str:
-        """Run a program of this environment to its end, and return its output."""
-        program = Path(sys.executable).parent / Path(words[0]).name
-        result = await deferToThread(
-            subprocess.run, [str(program), *words[1:]], cwd=self.place, capture_output=True, text=True, check=False
-        )
-        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
-        output: str = result.stdout
-        return output
-
-    async def test_commands(self) -> None:
-        """Every command of the README runs; those that make environments are tested by ``.ci/run``."""
-        outputs = {}
-        await self.start(self.config)
-        for words in commands(README):
-            match [Path(words[0]).name, *words[1:]]:
-                case ["make", _] | ["python3", "-m", "venv", _] | ["pip", "install", _]:
-                    pass  # CommandTests
-                case ["twistd", "-n", "--pidfile=", "ocpproxy", "--config", "ocp.ini"]:
-                    options = ServerOptions()
-                    options.parseOptions([*words[1:-1], str(self.config)])
-                    self.assertTrue(options["nodaemon"])
-                    self.assertEqual(options.subOptions["settings"].upstream.type, "demo")
-                case ["ocpproxy", "prefetch", _, *rest]:
-                    await self.run_command("ocpproxy", "prefetch", "demo", *rest, "--dry-run")
-                case ["ocpproxy", "flush", "--list", *_]:
-                    await self.run_command(*words)
-                case ["ocpproxy", "flush", token, *rest]:
-                    await self.run_command("ocpproxy", "flush", token.replace("kasthuri11", "demo"), *rest, "--yes")
-                case ["ocpproxy", "pin", _, *rest]:
-                    await self.run_command("ocpproxy", "pin", "demo", *(one for one in rest if one != "--prefetch"))
-                case ["ocpproxy", "jobs", *_, "--config", "ocp.ini"]:  # there is no job 3
-                    outputs["jobs"] = await self.run_command("ocpproxy", "jobs", "--config", "ocp.ini")
-                case ["ocpproxy", "describe", _, *rest]:
-                    outputs["describe"] = await self.run_command("ocpproxy", "describe", "demo", *rest)
-                case ["twistd", "--help"] | ["ocpproxy", *_]:
-                    outputs[" ".join([Path(words[0]).name, *words[1:]])] = await self.run_command(*words)
-                case _:
-                    self.fail(f"no test for {words}")
-        self.assertRegex(outputs["twistd --help"], r"(?m)^ *ocpproxy ")
-        self.assertEqual(outputs["ocpproxy --version"].strip(), ocpproxy.__version__)
-        self.assertIn("is fine", outputs["ocpproxy check-config --config ocp.ini"])
-        self.assertIn("demo can be shown", outputs["describe"])
-        self.assertIn("demo can be shown", outputs["ocpproxy check-config --config ocp.ini --connect"])
-        self.assertIn("nothing mended", outputs["ocpproxy fsck --config ocp.ini"])
-
-    async def test_addresses(self) -> None:
-        """The pages that the README names are there, and so is the tile of ``make demo``."""
-        daemon = await self.start(self.config)
-        text = prose(README)
-        for path, content in (
-            ("", "text/html"),
-            ("healthz", "text/plain"),
-            ("readyz", "text/plain"),
-            ("metrics", CONTENT_TYPE_LATEST),
-            ("projects/", "application/json"),
-            ("projects/export", "application/json"),
-            ("demo/", "application/json"),
-            ("demo/500/5_5_0.png", "image/png"),
-        ):
-            named = path.replace("demo/", "TOKEN/") if path == "demo/" else path
-            self.assertRegex(text, rf"[`0-9]/{re.escape(named)}`")
-            code, _, headers = await daemon.get(path)
-            self.assertEqual(code, 200, path)
-            self.assertTrue(headers["content-type"].startswith(content.split(";")[0]), headers["content-type"])
-
-    async def test_unknown_token(self) -> None:
-        """An unknown token is a 404 with a sentence."""
-        daemon = await self.start(self.config)
-        code, body, _ = await daemon.get("ocpcatmaid/nothing/")
-        self.assertEqual((code, body.strip()), (404, b"unknown token nothing"))
-
-
-class SqlTests(TestCase):
-    """The statements that set up a database."""
-
-    timeout = 600
-
-    async def test_statements(self) -> None:
-        """They make a database that the daemon can use, with the names of the address in the README."""
-        server = mysql_server()
-        if server is None:
-            raise SkipTest(NO_SERVER)
-        (block,) = blocks(README, "sql")
-        (address,) = (block for block in blocks(README, "ini") if "mysql://" in block)
-        url = parse(address, Path(), {"OCPPROXY_DB_PASSWORD": "a password of yours"}, KINDS).index.url
-
-        def execute(*sql: str) -> Any:
-            with closing(pymysql.connect(**server)) as connection, connection.cursor() as cursor:
-                for statement in sql:
-                    cursor.execute(statement)
-                return cursor.fetchone()
-
-        name = f"ocpproxy_{uuid.uuid4().hex[:12]}"
-        statements = block.replace(url.database, name).replace(f"'{url.user}'", f"'{name}'").split(";")[:-1]
-        self.assertEqual(len(statements), 3)
-        self.addCleanup(execute, f"DROP DATABASE IF EXISTS {name}", f"DROP USER IF EXISTS '{name}'@'localhost'")
-        execute(*statements)
-        (socket,) = execute("SELECT @@socket")  # by which a client is "localhost" whatever names resolve to
-        if not Path(socket).exists():
-            raise SkipTest("the MariaDB server is on another machine, and the README's user is @'localhost'")
-        database = await started(self, replace(url, user=name, database=name, unix_socket=socket))
-        self.assertTrue(database.available, database.reason)
 
 
 class ExampleTests(SynchronousTestCase):
