@@ -3,8 +3,9 @@
 Who flies through slices, in any plane and direction, wants the next slab, and whoever zooms wants the next level. The
 requests of viewers, hits too, are followed (`tracks`). When a viewer will reach the end of a slab within the time that
 a cuboid takes, the cuboids in view of the next slab are fetched, in a lane behind everything that somebody waits for.
-When the viewer turns, they are given up, unless their voxels are arriving already. Where space is short, only tiles go
-that were not used for a while: a small cache is no place for what nobody may want.
+When the viewer turns, they are given up, unless their voxels are arriving already. For a viewer who goes to and fro
+nothing is fetched far beyond where it used to turn. Where space is short, only tiles go that were not used for a while:
+a small cache is no place for what nobody may want.
 
 Requests are only noted when they are answered, for a hit has no time to lose. They are looked at a moment later.
 """
@@ -150,7 +151,7 @@ class LookAhead(Service):
         else:
             for other in tracks:  # the viewer has jumped; somebody else's cuboids are begun again with the next step
                 self._give_up(other)
-            track = Track(stack, tile, now)
+            track = Track(stack, tile, now, tracks[-1] if tracks else None)
         tracks.append(track)
         if len(tracks) > _TRACKS:
             self._give_up(tracks.pop(0))
@@ -199,6 +200,7 @@ class LookAhead(Service):
             return
         seconds = self._fetches.expected_seconds(track.stack.dataset) + _RENDERING
         slices = min(int(track.pace * seconds * track.lead) + abs(track.step), _FARTHEST)
+        slices = min(slices, track.expected or slices)
         level = track.stack.dataset.levels[track.level]
         through = track.stack.plane.axes[2]
         first, end = level.offset[through], level.end[through]

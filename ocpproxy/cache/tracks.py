@@ -4,6 +4,9 @@ A `Track` is fed with the tiles that a client asks for, in the order in which th
 viewer is at, the tiles that are in view, the direction, and the pace. Requests for one slice and for the next ones
 arrive mixed, for a viewer uses several connections: a tile of a slice that was passed is late unless that very tile had
 been asked for before. Then the viewer has turned.
+
+Many viewers go to and fro over the same distance, to follow a neurite or to compare. So the lengths of the last runs
+are remembered, also when the viewer jumps, and a run is not expected to be much longer than those.
 """
 
 from __future__ import annotations
@@ -25,6 +28,10 @@ _FASTEST = 60
 """Steps a second of a viewer; what is faster is a program, or requests that have arrived together."""
 _PAUSE = 3.0
 """Seconds after which a viewer who goes on begins a new run."""
+_RUNS, _FEW_RUNS = 4, 2
+"""Runs whose lengths are remembered, and from how many on they tell something."""
+_LONGER = 1.1
+"""How much longer than the longest of them the next run may be."""
 _PACED = 8
 """Steps from which the pace is taken."""
 Place = tuple[int, int]
@@ -32,9 +39,12 @@ Place = tuple[int, int]
 
 
 class Track:
-    """The way of one viewer through a stack at one time point."""
+    """The way of one viewer through a stack at one time point.
 
-    def __init__(self, stack: Stack, tile: Tile, now: float) -> None:
+    :param before: the way of the same viewer until it jumped here.
+    """
+
+    def __init__(self, stack: Stack, tile: Tile, now: float, before: Track | None = None) -> None:
         self.stack = stack
         self.time = tile.time
         self.level = tile.level
@@ -47,6 +57,13 @@ class Track:
         """Levels that the viewer zooms in with each step; negative when it zooms out."""
         self._moves = deque([(now, tile.slice)], _PACED)
         """When the viewer came to the last slices of this run."""
+        self._began = tile.slice
+        """Where the viewer turned last."""
+        self._runs: deque[int] = deque(maxlen=_RUNS)
+        """Slices from turn to turn."""
+        if before is not None:
+            before._end_run()
+            self._runs.extend(before._runs)
         self._stride = 0
         """The shortest step of this run."""
         self._zooms = 0
@@ -95,11 +112,28 @@ class Track:
         step, (last, _) = slice_ - self.slice, self._moves[-1]
         goes_on = step * self.step > 0 and abs(step) <= _LONGEST_STEP and now - last < _PAUSE
         self._stride = min(self._stride, abs(step)) if goes_on else abs(step)
+        if step * self.step < 0:
+            self._end_run()
         if not goes_on:
             self._moves = deque([(last, self.slice)], _PACED)
         self._moves.append((now, slice_))
         self._zooms = 0
         self.step, self.slice = step, slice_
+
+    def _end_run(self) -> None:
+        """Remember the length of a run; a few steps are none."""
+        length = abs(self.slice - self._began)
+        if length > _RUN * max(1, abs(self.step)):
+            self._runs.append(length)
+        self._began = self.slice
+
+    @property
+    def expected(self) -> int | None:
+        """How many slices more the viewer is expected to go before it turns; None where nobody can tell."""
+        if len(self._runs) < _FEW_RUNS:
+            return None
+        left = int(_LONGER * max(self._runs)) - abs(self.slice - self._began)
+        return left if left > 0 else None  # it goes farther than it used to
 
     @property
     def pace(self) -> float:
@@ -112,6 +146,7 @@ class Track:
         self._zooms = self._zooms + 1 if finer == self.finer and now - self._zoomed < _PAUSE else 1
         self.finer, self._zoomed = finer, now
         self.level, self.slice = tile.level, tile.slice
+        self._began = tile.slice
         self._moves = deque([(now, tile.slice)], _PACED)
         self._seen = OrderedDict({tile.slice: {(tile.row, tile.col)}})
         return True
