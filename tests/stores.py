@@ -16,11 +16,11 @@ from ocpproxy.index.database import Database
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import keys, rows
-from ocpproxy.store.capacity import CacheLimits
 from ocpproxy.store.fsck import Fsck
 from ocpproxy.store.journal import Journal
+from ocpproxy.store.space.capacity import CacheLimits
+from ocpproxy.store.space.usage import Usage
 from ocpproxy.store.tile_store import CacheDirectory, TileStore
-from ocpproxy.store.usage import Usage
 from tests.databases import OnDatabase, started
 from tests.volumes import em
 

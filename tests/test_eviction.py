@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from ocpproxy.cache.eviction import Evictor
 from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.metrics import Metrics
-from ocpproxy.store.capacity import CacheLimits, Capacity
-from ocpproxy.store.usage import Usage
+from ocpproxy.store.space.capacity import CacheLimits, Capacity
+from ocpproxy.store.space.usage import Usage
 
 MIB = 2**20
 

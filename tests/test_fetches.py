@@ -23,8 +23,8 @@ from ocpproxy.model.dataset import Cutout, Dataset
 from ocpproxy.model.stack import Tile
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.store.files import StoredTile
-from ocpproxy.store.flush import Flush
-from ocpproxy.store.flushes import FlushContext, Flushes
+from ocpproxy.store.flushing.flush import Flush
+from ocpproxy.store.flushing.flushes import FlushContext, Flushes
 from ocpproxy.store.part import TilePart
 from ocpproxy.store.provenance import Provenance
 from ocpproxy.upstream.base import VoxelsOnly

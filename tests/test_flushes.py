@@ -20,9 +20,10 @@ from ocpproxy.imagery import png
 from ocpproxy.index.leases import Leases
 from ocpproxy.model.dataset import Plane
 from ocpproxy.model.stack import Tile
-from ocpproxy.store import flush, flushes, keys
-from ocpproxy.store.cleaning import Cleaning
-from ocpproxy.store.flush import Flush, NoFlush
+from ocpproxy.store import keys
+from ocpproxy.store.flushing import flush, flushes
+from ocpproxy.store.flushing.cleaning import Cleaning
+from ocpproxy.store.flushing.flush import Flush, NoFlush
 from ocpproxy.store.part import Area, TilePart
 from ocpproxy.store.provenance import Provenance
 from tests.databases import OnMariaDB, OnSQLite

@@ -10,9 +10,10 @@ from twisted.trial.unittest import TestCase
 
 from ocpproxy.imagery import png
 from ocpproxy.index.dialect import Transaction
-from ocpproxy.store import accounts, keys, rows
-from ocpproxy.store.evicting import delete_least_recent
-from ocpproxy.store.usage import Usage
+from ocpproxy.store import keys, rows
+from ocpproxy.store.space import accounts
+from ocpproxy.store.space.evicting import delete_least_recent
+from ocpproxy.store.space.usage import Usage
 from tests.databases import OnMariaDB, OnSQLite
 from tests.stores import PICTURES, STACK, OpenStoreMixin, tile
 

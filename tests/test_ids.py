@@ -6,7 +6,7 @@ from twisted.trial.unittest import TestCase
 
 from ocpproxy.index.dialect import Transaction
 from ocpproxy.store import keys
-from ocpproxy.store.usage import Usage
+from ocpproxy.store.space.usage import Usage
 from tests.daemons import pause
 from tests.databases import OnMariaDB, OnSQLite
 from tests.stores import PICTURES, OpenStore, OpenStoreMixin, tile

@@ -27,7 +27,7 @@ from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import Box, Channel, Dataset, Level, Plane
 from ocpproxy.model.region import Region, Segment, part
 from ocpproxy.model.stack import Cuboid, Stack, Tile
-from ocpproxy.store.usage import Usage
+from ocpproxy.store.space.usage import Usage
 from ocpproxy.upstream.base import UpstreamBroken, UpstreamBusy
 from ocpproxy.upstream.breaker import NotAsked, UpstreamResting
 

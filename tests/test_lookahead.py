@@ -22,7 +22,7 @@ from ocpproxy.metrics import Metrics
 from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import Channel, Dataset, Level, Plane
 from ocpproxy.model.stack import Cuboid, Stack, Tile
-from ocpproxy.store.usage import Usage
+from ocpproxy.store.space.usage import Usage
 from tests import ocpserver
 from tests.daemons import DaemonCase, pause
 from tests.volumes import em

@@ -17,12 +17,12 @@ from ocpproxy.cache.quotas import Quotas
 from ocpproxy.index.dialect import Transaction
 from ocpproxy.index.leases import Leases
 from ocpproxy.model.dataset import Plane
-from ocpproxy.store import pins
-from ocpproxy.store.capacity import CacheLimits, Capacity
-from ocpproxy.store.free_space import KeepFree
 from ocpproxy.store.part import Area, TilePart
 from ocpproxy.store.provenance import Provenance
-from ocpproxy.store.usage import Usage
+from ocpproxy.store.space import pins
+from ocpproxy.store.space.capacity import CacheLimits, Capacity
+from ocpproxy.store.space.free_space import KeepFree
+from ocpproxy.store.space.usage import Usage
 from tests.daemons import pause
 from tests.databases import OnMariaDB, OnSQLite
 from tests.prefetching import PrefetchCase

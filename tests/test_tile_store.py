@@ -12,11 +12,12 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from ocpproxy.index.database import DatabaseUnavailable
-from ocpproxy.store import counts, keys, rows
+from ocpproxy.store import keys, rows
 from ocpproxy.store import pending as pending_module
 from ocpproxy.store import tile_store as store_module
-from ocpproxy.store.capacity import CacheLimits
-from ocpproxy.store.usage import Usage
+from ocpproxy.store.space import counts
+from ocpproxy.store.space.capacity import CacheLimits
+from ocpproxy.store.space.usage import Usage
 from tests.databases import OnMariaDB, OnSQLite
 from tests.stores import PICTURES, OpenStoreMixin, journalled, tile
 

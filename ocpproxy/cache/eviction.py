@@ -1,6 +1,6 @@
 """Eviction: the cache stays within its limits by forgetting the tiles that were used least recently.
 
-The `Evictor` looks at the usage every `interval`, and whenever somebody reserves space (`store.capacity`). Above
+The `Evictor` looks at the usage every `interval`, and whenever somebody reserves space (`store.space.capacity`). Above
 ``reclaim_above`` of the size an eviction pass goes down to ``reclaim_to`` in small slices, each a transaction and some
 unlinks in threads, so nothing waits long. One process at a time runs a pass, by a lease. What is chosen and freed is
 computed in the transaction, so even two would not free too much.
@@ -22,8 +22,8 @@ from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.index.leases import LeaseHolder
 from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
-from ocpproxy.store.capacity import CacheLimits, Capacity
-from ocpproxy.store.usage import Usage
+from ocpproxy.store.space.capacity import CacheLimits, Capacity
+from ocpproxy.store.space.usage import Usage
 
 LEASE = "reclaim"
 """The name of the lease; processes of other versions use it too."""

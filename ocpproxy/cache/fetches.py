@@ -47,7 +47,7 @@ from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.dataset import Cutout, Dataset
 from ocpproxy.model.stack import Cuboid, Tile
-from ocpproxy.store.flush import Flush
+from ocpproxy.store.flushing.flush import Flush
 from ocpproxy.store.provenance import Provenance
 from ocpproxy.store.tile_store import Pictures
 from ocpproxy.upstream import trail
@@ -68,7 +68,7 @@ _RETRY_AFTER = 5.0
 
 
 class KnownFlushes(Protocol):
-    """What this process knows of flushes (`store.flushes`)."""
+    """What this process knows of flushes (`store.flushing.flushes`)."""
 
     looked: float
     """When it looked last, in seconds since 1970: what is asked for now counts as made then."""
@@ -104,7 +104,7 @@ class _Course:
     """The course of one fetch, in seconds of the clock."""
 
     origin: Provenance
-    """Where its tiles come from; they count as made when the flight looked for flushes last (`store.flushes`)."""
+    """Where its tiles come from; they count as made when the flight looked for flushes last."""
     began: float
     """When the flight began."""
     asked: float

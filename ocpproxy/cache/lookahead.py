@@ -30,7 +30,7 @@ from ocpproxy.concurrency.work import Lane, working_for
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.dataset import TILE, CannotDisplay
 from ocpproxy.model.stack import Cuboid, Stack, Tile
-from ocpproxy.store.usage import Usage
+from ocpproxy.store.space.usage import Usage
 
 _LOOK_AFTER = 0.02
 """Seconds after a request until it is looked at, with those that have come meanwhile."""

@@ -18,7 +18,7 @@ from ocpproxy.cache.memory import S3FifoMemory
 from ocpproxy.imagery import pictures
 from ocpproxy.model.stack import Tile
 from ocpproxy.store.files import OpenTile, StoredTile
-from ocpproxy.store.flush import Flush
+from ocpproxy.store.flushing.flush import Flush
 
 _OVERHEAD = 1000
 """Bytes that a tile in memory takes beside its picture."""

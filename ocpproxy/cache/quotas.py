@@ -20,10 +20,10 @@ from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.index.leases import LeaseHolder
 from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
-from ocpproxy.store import accounts, evicting
 from ocpproxy.store.keys import Key
+from ocpproxy.store.space import accounts, evicting
+from ocpproxy.store.space.usage import Usage
 from ocpproxy.store.tile_store import TileStore
-from ocpproxy.store.usage import Usage
 
 LEASE = "quota"
 _LOOK_EVERY = 2.0

@@ -22,8 +22,8 @@ from ocpproxy.jobs.pinning import NoSuchPin, PinContext, Pinning, TooMuchPinned
 from ocpproxy.jobs.plan import Estimate, Estimator, Plan
 from ocpproxy.jobs.space import SpaceReport
 from ocpproxy.jobs.spec import BadJob, JobSpec
-from ocpproxy.store.cleaning import Cleaning
-from ocpproxy.store.flushes import TooManyFlushes
+from ocpproxy.store.flushing.cleaning import Cleaning
+from ocpproxy.store.flushing.flushes import TooManyFlushes
 
 
 class OfflineCache:

@@ -56,7 +56,7 @@ from ocpproxy.jobs.runner import JobParts, JobRunner
 from ocpproxy.jobs.service import Jobs
 from ocpproxy.jobs.space import SpaceReport
 from ocpproxy.metrics import Metrics
-from ocpproxy.store.cleaning import Cleaning
+from ocpproxy.store.flushing.cleaning import Cleaning
 from ocpproxy.web.access_log import COMBINED, JSON_LINES, AccessLog, LogFile
 from ocpproxy.web.admin import AdminParts, AdminSite
 from ocpproxy.web.answer_record import AnswerRecord

@@ -21,10 +21,10 @@ from ocpproxy.index.backends import backend
 from ocpproxy.index.database import Database, DatabaseUnavailable
 from ocpproxy.index.leases import Leases
 from ocpproxy.metrics import Metrics
-from ocpproxy.store.capacity import CacheLimits
-from ocpproxy.store.free_space import KeepFree
 from ocpproxy.store.fsck import Fsck, Report
 from ocpproxy.store.part import TilePart
+from ocpproxy.store.space.capacity import CacheLimits
+from ocpproxy.store.space.free_space import KeepFree
 from ocpproxy.store.tile_store import CacheDirectory, TileStore
 
 _FILE_THREADS = 4

@@ -49,7 +49,7 @@ from ocpproxy.daemon.scraping import add_dead, merge_metrics
 from ocpproxy.daemon.services import endpoint, listen, url
 from ocpproxy.log import Logger
 from ocpproxy.store.files import TileFiles
-from ocpproxy.store.full_disk import is_full
+from ocpproxy.store.space.full_disk import is_full
 
 _PAUSE, _LONGEST_PAUSE = 0.1, 30.0
 """Seconds before a dead worker is restarted: at first, and at most. The pause doubles each time that one dies young."""

@@ -1,4 +1,4 @@
-"""Flushes as people ask for them: a JSON object becomes a `store.flush.Flush`.
+"""Flushes as people ask for them: a JSON object becomes a `store.flushing.flush.Flush`.
 
 ==============  =======================================================================================================
 ``token``       the dataset; exactly this one
@@ -23,11 +23,12 @@ from ocpproxy.jobs.spec import BadJob, JobSpec, read_spec
 from ocpproxy.model.address import ImageBase
 from ocpproxy.model.dataset import CannotDisplay, Plane
 from ocpproxy.model.region import Block, part
-from ocpproxy.store import accounts, flush
-from ocpproxy.store.flush import Flush, Walked
+from ocpproxy.store.flushing import flush
+from ocpproxy.store.flushing.flush import Flush, Walked
 from ocpproxy.store.part import Area, TilePart
+from ocpproxy.store.space import accounts
+from ocpproxy.store.space.usage import Usage
 from ocpproxy.store.tile_store import TileStore
-from ocpproxy.store.usage import Usage
 
 _KEYS = ("token", "channels", "planes", "levels", "times", "box")
 """What a flush may have beside ``older_than``."""

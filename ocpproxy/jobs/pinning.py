@@ -11,11 +11,12 @@ from ocpproxy.index.dialect import Transaction
 from ocpproxy.jobs.flushing import make_part
 from ocpproxy.jobs.plan import Estimate, Plan
 from ocpproxy.jobs.spec import JobSpec, read_spec
-from ocpproxy.store import accounts, pins, rows
+from ocpproxy.store import rows
 from ocpproxy.store.part import TilePart
-from ocpproxy.store.pins import Pin
+from ocpproxy.store.space import accounts, pins
+from ocpproxy.store.space.pins import Pin
+from ocpproxy.store.space.usage import Usage
 from ocpproxy.store.tile_store import TileStore
-from ocpproxy.store.usage import Usage
 
 _LARGEST = 2**53
 _KEYS = ("token", "channels", "planes", "levels", "times", "box")

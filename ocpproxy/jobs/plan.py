@@ -25,9 +25,9 @@ from ocpproxy.model.address import BadAddress, ChannelName, ImageBase
 from ocpproxy.model.dataset import TILE, Box, CannotDisplay, Dataset
 from ocpproxy.model.region import Block, Count, Part, Place, Region, RegionTooLarge, part
 from ocpproxy.model.stack import Cuboid, Stack, Tile
-from ocpproxy.store import counts
+from ocpproxy.store.space import counts
+from ocpproxy.store.space.usage import Usage
 from ocpproxy.store.tile_store import TileStore
-from ocpproxy.store.usage import Usage
 
 _ASSUMED_BYTES = TILE * TILE * 6 // 10
 """Bytes of a tile of a dataset of which there is none yet: electron microscopy."""

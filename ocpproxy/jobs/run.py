@@ -28,7 +28,7 @@ from ocpproxy.index.jobs import Failure
 from ocpproxy.jobs.plan import Plan
 from ocpproxy.jobs.progress import JobProgress, Outcome
 from ocpproxy.model.stack import Cuboid, Tile
-from ocpproxy.store.usage import Usage
+from ocpproxy.store.space.usage import Usage
 from ocpproxy.upstream.base import UpstreamBusy, UpstreamFailure, UpstreamSlow
 from ocpproxy.upstream.breaker import NotAsked, UpstreamResting
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ocpproxy.index.dialect import Transaction
-from ocpproxy.store import accounts, pins
-from ocpproxy.store.accounts import Account
-from ocpproxy.store.pins import Pin
+from ocpproxy.store.space import accounts, pins
+from ocpproxy.store.space.accounts import Account
+from ocpproxy.store.space.pins import Pin
+from ocpproxy.store.space.usage import Usage
 from ocpproxy.store.tile_store import TileStore
-from ocpproxy.store.usage import Usage
 
 UNKNOWN = "?"
 """Stands for the token of tiles whose stack the index has lost."""

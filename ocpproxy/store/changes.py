@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred
 from ocpproxy.concurrency.shield import shield
 from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.model.stack import Tile
-from ocpproxy.store.full_disk import is_full
 from ocpproxy.store.journal import Journal
 from ocpproxy.store.pending import PendingRows
+from ocpproxy.store.space.full_disk import is_full
 
 
 class FileChanges:

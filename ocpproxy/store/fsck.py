@@ -28,8 +28,8 @@ from ocpproxy.store import keys, rows
 from ocpproxy.store.files import TornTile
 from ocpproxy.store.journal import DeadJournal
 from ocpproxy.store.keys import Key
+from ocpproxy.store.space.usage import Usage
 from ocpproxy.store.tile_store import TileStore
-from ocpproxy.store.usage import Usage
 
 _BATCH = 200
 _PAUSE = 0.02

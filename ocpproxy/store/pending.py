@@ -16,7 +16,7 @@ from ocpproxy.metrics import Metrics
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import rows
 from ocpproxy.store.rows import Stat
-from ocpproxy.store.usage import Usage
+from ocpproxy.store.space.usage import Usage
 
 _BATCH = 512
 """Tiles in one transaction."""

@@ -18,10 +18,11 @@ from datetime import UTC, datetime
 
 from ocpproxy.index.dialect import Transaction
 from ocpproxy.model.stack import Tile
-from ocpproxy.store import accounts, keys
+from ocpproxy.store import keys
 from ocpproxy.store.files import FileStatus
 from ocpproxy.store.keys import Key
-from ocpproxy.store.usage import Usage, number
+from ocpproxy.store.space import accounts
+from ocpproxy.store.space.usage import Usage, number
 
 _BATCH = 400
 """Keys in one statement."""

@@ -27,19 +27,19 @@ from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import rows
-from ocpproxy.store.capacity import CacheLimits, Capacity
 from ocpproxy.store.changes import FileChanges
-from ocpproxy.store.evicting import Evicted, delete_keys, delete_least_recent, release_unpinned
 from ocpproxy.store.files import OpenTile, StoredTile, TileFiles, TornTile
-from ocpproxy.store.flushes import FlushContext, Flushes
-from ocpproxy.store.free_space import NOTHING, KeepFree
-from ocpproxy.store.full_disk import FullDisk, is_full
+from ocpproxy.store.flushing.flushes import FlushContext, Flushes
 from ocpproxy.store.journal import Journal
 from ocpproxy.store.keys import Key
 from ocpproxy.store.part import TilePart
 from ocpproxy.store.pending import PendingRows
 from ocpproxy.store.provenance import Provenance
-from ocpproxy.store.usage import Usage
+from ocpproxy.store.space.capacity import CacheLimits, Capacity
+from ocpproxy.store.space.evicting import Evicted, delete_keys, delete_least_recent, release_unpinned
+from ocpproxy.store.space.free_space import NOTHING, KeepFree
+from ocpproxy.store.space.full_disk import FullDisk, is_full
+from ocpproxy.store.space.usage import Usage
 from ocpproxy.store.uses import LastUses
 
 _WAIT_FOR_ID = 2.0

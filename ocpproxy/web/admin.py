@@ -50,7 +50,7 @@ from ocpproxy.jobs.service import Jobs, NoSuchJob, NotPossible, does_not_fit
 from ocpproxy.jobs.space import BY, SpaceReport
 from ocpproxy.jobs.spec import BadJob, read_json, read_text
 from ocpproxy.log import Logger
-from ocpproxy.store.flushes import TooManyFlushes
+from ocpproxy.store.flushing.flushes import TooManyFlushes
 from ocpproxy.web import answers
 from ocpproxy.web.answers import Reply
 from ocpproxy.web.tracing import Tracer

@@ -14,7 +14,7 @@ from ocpproxy import __version__
 from ocpproxy.cache.catalogue import Catalogue
 from ocpproxy.cache.entries import CatalogueEntry
 from ocpproxy.concurrency.pieces import in_pieces
-from ocpproxy.store.usage import Usage
+from ocpproxy.store.space.usage import Usage
 from ocpproxy.web import answers, catmaid
 from ocpproxy.web.answers import Reply
 from ocpproxy.web.catmaid import StackInfo

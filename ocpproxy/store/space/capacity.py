@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from ocpproxy.log import Logger
-from ocpproxy.store.usage import Usage
+from ocpproxy.store.space.usage import Usage
 
 _PATIENCE = 5.0
 """Seconds that a reservation waits for space."""

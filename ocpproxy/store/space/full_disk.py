@@ -18,7 +18,7 @@ from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.log import Logger
 from ocpproxy.model.stack import Tile
 from ocpproxy.store.files import TileFiles
-from ocpproxy.store.usage import Usage
+from ocpproxy.store.space.usage import Usage
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _ROOM = 64 * 2**20

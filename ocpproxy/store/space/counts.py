@@ -6,7 +6,7 @@ from ocpproxy.index.dialect import Transaction
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import keys
 from ocpproxy.store.rows import stack_ids
-from ocpproxy.store.usage import number
+from ocpproxy.store.space.usage import number
 
 
 def count_block(tx: Transaction, stack: str, first: Tile, last: Tile) -> int:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ocpproxy.store.usage import Usage
+from ocpproxy.store.space.usage import Usage
 
 _PLENTY = 2**62
 

@@ -1,6 +1,6 @@
 """The flushes of a cache directory: all its processes know them, and none serves or stores what they cover.
 
-A flush is a file that lies there until the files of its tiles are removed (`flush_files`). Each process looks into the
+A flush is a file that lies there until the files of its tiles are removed (`files`). Each process looks into the
 directory some times a second. When it sees a new flush it
 
 1. does not serve the tiles that the flush covers from then on;
@@ -32,8 +32,8 @@ from twisted.internet.task import LoopingCall, deferLater
 from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.log import Logger
 from ocpproxy.model.stack import Tile
-from ocpproxy.store.flush import Flush
-from ocpproxy.store.flush_files import FlushFiles
+from ocpproxy.store.flushing.files import FlushFiles
+from ocpproxy.store.flushing.flush import Flush
 from ocpproxy.store.part import TilePart
 
 _LOOK_EVERY = 0.2

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ocpproxy.index.dialect import Transaction
 from ocpproxy.store import keys
-from ocpproxy.store.usage import Usage, number
+from ocpproxy.store.space.usage import Usage, number
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ocpproxy.index.dialect import Transaction
 from ocpproxy.store import rows
 from ocpproxy.store.part import BadPart, TilePart
-from ocpproxy.store.usage import Usage, number
+from ocpproxy.store.space.usage import Usage, number
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.index.leases import LeaseHolder
 from ocpproxy.log import Logger
 from ocpproxy.model.stack import Tile
-from ocpproxy.store import flush
-from ocpproxy.store.flush import Walked
+from ocpproxy.store.flushing import flush
+from ocpproxy.store.flushing.flush import Walked
 from ocpproxy.store.tile_store import TileStore
 
 LEASE = "flush"

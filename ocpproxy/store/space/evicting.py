@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from ocpproxy.index.dialect import Transaction
 from ocpproxy.model.stack import Tile
-from ocpproxy.store import keys, pins, rows
+from ocpproxy.store import keys, rows
 from ocpproxy.store.keys import Key
 from ocpproxy.store.part import TilePart
-from ocpproxy.store.usage import Usage, number
+from ocpproxy.store.space import pins
+from ocpproxy.store.space.usage import Usage, number
 
 Intend = Callable[[list[Tile]], None]
 """Called with tiles before anything is changed."""

@@ -22,8 +22,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from ocpproxy.log import Logger
-from ocpproxy.store import flush
-from ocpproxy.store.flush import Flush, NoFlush
+from ocpproxy.store.flushing import flush
+from ocpproxy.store.flushing.flush import Flush, NoFlush
 from ocpproxy.store.part import TilePart
 
 _NAME = r"\d{1,20}-[0-9a-f]{8}"
