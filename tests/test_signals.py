@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import sys
+from pathlib import Path
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.utils import getProcessOutputAndValue
 
 from tests import ocpserver
-from tests.daemons import DaemonCase, pause
+from tests.daemons import ROOT, DaemonCase, DaemonLife, pause
 from tests.test_workers import children, lives
 from tests.volumes import em
 
@@ -59,6 +61,32 @@ class SignalTests(DaemonCase):
         while not (self.place / "log.1").exists():
             await pause(0.05)
         self.assertTrue(lives(pid))
+
+    async def test_at_once(self) -> None:
+        """A HUP that comes while the daemon starts, as systemd runs it, does not end it; the next one is obeyed."""
+        config = self.configure(self.serve(ocpserver.Service(em(), 2)))
+        unit = (ROOT / "etc" / "ocpproxy.service").read_text()
+        (line,) = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
+        command = shlex.split(line.replace("/etc/ocpproxy/ocp.ini", str(config)))
+        life = DaemonLife()
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        process = reactor.spawnProcess(life, command[0], command, environment, str(self.place))
+        life.ready.addErrback(lambda _: None)
+        sent = 0
+        while not life.ready.called and not life.ended.called:
+            words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+            if any(word.endswith(b"/twistd") for word in words):  # the shell has become twistd
+                process.signalProcess("HUP")
+                sent += 1
+            await pause(0.02)
+        self.assertFalse(life.ended.called, life.log)
+        self.assertGreater(sent, 3)
+        before = life.log.count("read again")
+        process.signalProcess("HUP")
+        while life.log.count("read again") == before:
+            await pause(0.05)
+        process.signalProcess("TERM")
+        self.assertEqual(await life.ended, 0)
 
     async def end(self, pid: int) -> None:
         """End a daemon that is nobody's child."""
