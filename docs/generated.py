@@ -88,6 +88,7 @@ def cache_statuses() -> Iterator[str]:
     for result, status in answers.CACHE_STATUS.items():
         counted = Result.MISS if result is Result.COLLAPSED else result
         yield f"| `{status.decode()}` | `{counted.value}` |"
+    yield "| `ocpproxy; fwd=miss; detail=…`, and every status but 200 and 304 | `error` |"
 
 
 def http() -> str:

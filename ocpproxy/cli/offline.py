@@ -34,7 +34,7 @@ class OfflineCache:
         self._reactor = reactor
         self._flushing = Flushing(storage.store, self._describe, time.time)
         self._space = SpaceReport(storage.store, settings.quotas)
-        self._estimator = Estimator(storage.store, storage.files.run, reactor)
+        self._estimator = Estimator(storage.store, storage.files.run, reactor, settings.quotas)
         self._pinning = Pinning(storage.store, PinContext(self._describe, self._estimate, settings.quotas, time.time))
         self._cleaning = Cleaning(storage.store, storage.leases, reactor, pause=0)
 

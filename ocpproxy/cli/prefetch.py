@@ -75,7 +75,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--max-bytes", type=quantities.size, metavar="S", help="stop when so much has been stored")
     parser.add_argument("--until", metavar="HH:MM", help="stop at this time of day")
     parser.add_argument(
-        "--fail-budget", type=quantities.share, metavar="P%%", help="stop when a larger share fails; by default 10%%"
+        "--fail-budget", type=quantities.share, metavar="P%", help="stop when a larger share fails; by default 10%%"
     )
     parser.add_argument("--dry-run", action="store_true", help="only print what it comes to")
     parser.add_argument("--detach", action="store_true", help="do not wait for the end of the job")

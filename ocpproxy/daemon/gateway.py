@@ -156,7 +156,7 @@ def make_gateway(
     state = _state(settings, storage, metrics, process)
     site = _make_site(settings, reactor, sources, lookup, state, metrics, access_log)
     run = RunContext(fetches, storage.store, evictor, reactor, now)
-    estimator = Estimator(storage.store, storage.files.run, reactor)
+    estimator = Estimator(storage.store, storage.files.run, reactor, live.quotas)
     rows = JobRows(storage.database, reactor)
     job_parts = JobParts(rows, storage.leases, catalogue, estimator, fetches, run, metrics)
     runner = JobRunner(job_parts, reactor)

@@ -7,7 +7,7 @@ level that are there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -162,10 +162,12 @@ class Estimator:
     """Estimates what jobs come to.
 
     :param threads: runs what takes a while.
+    :param quotas: bytes that tokens may take.
     """
 
-    def __init__(self, store: TileStore, threads: RunInThread, clock: IReactorTime) -> None:
+    def __init__(self, store: TileStore, threads: RunInThread, clock: IReactorTime, quotas: Mapping[str, int]) -> None:
         self._store = store
+        self._quotas = quotas
         self._threads = threads
         self._clock = clock
 
@@ -196,7 +198,8 @@ class Estimator:
         count = plan.count
         cached = None if None in stored else sum(number or 0 for number in stored)
         missing = 1 - (cached or 0) / count.tiles
-        limits = self._store.capacity.limits
+        limits, quota = self._store.capacity.limits, self._quotas.get(plan.spec.token)
+        available = int(limits.above * limits.size)
         seconds = count.cuboids * missing * seconds_each / side_by_side
         if plan.spec.rate:
             seconds = max(seconds, count.cuboids * missing / plan.spec.rate)
@@ -207,8 +210,8 @@ class Estimator:
             bytes=nbytes,
             new_bytes=int(nbytes * missing),
             measured_on=sampled,
-            available=int(limits.above * limits.size),
-            fits=not limits.is_full(Usage(count.tiles, nbytes)),
+            available=available if quota is None else min(available, quota),
+            fits=not limits.is_full(Usage(count.tiles, nbytes)) and (quota is None or nbytes <= quota),
             seconds=seconds,
         )
 

@@ -131,11 +131,13 @@ class Run:
             for _ in range(_CHECKS):
                 missing = await self._missing()
                 if not missing:
+                    self.progress.checking = False
                     return
                 self.progress.done -= len(missing)
                 await self._fetch_all(((-1, cuboid) for cuboid in missing), lambda _: None)
             for cuboid in await self._missing():
                 self._note_failure(cuboid, "not stored", "it was evicted again")
+            self.progress.checking = False
 
     # -- side by side
 

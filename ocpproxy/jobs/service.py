@@ -26,6 +26,9 @@ _INDEX_WITHIN = 5.0
 """Seconds that people wait for the index."""
 _RESUMABLE = (JobState.PAUSED, JobState.STOPPED)
 
+_WHOLE = 2**40
+"""Voxels: a span of a box that is as long as that is the whole axis."""
+
 
 class NoSuchJob(LookupError):
     """There is no job of this number."""
@@ -173,8 +176,9 @@ class Jobs:
 def does_not_fit(estimate: Estimate) -> str:
     """Return why a job cannot be started."""
     return (
-        f"its {estimate.tiles} tiles take about {estimate.bytes} bytes, and the cache may hold {estimate.available} "
-        "bytes before it evicts: choose fewer levels or a smaller region, or raise [cache] size"
+        f"its {estimate.tiles:,} tiles take about {estimate.bytes / 2**20:,.0f} MiB, and "
+        f"{estimate.available / 2**20:,.0f} MiB may be there before tiles are evicted: choose fewer levels or a "
+        "smaller region, or raise [cache] size, or quota where the dataset has one"
     )
 
 
@@ -198,8 +202,8 @@ def _title(spec: JobSpec) -> str:
         words.append(",".join(plane.value for plane in spec.planes))
     region: Region = spec.region
     if region.box is not None:
-        x0, x1, y0, y1, z0, z1 = region.box
-        words.append(f"box {x0}:{x1},{y0}:{y1},{z0}:{z1}")
+        spans = zip("xyz", region.box[::2], region.box[1::2], strict=True)
+        words.append(", ".join(f"{axis} {a} to {b}" for axis, a, b in spans if b - a < _WHOLE))
     if region.segments:
         words.append(f"{len(region.segments)} segments within {region.radius:g} nm")
     return " ".join(words)

@@ -54,11 +54,14 @@ class UpstreamResting(UpstreamBusy):
     """The upstream is not asked, for it has failed several times."""
 
     outcome = "resting"
+    fault = "unreachable: the upstream has failed several times"
     transient = False
 
 
 class NotAsked(UpstreamResting):
     """The upstream is not asked, because the configuration says so."""
+
+    fault = "not asked: the upstream is in maintenance (mode = cache-only)"
 
 
 class BreakerState(IntEnum):
@@ -257,7 +260,7 @@ class CacheOnly:
         self.origin = upstream.origin
 
     def _refuse(self) -> NotAsked:
-        return NotAsked("mode = cache-only: the upstream is not asked", _CACHE_ONLY_FOR, public="maintenance")
+        return NotAsked("nothing of this is cached", _CACHE_ONLY_FOR)
 
     async def describe(self, token: str) -> str:
         """Refuse."""
