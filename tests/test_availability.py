@@ -76,6 +76,7 @@ class UnavailableIndexTests(DaemonCase):
         self.assertEqual((code, b"index database is unavailable" in body), (200, True))
         self.server.process.send_signal(signal.SIGCONT)
         await self.assert_rows(16 * 3 + 4)
+        self.assertNotIn("Traceback", self.daemon.log)
         self.assertEqual(await self.daemon.stop(), 0)
 
     async def test_frozen_at_the_end(self) -> None:

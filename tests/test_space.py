@@ -244,6 +244,9 @@ class SpaceCommandTests(PrefetchCase):
         tiles = {(one["token"], one["level"]): one["tiles"] for one in map(json.loads, out.splitlines())}
         self.assertEqual(tiles["katsmall", 2], 64)
         self.assertLess(tiles["katsmall", 0], tiles["kat", 0])
+        code, out = await self.command("prefetch", "katsmall", "--levels", "0")
+        self.assertEqual(code, 2)
+        self.assertIn("12 MiB may be there before tiles are evicted", out)
 
     async def test_keep_free(self) -> None:
         """Where too little is free on the disk the cache evicts, and says why."""

@@ -59,7 +59,7 @@ def _mysql(url: IndexUrl) -> Backend:
         cursor.close()
 
     def make_pool(reactor: Any, size: int) -> adbapi.ConnectionPool:
-        return adbapi.ConnectionPool(
+        pool = adbapi.ConnectionPool(
             "pymysql",
             cp_reactor=reactor,
             cp_reconnect=True,
@@ -71,6 +71,8 @@ def _mysql(url: IndexUrl) -> Backend:
             write_timeout=_STUCK,
             **options,
         )
+        pool.connectionFactory = _ReconnectedConnection
+        return pool
 
     def connect(timeout: int) -> Any:
         return pymysql.connect(read_timeout=timeout, write_timeout=timeout, **options)
@@ -82,6 +84,25 @@ def _mysql(url: IndexUrl) -> Backend:
         return bool(cursor.fetchone() == (1,))
 
     return Backend(MYSQL, make_pool, 8, connect, lock_schema)
+
+
+class _ReconnectedConnection(adbapi.Connection):
+    """A connection that is made anew when the database has gone.
+
+    adbapi's own logs two tracebacks for each one that cannot be rolled back any more. The error of the interaction is
+    enough: it reaches its caller, and `availability` logs it once.
+    """
+
+    def rollback(self) -> None:
+        """Roll back, and find out whether the database still answers; forget the connection when it does not."""
+        connection: Any = self._connection
+        try:
+            connection.rollback()
+            with connection.cursor() as cursor:
+                cursor.execute(self._pool.good_sql)
+            connection.commit()
+        except Exception:
+            self._pool.disconnect(connection)
 
 
 def _sqlite(path: str) -> Backend:
