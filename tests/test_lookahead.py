@@ -98,10 +98,10 @@ class TrackTests(SynchronousTestCase):
         """After two turns a run is not expected to be much longer than those before, until it is; a jump is a turn."""
         there, back = list(range(100, 140)), list(range(138, 99, -1))
         self.assertIsNone(self.fly([*there, *back]).expected)
-        self.assertEqual(self.fly([*there, *back, *range(101, 111)]).expected, int(1.1 * 39) - 10)
+        self.assertEqual(self.fly([*there, *back, *range(101, 111)]).expected, int(1.05 * 39) - 10)
         self.assertIsNone(self.fly([*there, *back, *range(101, 150)]).expected)
         jumped = Track(STACK, tile(600), 9.0, before=self.fly([*there, *back]))
-        self.assertEqual(jumped.expected, int(1.1 * 39))
+        self.assertEqual(jumped.expected, int(1.05 * 39))
         self.assertIsNone(self.fly([100, 101, 102, 101, 100, 101, 102, 103]).expected)
         self.assertIsNone(Track(STACK, tile(600), 9.0, before=self.fly(there)).expected)
 

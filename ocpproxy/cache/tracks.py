@@ -30,7 +30,7 @@ _PAUSE = 3.0
 """Seconds after which a viewer who goes on begins a new run."""
 _RUNS, _FEW_RUNS = 4, 2
 """Runs whose lengths are remembered, and from how many on they tell something."""
-_LONGER = 1.1
+_LONGER = 1.05
 """How much longer than the longest of them the next run may be."""
 _PACED = 8
 """Steps from which the pace is taken."""
