@@ -45,7 +45,7 @@ class ProvenanceFileTests(SynchronousTestCase):
                 self.assertEqual(found.provenance, origin)
                 opened = self.files.open_now(tile(number))
                 assert opened is not None
-                self.assertEqual(opened.provenance, origin)
+                self.assertEqual(Provenance(opened.made, opened.read_home()), origin)
                 opened.close()
 
     def test_hostile(self) -> None:

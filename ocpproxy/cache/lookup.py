@@ -51,9 +51,13 @@ class EncodedTile:
     modified: float
     """Seconds since 1970."""
     home: str = ""
-    """Where it comes from (`store.provenance`); empty where that is not known."""
+    """Where it comes from (`store.provenance`); empty where that is not known, or the file is open."""
     file: OpenTile | None = None
     """The open file that `picture` is a view of; the caller of `TileLookup.find_now` closes it."""
+
+    def read_home(self) -> str:
+        """Return where it comes from; empty where that is not known."""
+        return self.home if self.file is None else self.file.read_home()
 
     @classmethod
     def of(
@@ -129,10 +133,9 @@ class TileLookup:
             return None
         if lend and not self._memory.size:
             self._store.note_use(tile)
-            encoded = EncodedTile.of(tile, file.picture, file.modified, file.provenance.home, file)
-            return Found(encoded, Result.HIT_DISK)
+            return Found(EncodedTile.of(tile, file.picture, file.modified, file=file), Result.HIT_DISK)
         with closing(file):
-            return self._from_disk(tile, bytes(file.picture), file.modified, file.provenance.home)
+            return self._from_disk(tile, bytes(file.picture), file.modified, file.read_home())
 
     async def find(self, tile: Tile) -> Found | None:
         """Return the tile, or None when it is not stored."""

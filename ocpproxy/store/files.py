@@ -71,7 +71,7 @@ class FileStatus(NamedTuple):
 class OpenTile:
     """A tile's file: open, whole, and in the page cache a moment ago. The caller closes it."""
 
-    __slots__ = ("fd", "modified", "picture", "provenance")
+    __slots__ = ("fd", "made", "modified", "picture")
 
     def __init__(self, fd: int, picture: memoryview, status: FileStatus) -> None:
         self.fd = fd
@@ -79,7 +79,12 @@ class OpenTile:
         """The content, valid until the next tile is opened."""
         self.modified = status.modified
         """Seconds since 1970."""
-        self.provenance = Provenance(status.made, provenance.read_home(fd))
+        self.made = status.made
+        """Seconds since 1970, as `flushing.flush.Flush` understands it."""
+
+    def read_home(self) -> str:
+        """Return the homes that have given its voxels (`Provenance.home`)."""
+        return provenance.read_home(self.fd)
 
     def close(self) -> None:
         """Close the file."""

@@ -147,7 +147,7 @@ class TileStore(Service):
         :raises NotIndexable: when there can be no such tile.
         """
         file = self.files.open_now(tile)
-        if file is not None and self.flushes.covers(tile, file.provenance.made):
+        if file is not None and self.flushes.covers(tile, file.made):
             file.close()
             return None
         return file

@@ -157,8 +157,9 @@ def provenance_headers(cuboid: Cuboid, encoded: EncodedTile) -> dict[bytes, byte
         b"x-cuboid": quote(cuboid.name, safe="/~").encode(),
         b"x-fetched": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(encoded.modified)).encode(),
     }
-    if encoded.home:
-        headers[b"x-upstream"] = encoded.home.encode()
+    home = encoded.read_home()
+    if home:
+        headers[b"x-upstream"] = home.encode()
     return headers
 
 
