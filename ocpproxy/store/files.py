@@ -20,6 +20,7 @@ import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -41,6 +42,8 @@ _READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """No link is followed, and nothing waits for a FIFO."""
 _MOST_LOOKED_AT = 200_000
 """Files that are looked at to find the oldest."""
+_MOST_NAMES = 10_000
+"""Paths of tiles that are remembered: to make one takes as long as to look for a tile in memory."""
 _DAY = 86400
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV}
 
@@ -140,8 +143,10 @@ class TileFiles:
         self._sharing = Lock()  # threads of one process would write to the same temporary file
         self._temporary = f".{owner}.tmp"
         self._page_cache = PageCache(_READING)
+        self._at = lru_cache(_MOST_NAMES)(self._make_name)
+        """Returns the path of a tile's file."""
 
-    def _at(self, tile: Tile) -> str:
+    def _make_name(self, tile: Tile) -> str:
         return os.path.join(self.directory, keys.path(tile))
 
     def _at_own(self, tile: Tile) -> str:
