@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import Random
-from typing import cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,9 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import Agent
 
 from ocpproxy import config
-from ocpproxy.cache.catalogue import DescriptionStore
 from ocpproxy.config.options import UPSTREAM
-from ocpproxy.daemon.gateway import make_catalogue
+from ocpproxy.daemon.gateway import make_sources
 from ocpproxy.metrics import Metrics
 from ocpproxy.upstream.http import HttpClient
 from ocpproxy.upstream.kind import UpstreamContext
@@ -83,7 +81,7 @@ class BuildTests(SynchronousTestCase):
             settings = config.parse(text, Path(), {}, KINDS)
         except config.BadConfiguration:
             return False
-        make_catalogue(settings, self.context, cast(DescriptionStore, None), self.metrics)
+        make_sources(settings, self.context, self.metrics).watch(self.metrics)
         return True
 
     @settings(max_examples=500)

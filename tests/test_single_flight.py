@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from ocpproxy.concurrency.context import assigned
 from ocpproxy.concurrency.single_flight import REMEMBER_FAILURE, Flight, NotDelivered, SingleFlight
 from ocpproxy.concurrency.work import Claim, Lane, Work
 
@@ -192,3 +194,20 @@ class SingleFlightTests(SynchronousTestCase):
         self.clock.advance(60)
         self.successResultOf(stopped)
         self.failureResultOf(waiting, CancelledError)
+
+
+class ContextTests(SynchronousTestCase):
+    """Values of a context."""
+
+    def test_closed_elsewhere(self) -> None:
+        """A coroutine that is closed in another context, as the garbage collector does it, ends without an error."""
+        variable: ContextVar[int] = ContextVar("of the test")
+
+        async def waits() -> None:
+            with assigned(variable, 1):
+                await Deferred()
+
+        coroutine = waits()
+        copy_context().run(coroutine.send, None)
+        coroutine.close()
+        self.assertRaises(LookupError, variable.get)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -17,4 +17,5 @@ def assigned(variable: ContextVar[T], value: T) -> Iterator[None]:
     try:
         yield
     finally:
-        variable.reset(token)
+        with suppress(ValueError):  # a coroutine that nobody waits for is closed in another context: nothing to undo
+            variable.reset(token)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from ocpproxy.concurrency.context import assigned
+
 
 @dataclass(frozen=True, slots=True)
 class DocumentRead:
@@ -59,11 +61,8 @@ _trail: ContextVar[Trail | None] = ContextVar("trail", default=None)
 def recorded() -> Iterator[Trail]:
     """Record what the coroutines ask for that are started in the block."""
     trail = Trail(outer=_trail.get())
-    token = _trail.set(trail)
-    try:
+    with assigned(_trail, trail):
         yield trail
-    finally:
-        _trail.reset(token)
 
 
 def _trails() -> Iterator[Trail]:
