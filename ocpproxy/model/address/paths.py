@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from urllib.parse import unquote
 
 from ocpproxy.model.address.parts import (
@@ -46,8 +47,13 @@ class _Form:
         self._plane = plane
         self._fields = frozenset(re.findall(r"{(\w+)}", template))
         pattern = re.sub(r"{(\w+)}", lambda m: f"(?P<{m[1]}>{_PATTERNS[m[1]]})", template.replace(".", r"\."))
-        self._match = re.compile(pattern, re.ASCII).fullmatch
+        self._pattern = pattern
         self.slashes = template.count("/")
+
+    @cached_property
+    def _match(self) -> Callable[[str], re.Match[str] | None]:
+        """The compiled pattern, made at the first use: commands that parse no address need none of them."""
+        return re.compile(self._pattern, re.ASCII).fullmatch
 
     def can_write_base(self, base: ImageBase) -> bool:
         """Return whether this form can express the image base."""
