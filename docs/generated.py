@@ -23,6 +23,21 @@ HERE = Path(__file__).parent
 _MADE = "<!-- Made by docs/generated.py: do not edit. -->\n"
 _OPTION = re.compile(r"(?:; )?(\w+) =(.*)")
 
+_OF_TILES = {
+    "ETag": "a strong validator: the same picture of the same tile",
+    "Last-Modified": "when the tile was made",
+    "Cache-Control": "how long viewers and shared caches may keep it; `no-store` for what stands for a tile that failed",
+    "Cache-Status": "how it was found, as below (RFC 9211)",
+    "X-Request-Id": "the client's own, if it is well formed; else a new one. The access log has it",
+    "Server-Timing": "of a miss: milliseconds in `queue`, `upstream` and `render`",
+    "X-Dataset-Version": "changes with the geometry and the display of the stack",
+    "X-Cuboid": "what the tile was cut from: token, plane, channel, version, time, level, row and column, slices",
+    "X-Fetched": "when its voxels were asked for",
+    "X-Upstream": "the kind of its upstream, and a digest of its address; `ocpproxy trace` shows the address",
+    "Retry-After": "seconds, with 503 and 504",
+}
+"""Headers of an answer with a tile."""
+
 
 def options() -> str:
     """Return the page of options, from the comments of ``etc/ocp.ini``."""
@@ -93,7 +108,9 @@ def cache_statuses() -> Iterator[str]:
 
 def http() -> str:
     """Return the page of HTTP answers, from the tables of the code."""
-    out = [_MADE, "# HTTP\n", "## The Cache-Status of a tile\n"]
+    out = [_MADE, "# HTTP\n", "## Headers of a tile\n", "| header | is |", "|---|---|"]
+    out += [f"| `{name}` | {text} |" for name, text in _OF_TILES.items()]
+    out += ["", "## The Cache-Status of a tile\n"]
     out += ["[Symptoms](../symptoms.md) explains each one.\n", "| Cache-Status | result in the metrics |", "|---|---|"]
     out += [*cache_statuses(), "", "## Headers of every answer\n", "| header | value |", "|---|---|"]
     out += [f"| `{name.decode()}` | `{value.decode()}` |" for name, value in answers.COMMON.items()]
