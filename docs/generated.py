@@ -26,7 +26,7 @@ _OPTION = re.compile(r"(?:; )?(\w+) =(.*)")
 _OF_TILES = {
     "ETag": "a strong validator: the same picture of the same tile",
     "Last-Modified": "when the tile was made",
-    "Cache-Control": "how long viewers and shared caches may keep it; `no-store` for what stands for a tile that failed",
+    "Cache-Control": "how long viewers and shared caches may keep it; `no-store` for what stands for another tile",
     "Cache-Status": "how it was found, as below (RFC 9211)",
     "X-Request-Id": "the client's own, if it is well formed; else a new one. The access log has it",
     "Server-Timing": "of a miss: milliseconds in `queue`, `upstream` and `render`",
