@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ocpproxy.web import request_ids
-from ocpproxy.web.access_log import AccessLog, Answered, LogFile, agent_fields, quote
+from ocpproxy.web.access_log import AccessLog, Answered, agent_fields, quote
 from tests import ocpserver
 from tests.daemons import DaemonCase, pause
 from tests.volumes import em
@@ -91,23 +90,6 @@ class AccessLogTests(SynchronousTestCase):
                 self.log.add(answered(b"GET /" + b"x" * 200 + b" HTTP/1.1"))
             self.clock.advance(1)
         self.assertLess(sum(map(len, self.log._lines)), 2**25)
-
-    def test_moved(self) -> None:
-        """A file that was moved away, or removed, is replaced by a new one; two processes may write to one."""
-        path = Path(self.mktemp())
-        one, two = LogFile(path), LogFile(path)
-        one.write(b"1\n")
-        two.write(b"2\n")
-        self.assertEqual(path.read_bytes(), b"1\n2\n")
-        path.rename(f"{path}.1")
-        one.write(b"3\n")
-        two.write(b"4\n")
-        self.assertEqual((Path(f"{path}.1").read_bytes(), path.read_bytes()), (b"1\n2\n", b"3\n4\n"))
-        os.truncate(path, 0)
-        one.write(b"5\n")
-        path.unlink()
-        one.write(b"6\n")
-        self.assertEqual(path.read_bytes(), b"6\n")
 
     @given(st.binary(max_size=200))
     def test_ids(self, sent: bytes) -> None:

@@ -219,6 +219,18 @@ class Slow(Scripted):
         return await self.answer
 
 
+class SlowlyKept(Kept):
+    """An index that answers when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loading: Deferred[Description | None] = Deferred()
+
+    async def load(self, token: str, origin: str) -> Description | None:
+        """The answer of the test."""
+        return await self.loading
+
+
 class ReplacedSourceTests(SynchronousTestCase):
     """Sources that are replaced while they are asked."""
 
@@ -259,6 +271,25 @@ class ReplacedSourceTests(SynchronousTestCase):
         self.assertEqual((entry.dataset.notes, entry.refresh_at), (("old",), 0))
         self.assertIs(self.catalogue.source_of(entry.dataset).upstream, self.old)
         self.assert_new()
+
+    def test_kept_description(self) -> None:
+        """A description of the old upstream that the index has says nothing of the new one's trouble."""
+        kept, old, new = SlowlyKept(), Scripted("old"), Scripted(UpstreamDown("refused"))
+        catalogue = Catalogue(self.sources(old), None, kept, self.clock, self.clock.seconds)
+        Deferred.fromCoroutine(catalogue.entry("kat")).addErrback(lambda _: None)
+        loading, kept.loading = kept.loading, Deferred()
+        catalogue.set_sources(self.sources(new), None)
+        self.failureResultOf(Deferred.fromCoroutine(self.asked_now(catalogue, kept)), Undescribed)
+        self.assertIsNotNone(catalogue.trouble("kat"))
+        with capturedLogs() as events:
+            loading.callback(Description("old", self.clock.seconds()))
+        self.assertIsNotNone(catalogue.trouble("kat"))
+        self.assertEqual([event for event in events if "again" in formatEvent(event)], [])
+
+    async def asked_now(self, catalogue: Catalogue, kept: SlowlyKept) -> CatalogueEntry:
+        """The entry, of which the index has no description."""
+        kept.loading.callback(None)
+        return await catalogue.entry("kat")
 
     def test_entry_in_use(self) -> None:
         """An entry that was replaced is never refreshed or put off, and what it describes still has its source."""

@@ -249,6 +249,16 @@ class LookAheadTests(SynchronousTestCase):
         self.assertEqual(len(self.fetches.cancelled), begun)
         self.assertEqual(self.count("given_up"), begun)
 
+    def test_other_upstream(self) -> None:
+        """Who flies on after a reload gets cuboids of the new description, though the stack has the same name."""
+        self.look(range(64, 70))
+        other = Stack.build(replace(DATASET, upstream_data="new"), ImageBase("kat"))
+        self.assertEqual(other.name, STACK.name)
+        self.fetches.begun.clear()
+        self.look(range(70, 130), stack=other)
+        self.assertTrue(self.fetches.begun)
+        self.assertEqual({cuboid.stack.dataset.upstream_data for cuboid in self.fetches.begun}, {"new"})
+
     def test_results(self) -> None:
         """A cuboid that is asked for was of use, also while it is on its way; one that is not was wasted."""
         self.look(range(64, 78))

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import socket
 import sys
 from pathlib import Path
 
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from treq.client import HTTPClient
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.utils import getProcessOutputAndValue
+from twisted.protocols import amp
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 
 from ocpproxy import config
 from ocpproxy.config import BadConfiguration
 from ocpproxy.daemon.gateway import _share
+from ocpproxy.daemon.link import GetMetrics
 from ocpproxy.daemon.scraping import add_dead, merge_metrics
 from ocpproxy.metrics import Metrics
 from ocpproxy.upstream.registry import KINDS
@@ -264,6 +269,13 @@ class SharingTests(SynchronousTestCase):
             config.parse("[server]\nworkers = auto\n", Path("/"), {}, KINDS).server.workers, os.cpu_count()
         )
         config.parse("[server]\nlisten = unix:/run/x.sock\n", Path("/nowhere"), {}, KINDS)
+
+    @given(st.binary(max_size=200), st.integers(0, 3))
+    def test_long_answers(self, text: bytes, times: int) -> None:
+        """A text of any length comes through the link to the parent."""
+        whole = text + random.Random(7).randbytes(65_000 * times)
+        box = GetMetrics.makeResponse({"text": whole}, None)
+        self.assertEqual(GetMetrics.parseResponse(amp.parseString(box.serialize())[0], None), {"text": whole})
 
     def test_metrics(self) -> None:
         """Counts are added up, the dead's too; of what is shared the newest counts; the worst lag is the lag."""

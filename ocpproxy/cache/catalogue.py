@@ -195,7 +195,8 @@ class Catalogue(Service):
         source = self.source(token)
         kept = None if token in self._entries else await self._load(token, source)
         if kept is not None and self._now() < min(kept.refresh_at, kept.epoch_ends):
-            self._note_success(token, kept, None)
+            if self._is_used(token, source):
+                self._note_success(token, kept, None)
             flight.deliver(token, self._replace(token, kept))
             return
         earlier = kept or self._entries.get(token)

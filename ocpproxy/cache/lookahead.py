@@ -152,6 +152,7 @@ class LookAhead(Service):
             for other in tracks:  # the viewer has jumped; somebody else's cuboids are begun again with the next step
                 self._give_up(other)
             track = Track(stack, tile, now, tracks[-1] if tracks else None)
+        track.stack = stack  # another one of the same name may have another upstream, after a reload
         tracks.append(track)
         if len(tracks) > _TRACKS:
             self._give_up(tracks.pop(0))

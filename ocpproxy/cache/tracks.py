@@ -62,8 +62,9 @@ class Track:
         self._runs: deque[int] = deque(maxlen=_RUNS)
         """Slices from turn to turn."""
         if before is not None:
-            before._end_run()
             self._runs.extend(before._runs)
+            if before._is_run:
+                self._runs.append(before._length)
         self._stride = 0
         """The shortest step of this run."""
         self._zooms = 0
@@ -121,18 +122,27 @@ class Track:
         self.step, self.slice = step, slice_
 
     def _end_run(self) -> None:
-        """Remember the length of a run; a few steps are none."""
-        length = abs(self.slice - self._began)
-        if length > _RUN * max(1, abs(self.step)):
-            self._runs.append(length)
+        """Remember the length of a run."""
+        if self._is_run:
+            self._runs.append(self._length)
         self._began = self.slice
+
+    @property
+    def _length(self) -> int:
+        """Slices since the viewer turned."""
+        return abs(self.slice - self._began)
+
+    @property
+    def _is_run(self) -> bool:
+        """Whether those are a run: a few steps are none."""
+        return self._length > _RUN * max(1, abs(self.step))
 
     @property
     def expected(self) -> int | None:
         """How many slices more the viewer is expected to go before it turns; None where nobody can tell."""
         if len(self._runs) < _FEW_RUNS:
             return None
-        left = int(_LONGER * max(self._runs)) - abs(self.slice - self._began)
+        left = int(_LONGER * max(self._runs)) - self._length
         return left if left > 0 else None  # it goes farther than it used to
 
     @property
@@ -147,6 +157,7 @@ class Track:
         self.finer, self._zoomed = finer, now
         self.level, self.slice = tile.level, tile.slice
         self._began = tile.slice
+        self._runs.clear()  # the slices of another level may be thicker
         self._moves = deque([(now, tile.slice)], _PACED)
         self._seen = OrderedDict({tile.slice: {(tile.row, tile.col)}})
         return True

@@ -57,12 +57,13 @@ from ocpproxy.jobs.service import Jobs
 from ocpproxy.jobs.space import SpaceReport
 from ocpproxy.metrics import Metrics
 from ocpproxy.store.flushing.cleaning import Cleaning
-from ocpproxy.web.access_log import COMBINED, JSON_LINES, AccessLog, LogFile
+from ocpproxy.web.access_log import COMBINED, JSON_LINES, AccessLog
 from ocpproxy.web.admin import AdminParts, AdminSite
 from ocpproxy.web.answer_record import AnswerRecord
 from ocpproxy.web.connections import Connections, most_connections
 from ocpproxy.web.front import Front
 from ocpproxy.web.hot_path import HotPath, KnownTiles
+from ocpproxy.web.log_file import LogFile
 from ocpproxy.web.open_requests import OpenRequests
 from ocpproxy.web.pages import GatewayState, Pages
 from ocpproxy.web.route_cache import RouteCache

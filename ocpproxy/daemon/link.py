@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import zlib
+from itertools import count, takewhile
+from typing import Any
 
 from twisted.protocols import amp
 
 LINK, FIRST_SOCKET = 3, 4
 """Descriptors of a worker: the link to its parent, and the first listening socket."""
 _PART = 60_000
-"""Bytes; AMP carries values of 65,535."""
+"""Bytes of one value."""
 ANSWER_WITHIN = 2.0
 """Seconds for the metrics of one worker."""
 
 
 class CompressedText(amp.Argument):
-    """A text that shrinks to 64 KiB, which is as much as AMP carries."""
+    """A text of any length: compressed, and in as many values as it needs, for AMP's have 65,535 bytes at most."""
 
-    def toString(self, inObject: bytes) -> bytes:
-        """Return the bytes for the wire."""
-        return zlib.compress(inObject)
+    def toBox(self, name: bytes, strings: Any, objects: Any, proto: Any) -> None:
+        """Put the text into a box."""
+        packed = zlib.compress(objects[name.decode()])
+        for n, start in enumerate(range(0, len(packed), _PART)):
+            strings[_part(name, n)] = packed[start : start + _PART]
 
-    def fromString(self, inString: bytes) -> bytes:
-        """Return the text of bytes from the wire."""
-        return zlib.decompress(inString)
+    def fromBox(self, name: bytes, strings: Any, objects: Any, proto: Any) -> None:
+        """Take the text from a box."""
+        parts = takewhile(bool, (strings.get(_part(name, n)) for n in count()))
+        objects[name.decode()] = zlib.decompress(b"".join(parts))
+
+
+def _part(name: bytes, n: int) -> bytes:
+    return b"%b.%d" % (name, n)
 
 
 class GetMetrics(amp.Command):
@@ -39,18 +48,11 @@ class GetAllMetrics(amp.Command):
 
 
 class UseDatasets(amp.Command):
-    """The parent has read the configuration again; a worker uses the upstreams and datasets in its text.
+    """The parent has read the configuration again; a worker uses the upstreams and datasets in its text."""
 
-    A part of the compressed text is sent at a time (`in_parts`).
-    """
-
-    arguments = [(b"part", amp.String()), (b"last", amp.Boolean())]  # noqa: RUF012
-
-
-def in_parts(text: bytes) -> list[bytes]:
-    """Return a text, compressed, in parts that AMP carries."""
-    packed = zlib.compress(text)
-    return [packed[start : start + _PART] for start in range(0, len(packed), _PART)]
+    arguments = [(b"text", CompressedText())]  # noqa: RUF012
+    response = [(b"fine", amp.Boolean())]  # noqa: RUF012
+    """False if the worker goes on with those that it had; its log has the reason."""
 
 
 class ReloadConfiguration(amp.Command):

@@ -17,7 +17,7 @@ from typing import Any
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText, formatEvent
 from zope.interface import implementer
 
-from ocpproxy.web.access_log import LogFile
+from ocpproxy.web.log_file import LogFile
 
 _OF_TWISTED = {"time", "message", "system", "isError", "failure", "why", "format", "printed"}
 """Members of events that are no values of ours."""

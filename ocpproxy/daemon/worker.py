@@ -11,7 +11,6 @@ import json
 import os
 import socket
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,18 +50,17 @@ class _ParentConnection(amp.AMP):
         super().__init__()
         self._metrics = metrics
         self._use_datasets = use_datasets
-        self._parts: list[bytes] = []
-        """What has come of a configuration that was read again, compressed."""
         self._reactor = reactor
 
     @UseDatasets.responder
-    def use_datasets(self, part: bytes, last: bool) -> dict[str, bytes]:
-        """Take a part of a configuration; with the last one, use its upstreams and datasets."""
-        self._parts.append(part)
-        if last:
-            text, self._parts = zlib.decompress(b"".join(self._parts)).decode(), []
-            self._use_datasets(text)
-        return {}
+    def use_datasets(self, text: bytes) -> dict[str, bool]:
+        """Use the upstreams and datasets of a configuration."""
+        try:
+            self._use_datasets(text.decode())
+        except Exception:  # any would end the link, and with it the worker
+            _log.failure("the configuration that was read again cannot be used")
+            return {"fine": False}
+        return {"fine": True}
 
     async def reload(self) -> dict[str, Any]:
         """Let the parent read the configuration again.

@@ -41,7 +41,6 @@ from ocpproxy.daemon.link import (
     ReloadConfiguration,
     UseDatasets,
     WorkerReady,
-    in_parts,
 )
 from ocpproxy.daemon.log_output import LogOutput
 from ocpproxy.daemon.reloading import LiveConfiguration
@@ -265,23 +264,27 @@ class WorkerPool(Service):
 
     async def _use_datasets(self, settings: Settings) -> None:
         """Let all workers use the upstreams and datasets of these settings, and those that are started later."""
-        self._datasets = settings.source.text
-        parts = in_parts(self._datasets.encode())
-        asked = [Deferred.fromCoroutine(self._send(worker, parts)) for worker in self._living.values()]
-        await DeferredList(asked, consumeErrors=True)
+        before, self._datasets = self._datasets, settings.source.text
+        asked = [Deferred.fromCoroutine(self._send(worker)) for worker in self._living.values()]
+        if not all([await one for one in asked]):
+            self._datasets = before
+            raise RuntimeError("a worker cannot use the configuration that was read again; its log has the reason")
 
-    async def _send(self, worker: _WorkerProcess, parts: list[bytes]) -> None:
-        """Let a worker use other datasets; one that cannot is replaced by one that is started with them."""
+    async def _send(self, worker: _WorkerProcess) -> bool:
+        """Let a worker use other datasets; return False if it refuses.
+
+        One that does not answer is killed, and replaced by one that is started with them.
+        """
         if worker.connection.transport is None:
-            return
+            return True
         try:
-            for n, part in enumerate(parts, 1):
-                asking = worker.connection.callRemote(UseDatasets, part=part, last=n == len(parts))
-                await asking.addTimeout(_USE_WITHIN, self._reactor)
+            asking = worker.connection.callRemote(UseDatasets, text=self._datasets.encode())
+            return bool((await asking.addTimeout(_USE_WITHIN, self._reactor))["fine"])
         except Exception:
-            self._log.failure("worker {number} is replaced: it cannot use the configuration", number=worker.number)
+            self._log.failure("worker {number} does not answer, and is replaced", number=worker.number)
             with suppress(ProcessExitedAlready):
-                worker.transport.signalProcess("TERM")
+                worker.transport.signalProcess("KILL")
+            return True
 
     def relay(self, number: int, line: str) -> None:
         """Write a line of a worker's log into ours."""

@@ -83,9 +83,9 @@ def build_upstream(
     build = KINDS[settings.type].build
     homes = [build(home, context) for home in settings.homes()]
     upstream = homes[0]
+    guarded = [] if guard is None else [guard(home, number) for number, home in enumerate(homes)]
     if settings.cache_only:
         upstream = CacheOnly(upstream)
-    elif guard is not None:
-        guarded = [guard(home, number) for number, home in enumerate(homes)]
+    elif guarded:
         upstream = Mirrored(guarded) if len(guarded) > 1 else guarded[0]
     return renumbered(upstream, settings.z_shift, dict(settings.levels))

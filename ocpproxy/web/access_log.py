@@ -11,13 +11,9 @@ quotes and whatever is not ASCII are escaped, so nobody writes lines but the log
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from itertools import count
-from pathlib import Path
 from typing import NamedTuple
 
 from twisted.application.service import Service
@@ -194,53 +190,3 @@ class AccessLog(Service):
             self._refused = False
         self._lines.clear()
         self._size = self._waiting = 0
-
-
-class LogFile:
-    """A file that lines are added to, by several processes, and that others may move away at any time."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._fd: int | None = None
-
-    def write(self, lines: bytes) -> None:
-        """Write whole lines, into a new file where the old one was moved away and there can be a new one.
-
-        :raises OSError: the disk refuses.
-        """
-        if self._fd is not None and self._was_moved(self._fd):
-            with suppress(OSError):
-                self.reopen()
-        if self._fd is None:
-            self._fd = self._open()
-        while lines:
-            lines = lines[os.write(self._fd, lines) :]
-
-    def reopen(self) -> None:
-        """Open the file again.
-
-        :raises OSError: that is impossible; the old one stays open.
-        """
-        new = self._open()
-        if self._fd is not None:
-            os.close(self._fd)
-        self._fd = new
-
-    def _open(self) -> int:
-        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-
-    def rotate(self) -> None:
-        """Begin a new file, and keep the old one as ``FILE.1``; the one that was that becomes ``FILE.2``, and so on.
-
-        :raises OSError: that is impossible; the old one stays open.
-        """
-        last = next(n for n in count(1) if not os.path.lexists(f"{self.path}.{n}"))
-        for n in range(last, 1, -1):
-            os.rename(f"{self.path}.{n - 1}", f"{self.path}.{n}")
-        os.rename(self.path, f"{self.path}.1")
-        self.reopen()
-
-    def _was_moved(self, fd: int) -> bool:
-        with suppress(OSError):
-            return not os.path.samestat(os.fstat(fd), os.stat(self.path))
-        return True

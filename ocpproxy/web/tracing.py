@@ -156,8 +156,9 @@ class Tracer:
         if stored is None:
             return False, "no file"
         made, home = stored.provenance
-        origin = dict(source.homes).get(home, "which is not configured any more") if home else ""
-        by = f" by {home} ({origin})" if home else ""
+        known = dict(source.homes)
+        homes = [f"{one} ({known.get(one, 'which is not configured any more')})" for one in home.split(",") if one]
+        by = f" by {', '.join(homes)}" if homes else ""
         found = f"{len(stored.picture):,} bytes, fetched {_time(made)}{by}"
         if store.flushes.covers(tile, made):
             return False, f"{found}; a flush covers it, so it is not served"
