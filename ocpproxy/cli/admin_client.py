@@ -6,6 +6,7 @@ edits the rest of the file.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -112,6 +113,11 @@ class AdminClient:
             raise Refused(response.code, str(answer.get("error", response.code)))
         found: dict[str, Any] = answer
         return found
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the daemon which is asked."""
+    parser.add_argument("--config", metavar="F", help="of the daemon; without it: a daemon that runs without one")
 
 
 def ask_daemon(

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ocpproxy.cache.entries import CatalogueEntry
+from ocpproxy.cli.quantities import printable
 from ocpproxy.cli.reactor import run_in_reactor
 from ocpproxy.cli.settings import load_settings
 from ocpproxy.config import Settings
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(as_json(report), indent=1))
     else:
-        print("\n".join(map(_printable, lines(report))))
+        print("\n".join(map(printable, lines(report))))
     return 0 if report.entry is not None else 1
 
 
@@ -82,11 +83,6 @@ def lines(report: DatasetReport) -> Iterator[str]:
     yield from (f"  {note}" for note in dataset.notes)
     yield "image bases:"
     yield from (f"  {base}" for base in _description(report.entry)["image_bases"])
-
-
-def _printable(line: str) -> str:
-    """Return a line without what would steer a terminal, or cannot be encoded."""
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def _readable(text: str) -> str:

@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.protocols.basic import LineOnlyReceiver
 
 from ocpproxy.cli import quantities
-from ocpproxy.cli.admin_client import COULD_NOT_RUN, AdminClient, ask_daemon
+from ocpproxy.cli.admin_client import COULD_NOT_RUN, AdminClient, add_config, ask_daemon
 
 _NOT_WANTED = 1
 _LOOK_EVERY = 0.5
@@ -53,7 +53,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--wait", action="store_true", help="wait until the files are removed, too")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    parser.add_argument("--config", metavar="F", help="of the daemon; without it: a daemon that runs without one")
+    add_config(parser)
     parser.set_defaults(run=run)
 
 

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from ocpproxy.cli.admin_client import COULD_NOT_RUN, AdminClient, ask_daemon
+from ocpproxy.cli.admin_client import COULD_NOT_RUN, AdminClient, add_config, ask_daemon
 from ocpproxy.cli.job_display import Lines, job_line
 
 _ACTIONS = ("pause", "resume", "cancel", "retry")
@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("words", nargs="*", metavar="[pause|resume|cancel|retry] ID", help="without ID: all jobs")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    parser.add_argument("--config", metavar="F", help="of the daemon; without it: a daemon that runs without one")
+    add_config(parser)
     parser.set_defaults(run=run)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from ocpproxy.cli import quantities
-from ocpproxy.cli.admin_client import COULD_NOT_RUN, AdminClient, ask_daemon
+from ocpproxy.cli.admin_client import COULD_NOT_RUN, AdminClient, add_config, ask_daemon
 
 _EPILOG = "Exit code 0: done; 2: it could not be done, for example because it would not fit."
 
@@ -45,7 +45,7 @@ def add_parser(commands: Any) -> None:
 
 def _finish(parser: argparse.ArgumentParser, work: Callable[[Pinner, argparse.Namespace], Awaitable[int]]) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    parser.add_argument("--config", metavar="F", help="of the daemon; without it: a daemon that runs without one")
+    add_config(parser)
     parser.set_defaults(run=lambda arguments: run(parser.prog.split()[-1], work, arguments))
 
 

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from ocpproxy.cli import quantities
-from ocpproxy.cli.admin_client import COULD_NOT_RUN, AdminClient, NoDaemon, Refused, ask_daemon
+from ocpproxy.cli.admin_client import COULD_NOT_RUN, AdminClient, NoDaemon, Refused, add_config, ask_daemon
 from ocpproxy.cli.job_display import Display, display
 from ocpproxy.model.region import Point, Segment
 from ocpproxy.model.skeletons import BadSkeleton, read_points, read_skeleton
@@ -80,7 +80,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only print what it comes to")
     parser.add_argument("--detach", action="store_true", help="do not wait for the end of the job")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    parser.add_argument("--config", metavar="F", help="of the daemon; without it: a daemon that runs without one")
+    add_config(parser)
     parser.set_defaults(run=run)
 
 

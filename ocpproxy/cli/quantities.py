@@ -1,4 +1,4 @@
-"""Numbers with units, as people write and read them."""
+"""Numbers with units as people write and read them, and texts that are safe to print."""
 
 from __future__ import annotations
 
@@ -103,3 +103,8 @@ def show_seconds(seconds: float) -> str:
     if seconds < 48 * 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 86400:,.1f} days"
+
+
+def printable(text: str) -> str:
+    """Return a text without what would steer a terminal, or cannot be encoded."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from ocpproxy.cli.admin_client import AdminClient, Refused, ask_daemon
+from ocpproxy.cli.admin_client import AdminClient, Refused, add_config, ask_daemon
 
 _HAS_FAULTS = 422
 
@@ -23,7 +23,7 @@ def add_parser(commands: Any) -> None:
         epilog="Exit code 0: done; 1: the configuration has faults; 2: no daemon could be asked.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--config", metavar="F", help="of the daemon; without it: a daemon that runs without one")
+    add_config(parser)
     parser.set_defaults(run=run)
 
 

@@ -8,7 +8,8 @@ import sys
 from typing import Any
 from urllib.parse import urlencode
 
-from ocpproxy.cli.admin_client import COULD_NOT_RUN, AdminClient, ask_daemon
+from ocpproxy.cli.admin_client import COULD_NOT_RUN, AdminClient, add_config, ask_daemon
+from ocpproxy.cli.quantities import printable
 
 
 def add_parser(commands: Any) -> None:
@@ -24,7 +25,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("url", metavar="URL", help="as the viewer asks for it; or only its path")
     parser.add_argument("--fetch", action="store_true", help="carry the request out")
     parser.add_argument("--json", action="store_true", help="print one JSON object a step")
-    parser.add_argument("--config", metavar="F", help="of the daemon; without it: a daemon that runs without one")
+    add_config(parser)
     parser.set_defaults(run=run)
 
 
@@ -39,12 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     async def trace(reactor: Any, client: AdminClient) -> int:
         for step in (await client.ask("GET", f"trace?{query}"))["steps"]:
-            print(json.dumps(step) if arguments.json else f"{step['step']:18} {_printable(step['found'])}")
+            print(json.dumps(step) if arguments.json else f"{step['step']:18} {printable(step['found'])}")
         return 0
 
     return ask_daemon("trace", arguments.config, trace)
-
-
-def _printable(text: str) -> str:
-    """Return a text without what would steer a terminal, or cannot be encoded."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

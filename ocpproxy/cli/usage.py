@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from ocpproxy.cli.admin_client import AdminClient, ask_daemon
+from ocpproxy.cli.admin_client import AdminClient, add_config, ask_daemon
 from ocpproxy.cli.quantities import show_size
 
 _COLUMNS = ("token", "plane", "level", "tiles", "bytes", "used", "quota", "pinned")
@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object a line")
     form.add_argument("--csv", action="store_true", help="print a table for spreadsheets")
-    parser.add_argument("--config", metavar="F", help="of the daemon; without it: a daemon that runs without one")
+    add_config(parser)
     parser.set_defaults(run=run)
 
 
