@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 from ocpproxy.cache.catalogue import Catalogue
 from ocpproxy.cache.entries import CatalogueEntry
@@ -38,7 +39,7 @@ class TileAnswer:
     """What the tile was cut from; None for what no upstream has given."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LocatedTile:
     """What an address means."""
 
@@ -52,7 +53,7 @@ class LocatedTile:
         """When the tile is fetched again, None for never; seconds since 1970."""
         return self.entry.expires(self.stack) if self.tile is not None else None
 
-    @property
+    @cached_property
     def cuboid(self) -> Cuboid | None:
         """What the tile is cut from; None outside the volume, and for a stored one that could not be fetched again."""
         with suppress(CannotDisplay):
