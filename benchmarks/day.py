@@ -39,14 +39,30 @@ from tests.databases import PrivateServer
 
 SIDE, DEPTH, SLAB = 4096, 256, 16
 INFO = {
-    "channels": {"image": {"channel_type": "image", "datatype": "uint8", "resolution": 0, "windowrange": [0, 0],
-                           "readonly": 1, "propagate": 2, "exceptions": 0}},
-    "dataset": {"resolutions": [0], "imagesize": {"0": [SIDE, SIDE, DEPTH]}, "offset": {"0": [0, 0, 0]},
-                "voxelres": {"0": [1.0, 1.0, 10.0]}, "cube_dimension": {"0": [512, 512, SLAB]},
-                "scaling": "zslices", "scalinglevels": 0, "timerange": [0, 0]},
+    "channels": {
+        "image": {
+            "channel_type": "image",
+            "datatype": "uint8",
+            "resolution": 0,
+            "windowrange": [0, 0],
+            "readonly": 1,
+            "propagate": 2,
+            "exceptions": 0,
+        }
+    },
+    "dataset": {
+        "resolutions": [0],
+        "imagesize": {"0": [SIDE, SIDE, DEPTH]},
+        "offset": {"0": [0, 0, 0]},
+        "voxelres": {"0": [1.0, 1.0, 10.0]},
+        "cube_dimension": {"0": [512, 512, SLAB]},
+        "scaling": "zslices",
+        "scalinglevels": 0,
+        "timerange": [0, 0],
+    },
     "project": {"name": "kat"},
     "metadata": {},
-}  # fmt: skip
+}
 EXPECTED = (
     r"worker \d has died",
     r"the index",
@@ -189,16 +205,20 @@ class Day:
         self._failed: Counter[str] = Counter()
 
     def _start_upstream(self) -> None:
-        self._upstream = self._on.run([sys.executable, "-m", "benchmarks.day", "upstream", self._upstream_port], "up",
-                                      PYTHONPATH=str(ROOT))  # fmt: skip
+        self._upstream = self._on.run(
+            [sys.executable, "-m", "benchmarks.day", "upstream", self._upstream_port], "up", PYTHONPATH=str(ROOT)
+        )
         wait_for(lambda: _answers(self._upstream_port))
 
     def command(self, *words: str) -> int:
         """Run a command, and return its exit code."""
         ran = subprocess.run(
             [str(PROGRAMS / "ocpproxy"), *words, "--config", "day.ini"],
-            cwd=self._on.place, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            cwd=self._on.place,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if ran.returncode:
             self._failed[f"{words[0]}: {ran.returncode} {ran.stderr.strip()[-80:]}"] += 1
         return ran.returncode
@@ -277,8 +297,11 @@ class Day:
         status, _, _ = get(self._port, "/kat/7/3_3_0.png")
         fsck = subprocess.run(
             [str(PROGRAMS / "ocpproxy"), "fsck", "--config", "day.ini"],
-            cwd=self._on.place, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            cwd=self._on.place,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         self._on.stop(self._daemon)
         events = self._log.read_text().replace("\n\t", "  ").splitlines()
         errors = [

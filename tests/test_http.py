@@ -263,14 +263,14 @@ class LimitTests(SynchronousTestCase):
         self.assertIs(client.cap("http://A/y", 2), cap)
         self.assertEqual(cap.limit, 2)
         waiting = [cap.acquire() for _ in range(60)]
-        with client.limits_anew():
+        with client.new_limits():
             client.cap("http://a/x", 50)
             self.assertEqual((cap.limit, cap.taken), (2, 2))
             client.cap("http://a/y", 4)
             client.cap("http://b/", 3)
         self.assertEqual((cap.limit, cap.taken), (4, 4))
         self.assertEqual(sum(one.called for one in waiting), 4)
-        with self.assertRaises(ValueError), client.limits_anew():
+        with self.assertRaises(ValueError), client.new_limits():
             client.cap("http://a/x", 1)
             raise ValueError
         self.assertEqual(cap.limit, 4)

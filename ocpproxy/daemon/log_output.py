@@ -2,7 +2,7 @@
 
 The log is twistd's: ``--logfile``, standard output, or ``twistd.log`` of a daemon. `LogOutput` takes twistd's place as
 the observer, so that lines can be JSON, lines of the access log can stand among them, and HUP can open the file again.
-Where twistd was told ``--syslog`` or ``--logger`` it logs by itself.
+With ``--syslog`` or ``--logger`` twistd logs by itself.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ _outputs: list[LogOutput] = []
 
 
 def log_for_twistd(options: dict[str, Any], *, as_json: bool) -> LogOutput | None:
-    """Let twistd log here; None where it was told to log in its own way.
+    """Let twistd log here; return None where its options make it log by itself.
 
     :param options: those of ``twistd``, which are changed.
     """

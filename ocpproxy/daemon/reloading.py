@@ -127,7 +127,7 @@ class LiveDatasets:
 
     def use(self, settings: Settings, metrics: Metrics) -> None:
         """Use the upstreams and datasets of these settings from now on."""
-        with self._context.http.limits_anew():
+        with self._context.http.new_limits():
             made = make_sources(settings, self._context, metrics)
         self._sources = _keep_unchanged(self._settings, self._sources, settings, made)
         self._settings = settings

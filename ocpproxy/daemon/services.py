@@ -180,7 +180,7 @@ class Signals(Service):
             except OSError as error:
                 self._log.error("a new log file cannot be begun: {reason}", reason=str(error))
         else:
-            self._log.info("SIGUSR1: there is no log file to begin anew")
+            self._log.info("SIGUSR1: there is no log file to replace")
 
     def _term(self, number: int, frame: FrameType | None) -> None:
         if not self._stopping:  # a second TERM does not stop it any faster

@@ -292,7 +292,7 @@ class WorkerPool(Service):
         if output is None or (output.as_json and not line.startswith("{")):
             self._log.info("worker {number}: {line}", number=number, line=line)
         else:
-            with suppress(OSError):  # a full disk: nobody can be told
+            with suppress(OSError):  # a full disk, which no log can report
                 output.write_lines(line.encode() + b"\n")
 
     def worker_ended(self, worker: _WorkerProcess, reason: Failure) -> None:

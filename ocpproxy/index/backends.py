@@ -87,7 +87,7 @@ def _mysql(url: IndexUrl) -> Backend:
 
 
 class _ReconnectedConnection(adbapi.Connection):
-    """A connection that is made anew when the database has gone.
+    """A connection that is replaced when the database has gone.
 
     adbapi's own logs two tracebacks for each one that cannot be rolled back any more. The error of the interaction is
     enough: it reaches its caller, and `availability` logs it once.

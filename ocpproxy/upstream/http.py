@@ -140,11 +140,11 @@ class HttpClient:
         self.random = random
         self._caps: dict[tuple[str, str], FairSemaphore] = {}
         self._new_limits: dict[tuple[str, str], int] | None = None
-        """The limits that are being set anew."""
+        """The limits within a block of `new_limits`."""
 
     @contextmanager
-    def limits_anew(self) -> Iterator[None]:
-        """Let the clients that are made in a block set the limits of hosts anew; they count from its end on."""
+    def new_limits(self) -> Iterator[None]:
+        """Replace the limits of hosts by those of the clients that are made in a block, at the end of the block."""
         self._new_limits = {}
         try:
             yield

@@ -1,8 +1,8 @@
 """What the gateway does with a request, step by step: ``ocpproxy trace``.
 
 A trace looks where a request would look, in the same order, and changes nothing: a tile that is looked at does not
-count as used. A dataset that is not described yet is described, for without that nothing can be told. With `fetch` the
-request is carried out too, and the trace has what came of it.
+count as used. A dataset that is not described yet is described, because nothing can be shown without that. With
+`fetch` the request is carried out too, and the trace has what came of it.
 """
 
 from __future__ import annotations
