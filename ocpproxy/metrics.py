@@ -47,6 +47,11 @@ class LoopLag:
         yield lag
 
 
+def _no_answers() -> list[int]:
+    """Return a count for each of `_SHORT_SECONDS`, and one for what took longer."""
+    return [0] * (len(_SHORT_SECONDS) + 1)
+
+
 class TileAnswers:
     """How many tiles were answered, and how long that took, by result.
 
@@ -54,16 +59,15 @@ class TileAnswers:
     """
 
     def __init__(self) -> None:
-        self._counts = {result: [0] * (len(_SHORT_SECONDS) + 1) for result in _RESULTS}
+        self._counts = {result: _no_answers() for result in _RESULTS}
         self._sums = dict.fromkeys(_RESULTS, 0.0)
 
     def observe(self, result: str, seconds: float) -> None:
         """Add one answer."""
-        try:
-            self._counts[result][bisect_left(_SHORT_SECONDS, seconds)] += 1
-        except KeyError:
-            self._counts[result], self._sums[result] = [0] * (len(_SHORT_SECONDS) + 1), 0.0
-            self._counts[result][bisect_left(_SHORT_SECONDS, seconds)] += 1
+        counts = self._counts.get(result)
+        if counts is None:
+            counts, self._sums[result] = self._counts.setdefault(result, _no_answers()), 0.0
+        counts[bisect_left(_SHORT_SECONDS, seconds)] += 1
         self._sums[result] += seconds
 
     def collect(self) -> Iterable[Metric]:

@@ -195,8 +195,7 @@ class Catalogue(Service):
         source = self.source(token)
         kept = None if token in self._entries else await self._load(token, source)
         if kept is not None and self._now() < min(kept.refresh_at, kept.epoch_ends):
-            if self._is_used(token, source):
-                self._note_success(token, kept, None)
+            self._note_success(token, kept, None)
             flight.deliver(token, self._replace(token, kept))
             return
         earlier = kept or self._entries.get(token)
@@ -216,8 +215,7 @@ class Catalogue(Service):
             self._postpone(earlier)
             entry = earlier
         else:
-            if self._is_used(token, source):
-                self._note_success(token, entry, earlier)
+            self._note_success(token, entry, earlier)
         flight.deliver(token, self._replace(token, entry))
 
     def _note_failure(
@@ -248,7 +246,12 @@ class Catalogue(Service):
         )
 
     def _note_success(self, token: str, entry: CatalogueEntry, earlier: CatalogueEntry | None) -> None:
-        """Log what a new description leaves out, and that a token is described again."""
+        """Log what a new description leaves out, and that a token is described again.
+
+        One of a source that is not used any more says nothing of the token.
+        """
+        if not self._is_used(token, entry.source):
+            return
         if self._troubles.pop(token if token in self._sources else None, None) is not None:
             self._log.info("{token} is described again", token=token)
         if earlier is None or earlier.dataset.notes != entry.dataset.notes:
