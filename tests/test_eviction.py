@@ -188,6 +188,18 @@ class EvictorTests(SynchronousTestCase):
         self.clock.pump([0.05] * 120)
         self.assertEqual(self.successResultOf(waiting), 0, "nobody waits for ever")
 
+    def test_lease_elsewhere(self) -> None:
+        """A pass that finds the lease taken, or the index away, is made up for soon, not with the next tick."""
+        for hindrance in ("leased", "unavailable"):
+            setattr(self.cache, hindrance, True)
+            for _ in range(7):
+                self.successResultOf(Deferred.fromCoroutine(self.keep(140)))
+            self.assertGreater(self.cache.usage.bytes, 950)
+            setattr(self.cache, hindrance, False)
+            self.clock.pump([0.1] * 5)
+            self.assertLessEqual(self.cache.usage.bytes, 900)
+            self.cache.usage = Usage()
+
     def test_many_want_space_at_once(self) -> None:
         """Those who wait for space do not take it from each other: all store, and the cache is not emptied for them."""
         for _ in range(94):

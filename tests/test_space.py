@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from ocpproxy.cache.eviction import Evictor
@@ -176,6 +177,18 @@ class FreeSpaceTests(SynchronousTestCase):
         ):
             capacity.adapt(usage, spare)
             self.assertEqual(capacity.limits, replace(limits, size=size, max_tiles=tiles), (usage, spare))
+
+    def test_warning(self) -> None:
+        """A cache that is full on a disk with space for it is no reason to warn; one that may not grow is."""
+        capacity = Capacity(CacheLimits(1000, 0, 0.95, 0.9), Usage, reactor)
+        with capturedLogs() as events:
+            capacity.adapt(Usage(10, 990), Usage(10**6, 10**9))
+            self.assertEqual(events, [])
+            capacity.adapt(Usage(10, 990), Usage(10**6, -100))
+            capacity.adapt(Usage(9, 890), Usage(10**6, 10**9))
+        formats = [str(event["log_format"]).partition(":")[0] for event in events]
+        expected = ["the disk has no space", "the disk has space again"]
+        self.assertEqual([one[: len(text)] for one, text in zip(formats, expected, strict=True)], expected)
 
 
 class SpaceCommandTests(PrefetchCase):

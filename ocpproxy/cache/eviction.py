@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.python.failure import Failure
 
@@ -79,6 +79,7 @@ class Evictor(Service):
         """Passes in a row that found nothing to evict."""
         self._no_gain_since = 0.0
         self._running_pass: Deferred[Any] | None = None
+        self._again: IDelayedCall | None = None
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
         self._capacity.evictor = self
@@ -96,6 +97,9 @@ class Evictor(Service):
         """Stop looking. A pass ends after its slice."""
         super().stopService()
         self._loop.stop()
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
         return self._pass_ended()
 
     async def _look(self) -> None:
@@ -192,6 +196,7 @@ class Evictor(Service):
     def _failed(self, failure: Failure) -> bool:
         if failure.check(DatabaseUnavailable):
             self._index_unavailable = True
+            self._start_later()
         elif not failure.check(CancelledError):
             self._metrics.failed_passes.labels("reclaim").inc()
             self._log.failure("an eviction pass failed; it is tried again", failure)
@@ -201,6 +206,15 @@ class Evictor(Service):
         self._running_pass = None
         if complete and self._limits.is_full(self._store.usage):
             self.start_if_full()  # what was stored during the last slice has come on top
+
+    def _start_later(self) -> None:
+        """Start a pass in a moment: somebody else has the lease, who may need less space, or the index is away."""
+        if self.running and self._again is None:
+            self._again = self._clock.callLater(_INTERRUPTED, self._start_again)
+
+    def _start_again(self) -> None:
+        self._again = None
+        self.start_if_full()
 
     def _note_gain(self) -> None:
         self._without_gain, self._futile_until = 0, 0.0
@@ -227,6 +241,7 @@ class Evictor(Service):
         """Evict until the target is reached; return whether it was."""
         if not await self._leases.acquire(LEASE):
             await self._store.refresh()
+            self._start_later()
             return False
         try:
             while self.running:

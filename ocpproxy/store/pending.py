@@ -129,6 +129,7 @@ class PendingRows:
     def _ended(self, _: object) -> None:
         self._running = None
         self._on_reconciled()
+        self.reconcile_soon()  # what came last, or was interrupted while the connections were replaced
 
     async def _reconcile(self) -> None:
         while self._sizes:

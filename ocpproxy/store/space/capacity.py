@@ -127,7 +127,8 @@ class Capacity:
         tiles = self._tiles.adapt(usage.tiles, spare.tiles)
         bounded = tiles < _PLENTY
         self.limits = replace(configured, size=size, max_tiles=tiles if bounded else configured.max_tiles)
-        is_lowered = self.limits != configured
+        fewer_tiles = tiles < configured.max_tiles if configured.max_tiles else spare.tiles < 0
+        is_lowered = size < configured.size or fewer_tiles
         if is_lowered and not self._is_lowered and self.limits.is_full(usage):
             self._log.warn(
                 "the disk has no space for all that the cache may hold: {size} bytes, {tiles} tiles at most",
