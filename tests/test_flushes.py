@@ -24,7 +24,7 @@ from ocpproxy.store import keys
 from ocpproxy.store.flushing import flush, flushes
 from ocpproxy.store.flushing.cleaning import Cleaning
 from ocpproxy.store.flushing.flush import Flush, NoFlush
-from ocpproxy.store.part import Area, TilePart
+from ocpproxy.store.part import ALL_PLANES, Area, TilePart, place_of
 from ocpproxy.store.provenance import Provenance
 from tests.databases import OnMariaDB, OnSQLite
 from tests.stores import PICTURES, OpenStore, OpenStoreMixin, tile
@@ -35,6 +35,7 @@ DOCUMENT = json.loads(Flush(1.0, KAT).to_text())
 BLACK = png.grey(em()[0, :512, :512] * 0)
 SPANS = st.tuples(st.integers(0, 4), st.integers(0, 4))
 STACKS = (
+    "kat/3d/image/00000000",
     "kat/xy/image/00000000",
     "kat/xz/image/00000000",
     "kat/xy/other/00000000",
@@ -45,16 +46,19 @@ TILES = st.builds(
     st.sampled_from([*STACKS, "kat1/xy/image/00000000", "ka/xy/image/00000000"]),
     *(st.integers(0, 3) for _ in range(5)),
 )
+PLANES = [plane.value for plane in Plane]
 PARTS = st.builds(
     TilePart,
     st.sampled_from(["kat", "kat1", "ka"]),
     st.sampled_from([(), ("image",), ("other", "image")]),
-    st.sampled_from([tuple(Plane), (Plane.XY,), (Plane.XZ, Plane.YZ)]),
+    st.sampled_from([ALL_PLANES, ("xy",), ("xz", "yz"), ("3d",)]),
     st.sampled_from([(0, None), (1, 2), (3, 3), (2, None)]),
     st.none() | SPANS,
     st.none()
     | st.dictionaries(
-        st.tuples(st.sampled_from(list(Plane)), st.integers(0, 3)), st.builds(Area, SPANS, SPANS, SPANS), max_size=4
+        st.tuples(st.sampled_from([*PLANES, "3d/image"]), st.integers(0, 3)),
+        st.builds(Area, SPANS, SPANS, SPANS),
+        max_size=4,
     ),
 )
 FLUSHES = st.builds(Flush, st.floats(0, 1e9), PARTS, st.booleans())
@@ -75,13 +79,13 @@ class FlushTests(SynchronousTestCase):
         first, last = one.levels
         within = [
             token == one.token,
-            Plane(plane) in one.planes,
+            plane in one.planes,
             not one.channels or channel in one.channels or channel[0] == "~",
             first <= tile_.level <= (99 if last is None else last),
             one.times is None or one.times[0] <= tile_.time <= one.times[1],
         ]
         if one.areas is not None:
-            area = one.areas.get((Plane(plane), tile_.level), Area((0, 0), (0, 0), (0, 0)))
+            area = one.areas.get((place_of(tile_.stack), tile_.level), Area((0, 0), (0, 0), (0, 0)))
             for number, (low, high) in ((tile_.row, area.rows), (tile_.col, area.cols), (tile_.slice, area.slices)):
                 within.append(low <= number < high)
         self.assertEqual(one.has(tile_), all(within))
@@ -115,10 +119,10 @@ class FlushTests(SynchronousTestCase):
                 os.utime(path, (n, n))
                 found.append((one, n))
         (place / "kat" / "yz").symlink_to(place.absolute() / "kat1" / "xy")
-        areas = {(Plane.XY, 1): Area((0, 2), (0, 5), (1, 3)), (Plane.XZ, 2): Area((0, 5), (0, 5), (0, 5))}
+        areas = {("xy", 1): Area((0, 2), (0, 5), (1, 3)), ("xz", 2): Area((0, 5), (0, 5), (0, 5))}
         for wanted in (
             Flush(1e9, TilePart("kat")),
-            Flush(40.0, TilePart("kat", ("image",), (Plane.XY, Plane.YZ), (1, None), (0, 1))),
+            Flush(40.0, TilePart("kat", ("image",), ("xy", "yz"), (1, None), (0, 1))),
             Flush(60.0, TilePart("kat", areas=areas)),
             Flush(60.0, TilePart("nothing")),
         ):

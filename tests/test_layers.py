@@ -17,6 +17,7 @@ PACKAGES = (
     "log",
     "model",
     "imagery",
+    "formats",
     "config",
     "concurrency",
     "metrics",

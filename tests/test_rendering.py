@@ -22,8 +22,9 @@ from ocpproxy.concurrency import threads
 from ocpproxy.concurrency.single_flight import SingleFlight
 from ocpproxy.concurrency.threads import LanedThreadPool, Priority
 from ocpproxy.model.address import ImageBase
+from ocpproxy.model.chunks import AnyCuboid
 from ocpproxy.model.dataset import Channel, Dataset, Level, Plane
-from ocpproxy.model.stack import Cuboid, Stack, Tile
+from ocpproxy.model.stack import Stack, Tile
 from ocpproxy.store.tile_store import Pictures
 
 LEVEL = Level((512, 512, 16), (0, 0, 0), (512, 512, 16))
@@ -68,7 +69,7 @@ class RenderingTests(SynchronousTestCase):
         self.urgent, self.ahead = ManualLane(), ManualLane()
         self.voxels: Any = np.random.default_rng(1).integers(0, 256, (16, 512, 512), np.uint8)
         self.kept: list[Pictures] = []
-        self.fetches: SingleFlight[Cuboid, Tile | None, Found | None] = SingleFlight(self.fly, Clock())
+        self.fetches: SingleFlight[AnyCuboid, Tile | None, Found | None] = SingleFlight(self.fly, Clock())
 
     async def fly(self, flight: CuboidFlight) -> None:
         """Render the tiles of a flight."""

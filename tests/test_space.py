@@ -17,7 +17,6 @@ from ocpproxy.cache.eviction import Evictor
 from ocpproxy.cache.quotas import Quotas
 from ocpproxy.index.dialect import Transaction
 from ocpproxy.index.leases import Leases
-from ocpproxy.model.dataset import Plane
 from ocpproxy.store.part import Area, TilePart
 from ocpproxy.store.provenance import Provenance
 from ocpproxy.store.space import pins
@@ -29,7 +28,7 @@ from tests.databases import OnMariaDB, OnSQLite
 from tests.prefetching import PrefetchCase
 from tests.stores import PICTURES, OpenStore, OpenStoreMixin, tile
 
-BOX = TilePart("kat", ("image",), (Plane.XY,), (0, 0), None, {(Plane.XY, 0): Area((0, 1), (0, 1), (0, 10))})
+BOX = TilePart("kat", ("image",), ("xy",), (0, 0), None, {("xy", 0): Area((0, 1), (0, 1), (0, 10))})
 
 
 class PinTests(OpenStoreMixin):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from math import inf, isfinite
 
 from cachetools import LRUCache
 
 from ocpproxy.model.address import ImageBase
+from ocpproxy.model.chunks import ChunkedVolume, View
 from ocpproxy.model.dataset import Channel, Dataset
 from ocpproxy.model.display import DEFAULT_DISPLAY, DisplaySettings
 from ocpproxy.model.stack import MAX_CUTOUT, Stack
@@ -110,6 +112,7 @@ class CatalogueEntry:
     """The epoch of tiles that are fetched again from time to time; 0 when there are none such."""
     epoch_ends: float = inf
     stacks: LRUCache[ImageBase, Stack] = field(default_factory=lambda: LRUCache(_MOST_STACKS))
+    volumes: dict[str, ChunkedVolume] = field(default_factory=dict)
 
     def stack(self, base: ImageBase) -> Stack:
         """Return the stack of an image base.
@@ -122,10 +125,24 @@ class CatalogueEntry:
             stack = self.stacks[base] = Stack.build(self.dataset, base, display, most, self._epoch_of)
         return stack
 
+    def volume(self, name: str) -> ChunkedVolume:
+        """Return a channel in chunks.
+
+        :raises CannotDisplay: there is no such channel, or a slice of it does not fit into a cutout.
+        """
+        volume = self.volumes.get(name)
+        if volume is None:
+            dataset, source = self.dataset, self.source
+            channel = dataset.channel(name)
+            native = partial(source.upstream.native_chunks, dataset, channel)
+            volume = ChunkedVolume.build(dataset, channel, source.max_cutout, self._epoch_of, native)
+            self.volumes[channel.name] = volume
+        return volume
+
     def _epoch_of(self, channels: Sequence[Channel]) -> int:
         return self.epoch if isfinite(self.source.lifetime(channels)) else 0
 
-    def expires(self, stack: Stack) -> float | None:
+    def expires(self, stack: View) -> float | None:
         """Return when tiles of the stack are fetched again, None for never."""
         return self.epoch_ends if stack.epoch else None
 

@@ -31,10 +31,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
+from ocpproxy.cache import chunks
 from ocpproxy.cache.catalogue import Catalogue
 from ocpproxy.cache.colourings import Colourings
+from ocpproxy.cache.course import Course
 from ocpproxy.cache.entries import DatasetSource
-from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup, Timing
+from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup
 from ocpproxy.cache.rendering import CuboidFlight, CuboidRenderer, RenderThreads
 from ocpproxy.cache.shared_cutouts import SharedCutouts
 from ocpproxy.concurrency import generation
@@ -45,6 +47,7 @@ from ocpproxy.index.database import DatabaseUnavailable, OutcomeUnknown
 from ocpproxy.index.leases import LeaseHolder
 from ocpproxy.log import Logger
 from ocpproxy.metrics import Metrics
+from ocpproxy.model.chunks import AnyCuboid
 from ocpproxy.model.dataset import Cutout, Dataset
 from ocpproxy.model.stack import Cuboid, Tile
 from ocpproxy.store.flushing.flush import Flush
@@ -99,32 +102,6 @@ class TileWriter(Protocol):
         """Return a tile and its validators; None when either is missing."""
 
 
-@dataclass(slots=True)
-class _Course:
-    """The course of one fetch, in seconds of the clock."""
-
-    origin: Provenance
-    """Where its tiles come from; they count as made when the flight looked for flushes last."""
-    began: float
-    """When the flight began."""
-    asked: float
-    """When the upstream was asked."""
-    answered: float = 0.0
-    """When it had given the voxels."""
-    rendered: float | None = None
-    """When the first tile was made."""
-
-    def timing(self, now: float) -> Timing:
-        """Return what a tile that is ready now has taken."""
-        return Timing(self.asked - self.began, self.answered - self.asked, now - self.answered)
-
-    def stages(self, now: float) -> dict[str, float]:
-        """Return what each of `metrics.STAGES` has taken, when all is stored now."""
-        rendered = now if self.rendered is None else self.rendered
-        queue, upstream, render = self.timing(rendered)
-        return {"queue": queue, "upstream": upstream, "render": render, "store": now - rendered}
-
-
 @dataclass(frozen=True)
 class FetchContext:
     """Dependencies of fetches."""
@@ -152,7 +129,7 @@ class CuboidFetches(Service):
         self._metrics = context.metrics
         self._slots: WeakKeyDictionary[DatasetSource, FairSemaphore] = WeakKeyDictionary()
         self._colourings = Colourings(context.clock)
-        self._flights: SingleFlight[Cuboid, Tile | None, Found | None] = SingleFlight(
+        self._flights: SingleFlight[AnyCuboid, Tile | None, Found | None] = SingleFlight(
             self._fly, context.clock, forget=(UpstreamResting,)
         )
         self._seconds: WeakKeyDictionary[DatasetSource, deque[float]] = WeakKeyDictionary()
@@ -174,11 +151,11 @@ class CuboidFetches(Service):
         """
         self._flights.detach(lambda cuboid: any(map(flush.part.has, cuboid.tiles())))
 
-    def is_flying(self, cuboid: Cuboid) -> bool:
+    def is_flying(self, cuboid: AnyCuboid) -> bool:
         """Return whether the cuboid is being fetched."""
         return self._flights.is_flying(cuboid)
 
-    async def fetch(self, cuboid: Cuboid, tile: Tile) -> Found:
+    async def fetch(self, cuboid: AnyCuboid, tile: Tile) -> Found:
         """Return a tile of the cuboid, by a new flight or the one that is in progress.
 
         :raises UpstreamFailure: the upstream did not give the voxels.
@@ -191,7 +168,7 @@ class CuboidFetches(Service):
             self._lookup.remember(tile, found.tile)  # when it was delivered nobody waited for it
         return Found(found.tile, Result.COLLAPSED, found.timing) if shared else found
 
-    async def fill(self, cuboid: Cuboid) -> bool:
+    async def fill(self, cuboid: AnyCuboid) -> bool:
         """Fetch the cuboid unless it is stored, and return when all its tiles are that there is space for.
 
         Return whether anything was missing.
@@ -203,7 +180,7 @@ class CuboidFetches(Service):
         await self._flights.join(cuboid, None)
         return True
 
-    async def _is_stored(self, cuboid: Cuboid) -> bool:
+    async def _is_stored(self, cuboid: AnyCuboid) -> bool:
         tiles = cuboid.tiles()
         return len(await self._store.sizes(tiles)) == len(tiles)
 
@@ -257,9 +234,8 @@ class CuboidFetches(Service):
 
     async def _fetch(self, flight: CuboidFlight, source: DatasetSource, began: float) -> None:
         cuboid, upstream = flight.key, source.upstream
-        course = _Course(Provenance(self._store.flushes.looked), began, self._clock.seconds())
-        cutout = cuboid.picture_cutout()
-        if cutout is not None and await self._fetch_picture(flight, upstream, cutout, course):
+        course = Course(Provenance(self._store.flushes.looked), began, self._clock.seconds())
+        if await self._fetch_ready_made(flight, upstream, course):
             self._finish(flight, course)
             return
         try:
@@ -274,14 +250,14 @@ class CuboidFetches(Service):
         self._measure(source, course.answered - course.asked)
         voxels = [None if one is None else one.voxels for one in fetched]
         renderer = CuboidRenderer(flight, voxels, self._threads, partial(self._deliver, flight, course))
-        stored = self._colourings.is_stored(cuboid.stack)
+        stored = not isinstance(cuboid, Cuboid) or self._colourings.is_stored(cuboid.stack)
         async with renderer:
             async for pictures in renderer.pictures():
                 if stored:
                     await self._store.store(pictures, course.origin)
         self._finish(flight, course)
 
-    def _finish(self, flight: CuboidFlight, course: _Course) -> None:
+    def _finish(self, flight: CuboidFlight, course: Course) -> None:
         """Note that all tiles are stored that there is space for."""
         for stage, seconds in course.stages(self._clock.seconds()).items():
             self._metrics.miss_seconds.labels(stage).observe(seconds)
@@ -290,7 +266,31 @@ class CuboidFetches(Service):
     def _measure(self, source: DatasetSource, seconds: float) -> None:
         self._seconds.setdefault(source, deque(maxlen=_REMEMBERED)).append(seconds)
 
-    async def _fetch_picture(self, flight: CuboidFlight, upstream: Upstream, cutout: Cutout, course: _Course) -> bool:
+    async def _fetch_ready_made(self, flight: CuboidFlight, upstream: Upstream, course: Course) -> bool:
+        """Deliver and store the cuboid's only tile or chunk as the upstream has it; return False when it has none."""
+        cuboid = flight.key
+        if isinstance(cuboid, Cuboid):
+            cutout = cuboid.picture_cutout()
+            return cutout is not None and await self._fetch_picture(flight, upstream, cutout, course)
+        cutout = cuboid.native_cutout()
+        if cutout is None:
+            return False
+        (tile,) = cuboid.tiles()
+        with trail.recorded() as asked:
+            body = await upstream.chunk(cutout)
+        self._answered(flight, course, asked)
+        content: bytes = await self._threads.urgent(chunks.native, cuboid, body, tile)
+        self._deliver(flight, course, tile, content)
+        await self._store.store([(tile, content)], course.origin)
+        return True
+
+    def _answered(self, flight: CuboidFlight, course: Course, asked: trail.Trail) -> None:
+        """Note that something ready-made has arrived, and from which home."""
+        flight.progress.report()
+        course.answered = self._clock.seconds()
+        course.origin = course.origin._replace(home=",".join(asked.homes))
+
+    async def _fetch_picture(self, flight: CuboidFlight, upstream: Upstream, cutout: Cutout, course: Course) -> bool:
         """Deliver and store the cuboid's only tile as the upstream draws it; return False when it does not."""
         (tile,) = flight.key.tiles()
         earlier = None
@@ -303,15 +303,13 @@ class CuboidFetches(Service):
             picture = await upstream.picture(cutout, earlier)
         if picture is None:
             return False
-        flight.progress.report()
-        course.answered = self._clock.seconds()
-        course.origin = course.origin._replace(home=",".join(asked.homes))
+        self._answered(flight, course, asked)
         self._deliver(flight, course, tile, picture.body)
         if await self._store.store([(tile, picture.body)], course.origin) and picture.validators:
             await self._store.keep_validators(tile, picture.validators)
         return True
 
-    def _deliver(self, flight: CuboidFlight, course: _Course, tile: Tile, picture: bytes) -> None:
+    def _deliver(self, flight: CuboidFlight, course: Course, tile: Tile, picture: bytes) -> None:
         """Deliver a tile; one that somebody waits for, and that was not flushed meanwhile, stays in memory."""
         (made, home), now = course.origin, self._clock.seconds()
         course.rendered = now if course.rendered is None else course.rendered

@@ -15,11 +15,15 @@ from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
 from ocpproxy.cache.memory import S3FifoMemory
+from ocpproxy.formats import chunk_file
 from ocpproxy.imagery import pictures
+from ocpproxy.model.chunks import is_chunk
 from ocpproxy.model.stack import Tile
 from ocpproxy.store.files import OpenTile, StoredTile
 from ocpproxy.store.flushing.flush import Flush
 
+CHUNK_TYPE = b"application/octet-stream"
+"""The media type of chunks, in whatever encoding."""
 _OVERHEAD = 1000
 """Bytes that a tile in memory takes beside its picture."""
 
@@ -43,13 +47,16 @@ class Result(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedTile:
-    """A tile that can be sent."""
+    """A tile or a chunk that can be sent."""
 
     picture: bytes | memoryview
     etag: str
     """A strong validator, quoted."""
     modified: float
     """Seconds since 1970."""
+    content_type: bytes = b"image/png"
+    gzipped: bool = False
+    """Whether `picture` is compressed: only who accepts that gets it as it is."""
     home: str = ""
     """Where it comes from (`store.provenance`); empty where that is not known, or the file is open."""
     file: OpenTile | None = None
@@ -63,11 +70,15 @@ class EncodedTile:
     def of(
         cls, tile: Tile, picture: bytes | memoryview, modified: float, home: str = "", file: OpenTile | None = None
     ) -> EncodedTile:
-        """Return a tile with this picture.
+        """Return a tile with this picture, or a chunk with this content of its file.
 
         The ETag holds the identity of the tile too: to a shared cache, equal pictures of two tiles are two things.
         """
-        return cls(picture, f'"{pictures.fingerprint(picture)}-{_identity(tile)}"', modified, home, file)
+        if is_chunk(tile):
+            body, digest, gzipped = chunk_file.unpack(picture)
+            return cls(body, f'"{digest}-{_identity(tile)}"', modified, CHUNK_TYPE, gzipped, home, file)
+        etag = f'"{pictures.fingerprint(picture)}-{_identity(tile)}"'
+        return cls(picture, etag, modified, pictures.content_type(picture), False, home, file)
 
 
 @lru_cache(maxsize=10_000)

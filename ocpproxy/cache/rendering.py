@@ -1,4 +1,4 @@
-"""A cuboid's voxels become its tiles: those that somebody waits for first.
+"""A cuboid's voxels become its tiles, or its chunks: those that somebody waits for first.
 
 The tiles that somebody waits for are rendered before all others, each as soon as somebody asks for it, and are
 delivered from memory. The others are begun when those have been delivered, a few at a time: sending answers needs the
@@ -17,15 +17,17 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredQueue
 
+from ocpproxy.cache import chunks
 from ocpproxy.cache.lookup import Found
 from ocpproxy.concurrency.single_flight import Flight
 from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.imagery.drawing import draw
+from ocpproxy.model.chunks import AnyCuboid
 from ocpproxy.model.stack import Cuboid, Tile
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.store.tile_store import Pictures
 
-CuboidFlight = Flight[Cuboid, Tile | None, Found | None]
+CuboidFlight = Flight[AnyCuboid, Tile | None, Found | None]
 """The flight of a cuboid. Who waits for its item None waits until all tiles are stored that there is space for."""
 _AHEAD_BATCH = 4
 """Tiles that nobody waits for, rendered by one job: two milliseconds of work."""
@@ -42,9 +44,15 @@ class RenderThreads:
     """For tiles that nobody waits for yet."""
 
 
-def _draw(cuboid: Cuboid, voxels: Sequence[Voxels | None], left: dict[Tile, None], tiles: Sequence[Tile]) -> Pictures:
+def _draw(
+    cuboid: AnyCuboid, voxels: Sequence[Voxels | None], left: dict[Tile, None], tiles: Sequence[Tile]
+) -> Pictures:
     """Take those of the tiles that are left out of `left`, and return their pictures. (In a thread.)"""
-    return [(tile, draw(cuboid, voxels, tile)) for tile in tiles if left.pop(tile, _TAKEN) is not _TAKEN]
+    return [(tile, _make(cuboid, voxels, tile)) for tile in tiles if left.pop(tile, _TAKEN) is not _TAKEN]
+
+
+def _make(cuboid: AnyCuboid, voxels: Sequence[Voxels | None], tile: Tile) -> bytes:
+    return draw(cuboid, voxels, tile) if isinstance(cuboid, Cuboid) else chunks.encode(cuboid, voxels[0], tile)
 
 
 class CuboidRenderer:

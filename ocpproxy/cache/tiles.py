@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Generic, TypeVar
 
 from ocpproxy.cache.catalogue import Catalogue
 from ocpproxy.cache.entries import CatalogueEntry
@@ -20,9 +21,12 @@ from ocpproxy.cache.placeholders import Placeholders
 from ocpproxy.imagery import png
 from ocpproxy.log import Logger
 from ocpproxy.model.address import TileAddress
-from ocpproxy.model.dataset import CannotDisplay
-from ocpproxy.model.stack import Cuboid, Stack, Tile
+from ocpproxy.model.chunks import AnyCuboid, ChunkedVolume, View
+from ocpproxy.model.dataset import CannotDisplay, Triple
+from ocpproxy.model.stack import Stack, Tile
 from ocpproxy.upstream.base import OutOfRange, UnknownToken, UpstreamFailure, UpstreamRefused
+
+W = TypeVar("W", Stack, ChunkedVolume)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +39,18 @@ class TileAnswer:
     """When it is fetched again, None for never; seconds since 1970."""
     timing: Timing | None = None
     """What a miss has spent its time on."""
-    cuboid: Cuboid | None = None
+    cuboid: AnyCuboid | None = None
     """What the tile was cut from; None for what no upstream has given."""
 
 
 @dataclass(frozen=True)
-class LocatedTile:
+class Located(Generic[W]):
     """What an address means."""
 
     entry: CatalogueEntry
-    stack: Stack
+    stack: W
     tile: Tile | None
-    """None outside the volume."""
+    """None outside the volume. For a volume it is a chunk."""
 
     @property
     def expires(self) -> float | None:
@@ -54,7 +58,7 @@ class LocatedTile:
         return self.entry.expires(self.stack) if self.tile is not None else None
 
     @cached_property
-    def cuboid(self) -> Cuboid | None:
+    def cuboid(self) -> AnyCuboid | None:
         """What the tile is cut from; None outside the volume, and for a stored one that could not be fetched again."""
         with suppress(CannotDisplay):
             return None if self.tile is None else self.stack.cuboid(self.tile)
@@ -63,6 +67,10 @@ class LocatedTile:
     def answer(self, found: Found) -> TileAnswer:
         """Return the answer with a tile that was found."""
         return TileAnswer(found.tile, found.result, self.expires, found.timing, self.cuboid)
+
+
+LocatedTile = Located[Stack]
+LocatedChunk = Located[ChunkedVolume]
 
 
 def max_age(expires: float | None, now: float, most: int) -> int:
@@ -106,7 +114,7 @@ class TileCache:
             located = _locate(await self._catalogue.current_entry(token, entry), address)
         return located
 
-    async def tile(self, located: LocatedTile) -> TileAnswer:
+    async def tile(self, located: LocatedTile | LocatedChunk) -> TileAnswer:
         """Return the tile.
 
         :raises NotIndexable: the address is beyond what the index can hold.
@@ -130,7 +138,9 @@ class TileCache:
             if old is not None:
                 self._log.warn("{tile} is served from an earlier epoch: {reason}", tile=tile, reason=str(failure))
                 return old
-            placeholder = await self._placeholders.find(located.stack, tile)
+            # Whoever reads voxels takes them for true, so nothing stands for a chunk.
+            stack = located.stack
+            placeholder = await self._placeholders.find(stack, tile) if isinstance(stack, Stack) else None
             if placeholder is None:
                 raise
             return TileAnswer(placeholder, Result.PLACEHOLDER)
@@ -146,7 +156,7 @@ class TileCache:
         found = await self._lookup.find(located.tile)
         return None if found is None else located.answer(found)
 
-    async def _miss(self, stack: Stack, tile: Tile, *, certain: bool) -> Found:
+    async def _miss(self, stack: View, tile: Tile, *, certain: bool) -> Found:
         """Return a tile that is not stored; `certain` is False where only the disk can tell."""
         cuboid = stack.cuboid(tile)
         if not certain and not self._fetches.is_flying(cuboid):  # a flight brings it anyway
@@ -155,7 +165,7 @@ class TileCache:
                 return found
         return await self._fetches.fetch(cuboid, tile)
 
-    async def _from_earlier_epoch(self, stack: Stack, tile: Tile) -> TileAnswer | None:
+    async def _from_earlier_epoch(self, stack: View, tile: Tile) -> TileAnswer | None:
         """Return the latest tile of the epochs before, which is better than none."""
         for earlier in stack.earlier_epochs():
             old = tile._replace(stack=earlier.name)
@@ -164,13 +174,32 @@ class TileCache:
                 return TileAnswer(found.tile, Result.STALE, cuboid=earlier.cuboid(old))
         return None
 
+    async def locate_chunk(self, token: str, channel: str, time: int, level: int, number: Triple) -> LocatedChunk:
+        """Return a chunk of a channel, by its numbers along x, y and z.
+
+        :raises CannotDisplay: there is no such channel.
+        :raises UpstreamFailure: nothing is known of the token.
+        """
+        entry = await self.entry(token)
+        volume = entry.volume(channel)
+        return LocatedChunk(entry, volume, volume.tile(time, level, number))
+
+    async def entry(self, token: str) -> CatalogueEntry:
+        """Return what is known of a token, in its current epoch.
+
+        :raises UpstreamFailure: nothing is known of it.
+        """
+        entry = self._catalogue.entry_now(token) or await self._catalogue.entry(token)
+        return await self._catalogue.current_entry(token, entry) if entry.epoch else entry
+
 
 def _locate(entry: CatalogueEntry, address: TileAddress) -> LocatedTile:
     stack = entry.stack(address.base)
     return LocatedTile(entry, stack, stack.tile(address.time, address.level, address.slice, address.row, address.col))
 
 
-def _blank(located: LocatedTile) -> TileAnswer:
-    picture = png.blank(clear=located.stack.is_overlay)
+def _blank(located: LocatedTile | LocatedChunk) -> TileAnswer:
+    stack = located.stack
+    picture = png.blank(clear=isinstance(stack, Stack) and stack.is_overlay)
     encoded = EncodedTile(picture, f'"{png.fingerprint(picture)}"', located.entry.read_at)
     return TileAnswer(encoded, Result.BLANK)

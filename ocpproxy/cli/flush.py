@@ -39,7 +39,9 @@ def add_parser(commands: Any) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("token", nargs="?", metavar="TOKEN[/CHANNEL]", help="several channels with commas between them")
     what.add_argument("--list", action="store_true", help="show the flushes whose files are being removed")
-    parser.add_argument("--plane", metavar="P,...", help="some of xy, xz, yz, zy; by default all")
+    parser.add_argument(
+        "--plane", metavar="P,...", help="some of xy, xz, yz, zy, and 3d for chunks of voxels; by default all"
+    )
     parser.add_argument("--levels", type=quantities.levels, metavar="A-B", help="both included; by default all")
     parser.add_argument("--times", type=quantities.whole_range, metavar="A-B", help="time points, both included")
     parser.add_argument(

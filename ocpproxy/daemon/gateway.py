@@ -31,7 +31,7 @@ from ocpproxy.cache.quotas import Quotas
 from ocpproxy.cache.rendering import RenderThreads
 from ocpproxy.cache.shared_cutouts import SharedCutouts
 from ocpproxy.cache.tiles import TileCache
-from ocpproxy.concurrency.threads import Priority
+from ocpproxy.concurrency.threads import Priority, RunInThread
 from ocpproxy.config import BadConfiguration, Fault, Settings, UpstreamSettings
 from ocpproxy.daemon.admin import AdminServer, AdminSocket, AdoptedSocket
 from ocpproxy.daemon.log_output import LogOutput
@@ -71,6 +71,7 @@ from ocpproxy.web.site import GatewaySite, SiteParts
 from ocpproxy.web.tiles import TilePolicy, TileSources, TokenResource
 from ocpproxy.web.tracing import TraceParts, Tracer
 from ocpproxy.web.tree import Root
+from ocpproxy.web.voxels import VoxelSources
 
 _CONNECT_WITHIN = 10
 """Seconds."""
@@ -155,7 +156,7 @@ def make_gateway(
     sources = TileSources(catalogue, cache, DerivedTiles(cache, threads.urgent), lookahead, now, reactor)
     access_log = _access_log(settings.server.access_log, process.log, reactor)
     state = _state(settings, storage, metrics, process)
-    site = _make_site(settings, reactor, sources, lookup, state, metrics, access_log)
+    site = _make_site(settings, reactor, sources, (lookup, threads.urgent), state, metrics, access_log)
     run = RunContext(fetches, storage.store, evictor, reactor, now)
     estimator = Estimator(storage.store, storage.files.run, reactor, live.quotas)
     rows = JobRows(storage.database, reactor)
@@ -256,7 +257,7 @@ def _make_site(
     settings: Settings,
     reactor: Any,
     sources: TileSources,
-    lookup: TileLookup,
+    kept: tuple[TileLookup, RunInThread],
     state: GatewayState,
     metrics: Metrics,
     access_log: AccessLog | None,
@@ -267,7 +268,9 @@ def _make_site(
     routes = RouteCache()
     pages = Pages(sources.catalogue, state, open_requests, reactor)
     policy = TilePolicy(server.max_age, errors_as_text=server.error_body == "text")
-    root = Root(pages, TokenResource(sources, routes, policy))
+    lookup, run_in_thread = kept
+    voxels = VoxelSources(sources.cache, run_in_thread, routes, sources.now, server.max_age)
+    root = Root(pages, TokenResource(sources, routes, policy), voxels)
     front = Front(server.trusted_proxies, server.public_url)
     record = AnswerRecord(metrics, access_log)
     hot_path = HotPath(KnownTiles(routes, lookup, sources.lookahead.note), record, front, sources.now, server.max_age)

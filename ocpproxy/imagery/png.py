@@ -26,15 +26,17 @@ from ocpproxy.model.dataset import TILE
 
 if TYPE_CHECKING:
 
-    def _deflate(data: bytes, level: int, /) -> bytes: ...
+    def deflate(data: bytes, level: int, /) -> bytes:
+        """Return bytes as a zlib stream (RFC 1950)."""
+
     def _crc32(data: bytes, /) -> int: ...
 
 else:
     try:
-        from isal.isal_zlib import compress as _deflate
+        from isal.isal_zlib import compress as deflate
         from isal.isal_zlib import crc32 as _crc32
     except ImportError:  # no wheel for this processor
-        from zlib import compress as _deflate
+        from zlib import compress as deflate
         from zlib import crc32 as _crc32
 
 Pixels = npt.NDArray[np.uint8]
@@ -73,7 +75,7 @@ def _body(pixels: Pixels) -> bytes:
     # Row r becomes row r minus row r - 1, modulo 256. The original rows are needed, so subtract a copy.
     above = filtered[: min(rows, TILE - 1), 1:].copy()
     filtered[1 : len(above) + 1, 1:] -= above
-    return _chunk(b"IDAT", _deflate(filtered.tobytes(), 1))
+    return _chunk(b"IDAT", deflate(filtered.tobytes(), 1))
 
 
 def grey(pixels: Pixels) -> bytes:

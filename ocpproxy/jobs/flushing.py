@@ -3,7 +3,7 @@
 ==============  =======================================================================================================
 ``token``       the dataset; exactly this one
 ``channels``    names; by default all. False colours of any channels belong to each of them
-``planes``      ``xy``, ``xz``, ``yz``, ``zy``; by default all
+``planes``      ``xy``, ``xz``, ``yz``, ``zy``, and ``3d`` for chunks of voxels; by default all
 ``levels``      [first, last], both included; null for the coarsest; by default all
 ``times``       [first, last]; by default all
 ``box``         [x0, x1, y0, y1, z0, z1]: ranges of voxels of the finest level: the tiles that show one of these
@@ -21,11 +21,11 @@ from typing import Any
 from ocpproxy.cache.entries import CatalogueEntry
 from ocpproxy.jobs.spec import BadJob, JobSpec, read_spec
 from ocpproxy.model.address import ImageBase
-from ocpproxy.model.dataset import CannotDisplay, Plane
-from ocpproxy.model.region import Block, part
+from ocpproxy.model.dataset import CHUNKS, CannotDisplay, Plane
+from ocpproxy.model.region import Block, level_box, part
 from ocpproxy.store.flushing import flush
 from ocpproxy.store.flushing.flush import Flush, Walked
-from ocpproxy.store.part import Area, TilePart
+from ocpproxy.store.part import ALL_PLANES, Area, TilePart, place
 from ocpproxy.store.space import accounts
 from ocpproxy.store.space.usage import Usage
 from ocpproxy.store.tile_store import TileStore
@@ -89,8 +89,9 @@ class Flushing:
             if document.get("channels") is not None and not document["channels"]:
                 raise BadJob("channels: expected a list of names")
             document = {key: value for key, value in document.items() if key != "older_than"}
+        stacks, volumes, document = _planes(document)
         spec = read_spec(document, _KEYS)
-        planes = spec.planes if document.get("planes") is not None else tuple(Plane)
+        planes = (*((plane.value for plane in spec.planes) if document.get("planes") else stacks), *volumes)
         entry = None if spec.region.box is None else await self._describe(spec.token)
         return FlushRequest(make_part(spec, planes, entry), age)
 
@@ -144,8 +145,19 @@ def _next_sizes(files: Iterator[Walked]) -> list[int] | None:
     return [file[1].st_size for file in looked_at if file is not None] if looked_at else None
 
 
-def make_part(spec: JobSpec, planes: tuple[Plane, ...], entry: CatalogueEntry | None) -> TilePart:
-    """Return the tiles of a job, in these planes.
+def _planes(document: Any) -> tuple[tuple[str, ...], tuple[str, ...], Any]:
+    """Return the planes of a flush where it names none of stacks, whether its chunks go too, and the rest of it."""
+    planes = document.get("planes") if isinstance(document, Mapping) else None
+    if planes is None:
+        return ALL_PLANES, (), document
+    if not isinstance(planes, list) or CHUNKS not in planes:
+        return (), (), document
+    others = [plane for plane in planes if plane != CHUNKS]
+    return (), (CHUNKS,), {**document, "planes": others or None}
+
+
+def make_part(spec: JobSpec, planes: tuple[str, ...], entry: CatalogueEntry | None) -> TilePart:
+    """Return the tiles of a job, in these planes (`part.ALL_PLANES`).
 
     :param entry: what is known of the dataset; it may be None where the job has no box.
     :raises BadJob: the dataset has no such plane.
@@ -154,17 +166,33 @@ def make_part(spec: JobSpec, planes: tuple[Plane, ...], entry: CatalogueEntry | 
     return TilePart(spec.token, spec.channels, planes, spec.levels or (0, None), spec.times, areas)
 
 
-def _areas(spec: JobSpec, planes: tuple[Plane, ...], entry: CatalogueEntry) -> dict[tuple[Plane, int], Area]:
-    """Return the tiles that show a voxel of a box, by plane and level."""
-    areas: dict[tuple[Plane, int], Area] = {}
-    for plane in planes:
-        try:
-            stack = entry.stack(ImageBase(spec.token, plane, ()))
-        except CannotDisplay as error:
-            raise BadJob(str(error)) from None
-        for level in entry.dataset.levels:
+def _areas(spec: JobSpec, planes: tuple[str, ...], entry: CatalogueEntry) -> dict[tuple[str, int], Area]:
+    """Return the tiles and chunks that have a voxel of a box, by place and level."""
+    areas: dict[tuple[str, int], Area] = {}
+    for level in entry.dataset.levels:
+        for plane in planes:
+            if plane == CHUNKS:
+                areas |= {(place(plane, channel), level): area for channel, area in _chunks(spec, entry, level)}
+                continue
+            try:
+                stack = entry.stack(ImageBase(spec.token, Plane(plane), ()))
+            except CannotDisplay as error:
+                raise BadJob(str(error)) from None
             found = part(stack, 0, level, spec.region)
             if isinstance(found, Block):
-                spans = ((one.start, one.stop) for one in (found.rows, found.cols, found.slices))
-                areas[plane, level] = Area(*spans)
+                areas[plane, level] = _area(found.rows, found.cols, found.slices)
     return areas
+
+
+def _chunks(spec: JobSpec, entry: CatalogueEntry, level: int) -> Iterator[tuple[str, Area]]:
+    """Yield the chunks of a level that have a voxel of a box, by channel."""
+    for channel in entry.dataset.channels:
+        grid = entry.volume(channel.name).grids[level]
+        box = level_box(entry.dataset, level, spec.region.box)
+        if box is not None:
+            xs, ys, zs = grid.numbers_in(box)
+            yield channel.name, _area(ys, xs, zs)
+
+
+def _area(rows: range, cols: range, slices: range) -> Area:
+    return Area(*((one.start, one.stop) for one in (rows, cols, slices)))

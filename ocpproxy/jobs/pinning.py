@@ -71,7 +71,7 @@ class Pinning:
         if not spec.channels:
             spec = replace(spec, channels=tuple(channel.name for channel in entry.dataset.channels))
         _, estimate = await self._context.estimate(spec)
-        part = replace(make_part(spec, spec.planes, entry), false_colours=False)
+        part = replace(make_part(spec, tuple(plane.value for plane in spec.planes), entry), false_colours=False)
         await self._store.refresh()  # the limits follow the disk
         wanted = Usage(estimate.tiles, estimate.bytes)
         pin = await self._store.database.run(self._insert, part, wanted)

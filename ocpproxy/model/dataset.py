@@ -21,6 +21,8 @@ Triple = tuple[int, int, int]
 """A value per axis, in the order x, y, z."""
 Z = 2
 """The axis z, as an index of a `Triple`."""
+CHUNKS = "3d"
+"""What the name of a volume of chunks has where that of a stack has its plane (`ocpproxy.model.chunks`)."""
 NAME = r"\w[\w-]{0,63}"
 """A regular expression: the name of a token or a channel (ASCII)."""
 
@@ -66,7 +68,7 @@ class Level:
     cube: Triple
     """The block in which the upstream stores its voxels: reading whole blocks saves it work."""
     voxel: tuple[Fraction, Fraction, Fraction] = (Fraction(1), Fraction(1), Fraction(1))
-    """The edges of a voxel; only their ratios have a meaning."""
+    """The edges of a voxel, in nanometres (`Dataset.in_nanometres`); to tiles only their ratios have a meaning."""
 
     @property
     def end(self) -> Triple:
@@ -167,6 +169,8 @@ class Dataset:
     """Opaque data of the upstream that described the dataset; it comes back to it with every cutout."""
     alias_of: str = ""
     """The upstream's token, where it is another."""
+    in_nanometres: bool = True
+    """Whether the edges of voxels are nanometres; where the upstream has no unit, only their ratios have a meaning."""
     notes: tuple[str, ...] = ()
     """What the volume declares and the gateway does not show, and why, for people."""
 

@@ -17,7 +17,7 @@ from itertools import islice, product
 from math import ceil, dist, floor
 from typing import NamedTuple
 
-from ocpproxy.model.dataset import TILE, Box, Level, Z
+from ocpproxy.model.dataset import TILE, Box, Dataset, Level, Z
 from ocpproxy.model.stack import Cuboid, Stack, Tile
 
 Point = tuple[float, float, float]
@@ -186,8 +186,9 @@ def part(stack: Stack, time: int, level: int, region: Region) -> Part | None:
     return _block(stack, time, level, region.box)
 
 
-def _block(stack: Stack, time: int, level: int, box: Box | None) -> Block | None:
-    shape, finest = stack.dataset.levels[level], stack.dataset.finest
+def level_box(dataset: Dataset, level: int, box: Box | None) -> Box | None:
+    """Return the voxels of a level that show a box of the finest level, by default all; None where there are none."""
+    shape, finest = dataset.levels[level], dataset.finest
     spans: list[tuple[int, int]] = []
     for axis in range(3):
         first, end = shape.offset[axis], shape.end[axis]
@@ -198,6 +199,14 @@ def _block(stack: Stack, time: int, level: int, box: Box | None) -> Block | None
         if first >= end:
             return None
         spans.append((first, end))
+    return Box(*spans[0], *spans[1], *spans[2])
+
+
+def _block(stack: Stack, time: int, level: int, box: Box | None) -> Block | None:
+    shape, found = stack.dataset.levels[level], level_box(stack.dataset, level, box)
+    if found is None:
+        return None
+    spans = [(found[2 * axis], found[2 * axis + 1]) for axis in range(3)]
     columns, rows, through = stack.plane.axes
     first, end = spans[through]
     if end <= 0:

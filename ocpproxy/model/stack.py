@@ -47,7 +47,10 @@ EARLIER_EPOCHS = 8
 
 
 class Tile(NamedTuple):
-    """The identity of one tile. `stack` is a `Stack.name`; equal tiles are equal pictures."""
+    """The identity of one tile, or of one chunk (`ocpproxy.model.chunks`); equal ones have equal contents.
+
+    `stack` is a `Stack.name`.
+    """
 
     stack: str
     time: int
@@ -125,7 +128,7 @@ class Stack:
             (self.display.gain, self.display.opaque) if false_colour else None,
             *([self.epoch] if self.epoch else []),
         ]
-        return _digest(content, 8)
+        return digest(content, 8)
 
     @cached_property
     def name(self) -> str:
@@ -135,7 +138,7 @@ class Stack:
         """
         channel = self.shown[0].channel.name
         if self.mode is DrawMode.FALSE_COLOUR:
-            channel = "~" + _digest([[item.channel.name, item.colour] for item in self.shown], 16)
+            channel = "~" + digest([[item.channel.name, item.colour] for item in self.shown], 16)
         return f"{self.dataset.token}/{self.plane.value}/{channel}/{self.version}"
 
     # -- pixels
@@ -254,13 +257,8 @@ class Stack:
             else:
                 width *= TILE
         needed = width * sum(item.channel.itemsize for item in self.shown)
-        most, cube = self.max_cutout // needed, level.cube[self.plane.axes[2]]
-        if not most:
-            raise CannotDisplay(
-                f"a single {self.plane.value} tile of this level of {self.dataset.token} needs "
-                f"{needed / 2**20:.0f} MiB of voxels, and a cutout may have {self.max_cutout / 2**20:.0f}"
-            )
-        return max(n for n in range(1, min(cube, most, MAX_SLAB) + 1) if cube % n == 0)
+        what = f"a single {self.plane.value} tile of this level of {self.dataset.token}"
+        return slab_depth(level.cube[self.plane.axes[2]], needed, self.max_cutout, what)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,5 +318,20 @@ class Cuboid:
         return (self.box[2 * through], self.box[2 * through + 1])
 
 
-def _digest(content: object, length: int) -> str:
+def slab_depth(cube: int, needed: int, max_cutout: int, what: str) -> int:
+    """Return the slices of a slab: the thickest divisor of the upstream's cube that fits into a cutout.
+
+    :param needed: bytes of voxels of one slice.
+    :param what: what needs them, for people.
+    :raises CannotDisplay: one slice does not fit.
+    """
+    most = max_cutout // needed
+    if not most:
+        wanted, allowed = needed / 2**20, max_cutout / 2**20
+        raise CannotDisplay(f"{what} needs {wanted:.0f} MiB of voxels, and a cutout may have {allowed:.0f}")
+    return max(n for n in range(1, min(cube, most, MAX_SLAB) + 1) if cube % n == 0)
+
+
+def digest(content: object, length: int) -> str:
+    """Return so many hex digits that are different for different content, which must be JSON."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:length]

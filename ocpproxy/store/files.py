@@ -20,7 +20,7 @@ import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -28,9 +28,8 @@ from tempfile import NamedTemporaryFile
 from threading import Lock, get_ident
 from typing import NamedTuple, TypeVar
 
-from ocpproxy.imagery.pictures import is_uniform, is_whole
 from ocpproxy.model.stack import Tile
-from ocpproxy.store import keys, provenance
+from ocpproxy.store import contents, keys, provenance
 from ocpproxy.store.page_cache import PageCache
 from ocpproxy.store.provenance import Provenance
 
@@ -98,13 +97,13 @@ class TornTile(Exception):
     """The file exists but is no whole tile."""
 
 
-def _content(fd: int, read: Callable[[int, int], B]) -> tuple[B, FileStatus]:
+def _content(fd: int, read: Callable[[int, int], B], is_fine: Callable[[B], bool]) -> tuple[B, FileStatus]:
     """Return the content and the status of a tile's file."""
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
         raise TornTile
     picture = read(fd, found.st_size)
-    if not is_whole(picture):
+    if not is_fine(picture):
         raise TornTile
     return picture, _status(found)
 
@@ -176,7 +175,7 @@ class TileFiles:
                 raise TornTile from None
             raise
         try:
-            picture, status = _content(fd, lambda fd, size: os.pread(fd, size, 0))
+            picture, status = _content(fd, lambda fd, size: os.pread(fd, size, 0), partial(contents.is_undamaged, tile))
             return StoredTile(picture, status.modified, Provenance(status.made, provenance.read_home(fd)))
         finally:
             os.close(fd)
@@ -193,7 +192,7 @@ class TileFiles:
         except OSError:
             raise BlockingIOError from None
         try:
-            return OpenTile(fd, *_content(fd, self._page_cache.read))
+            return OpenTile(fd, *_content(fd, self._page_cache.read, partial(contents.is_whole, tile)))
         except (TornTile, OSError):
             os.close(fd)
             raise BlockingIOError from None
@@ -223,7 +222,7 @@ class TileFiles:
         """
         name = self._at_own(tile)
         origin = Provenance(time.time()) if origin is None else origin
-        if is_uniform(picture):
+        if contents.is_uniform(tile, picture):
             try:
                 return self._link_uniform(name, picture, origin, max(shared_since, origin.made // _DAY * _DAY))
             except OSError as error:

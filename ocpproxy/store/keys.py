@@ -2,7 +2,7 @@
 
 Both hold the whole identity of the tile, so the index can be rebuilt from the disk::
 
-    token/plane/channel/version / time / level / row_col / slice.png        the path
+    token/plane/channel/version / time / level / row_col / slice.png        the path; of a chunk with .chunk
     highkey = time << 40 | datasetid << 16 | level                          datasetid: the id of the stack's name
     lowkey  = slice << 40 | row << 20 | col
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 
+from ocpproxy.model.chunks import is_chunk
 from ocpproxy.model.stack import Tile
 
 _LEVEL, _ID, _TIME = 16, 24, 23
@@ -31,7 +32,7 @@ Key = tuple[int, int]
 
 _PATH = re.compile(
     r"(?P<stack>[\w-]{1,64}/\w{2}/(?:[\w-]{1,64}|~[0-9a-f]{16})/[0-9a-f]{8})/(?P<time>\d{1,7})/(?P<level>\d{1,5})"
-    r"/(?P<row>\d{1,7})_(?P<col>\d{1,7})/(?P<slice>\d{1,7})\.png",
+    r"/(?P<row>\d{1,7})_(?P<col>\d{1,7})/(?P<slice>\d{1,7})\.(?:png|chunk)",
     re.ASCII,
 )
 
@@ -61,7 +62,8 @@ def path(tile: Tile) -> str:
     :raises NotIndexable: when the tile could not be indexed.
     """
     _check(tile)
-    return f"{tile.stack}/{tile.time}/{tile.level}/{tile.row}_{tile.col}/{tile.slice}.png"
+    ending = "chunk" if is_chunk(tile) else "png"
+    return f"{tile.stack}/{tile.time}/{tile.level}/{tile.row}_{tile.col}/{tile.slice}.{ending}"
 
 
 def tile_at(path_: str) -> Tile | None:

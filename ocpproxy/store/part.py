@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ocpproxy.model.dataset import NAME, Plane
+from ocpproxy.model.dataset import CHUNKS, NAME, Plane
 from ocpproxy.model.stack import Tile
 
 FALSE_COLOUR = "~"
 """What the name of a stack has for a channel, and a digest, where several channels are shown in false colours."""
+ALL_PLANES = (*(plane.value for plane in Plane), CHUNKS)
+"""What the names of stacks have for a plane, those of volumes of chunks included."""
 _MOST_NUMBER = 2**40
 Span = tuple[int, int]
 """The first number, and the one after the last."""
@@ -26,7 +28,7 @@ class BadPart(ValueError):
 
 @dataclass(frozen=True)
 class Area:
-    """Tiles of one level: ranges of rows, columns and slices."""
+    """Tiles of one level: ranges of rows, columns and slices. Of chunks these are their numbers along y, x and z."""
 
     rows: Span
     cols: Span
@@ -48,13 +50,14 @@ class TilePart:
     token: str
     channels: tuple[str, ...] = ()
     """The channels; none for all."""
-    planes: tuple[Plane, ...] = tuple(Plane)
+    planes: tuple[str, ...] = ALL_PLANES
+    """Some of `ALL_PLANES`."""
     levels: tuple[int, int | None] = (0, None)
     """First and last; None for the coarsest."""
     times: tuple[int, int] | None = None
     """First and last; None for all."""
-    areas: Mapping[tuple[Plane, int], Area] | None = None
-    """By plane and level, where it is only a part of a level. Nothing of a level without one belongs to it."""
+    areas: Mapping[tuple[str, int], Area] | None = None
+    """By `place` and level, where it is only a part of a level. Nothing of a level without one belongs to it."""
     false_colours: bool = True
     """Whether false colours, of whatever channels, belong to it."""
 
@@ -69,12 +72,12 @@ class TilePart:
             return False
         if not (self.has_time(time) and self.has_level(level)):
             return False
-        return self.areas is None or (Plane(plane), level) in self.areas
+        return self.areas is None or (place(plane, channel), level) in self.areas
 
     def _has_place(self, tile: Tile) -> bool:
         if self.areas is None:
             return True
-        return self.areas[Plane(tile.stack.split("/")[1]), tile.level].has(tile)
+        return self.areas[place_of(tile.stack), tile.level].has(tile)
 
     def has_channel(self, channel: str) -> bool:
         """Return whether the channel of a stack's name belongs to it."""
@@ -84,7 +87,7 @@ class TilePart:
 
     def has_plane(self, plane: str) -> bool:
         """Return whether the plane of a stack's name belongs to it."""
-        return any(one.value == plane for one in self.planes)
+        return plane in self.planes
 
     def has_time(self, time: int) -> bool:
         """Return whether a time point belongs to it."""
@@ -101,11 +104,11 @@ class TilePart:
         """Return the part as JSON."""
         areas = None
         if self.areas is not None:
-            areas = [[p.value, n, *area.rows, *area.cols, *area.slices] for (p, n), area in self.areas.items()]
+            areas = [[where, n, *area.rows, *area.cols, *area.slices] for (where, n), area in self.areas.items()]
         return {
             "token": self.token,
             "channels": self.channels,
-            "planes": [plane.value for plane in self.planes],
+            "planes": self.planes,
             "levels": self.levels,
             "times": self.times,
             "areas": areas,
@@ -122,7 +125,7 @@ class TilePart:
             return cls(
                 token=_name(document["token"]),
                 channels=tuple(map(_name, document["channels"])),
-                planes=tuple(map(Plane, document["planes"])),
+                planes=tuple(map(_plane, document["planes"])),
                 levels=_range(document["levels"]),
                 times=None if document["times"] is None else _span(document["times"]),
                 areas=None if document["areas"] is None else dict(map(_area, document["areas"])),
@@ -139,8 +142,8 @@ class TilePart:
             words.append(f"level {first}")
         elif (first, last) != (0, None):
             words.append(f"levels {first}-{'' if last is None else last}")
-        if set(self.planes) != set(Plane):
-            words.append(",".join(plane.value for plane in self.planes))
+        if set(self.planes) != set(ALL_PLANES):
+            words.append(",".join(self.planes))
         if self.times is not None:
             words.append("times {}-{}".format(*self.times))
         if self.areas is not None:
@@ -170,7 +173,29 @@ def _range(value: Any) -> tuple[int, int | None]:
     return (_number(first), None if last is None else _number(last))
 
 
-def _area(value: Any) -> tuple[tuple[Plane, int], Area]:
-    plane, level, *numbers = value
+def place(plane: str, channel: str) -> str:
+    """Return what names an area beside its level: a plane, or a channel in chunks, which has a grid of its own."""
+    return f"{plane}/{channel}" if plane == CHUNKS else plane
+
+
+def place_of(stack: str) -> str:
+    """Return the `place` of the tiles of a stack, or of the chunks of a volume."""
+    _, plane, channel, _ = stack.split("/")
+    return place(plane, channel)
+
+
+def _plane(value: Any) -> str:
+    if value not in ALL_PLANES:
+        raise BadPart("expected one of " + ", ".join(ALL_PLANES))
+    return str(value)
+
+
+def _place(value: Any) -> str:
+    plane, slash, channel = str(value).partition("/")
+    return place(_plane(plane), _name(channel) if slash else "")
+
+
+def _area(value: Any) -> tuple[tuple[str, int], Area]:
+    where, level, *numbers = value
     row, end_row, col, end_col, slice_, end_slice = map(_number, numbers)
-    return (Plane(plane), _number(level)), Area((row, end_row), (col, end_col), (slice_, end_slice))
+    return (_place(where), _number(level)), Area((row, end_row), (col, end_col), (slice_, end_slice))

@@ -15,7 +15,8 @@ from typing import Protocol, TypeVar
 from twisted.internet.defer import CancelledError
 
 from ocpproxy.metrics import Metrics
-from ocpproxy.model.dataset import Cutout, Dataset
+from ocpproxy.model.chunks import NativeChunks
+from ocpproxy.model.dataset import Channel, Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
 
 T = TypeVar("T")
@@ -174,9 +175,35 @@ class Upstream(Protocol):
         :raises UpstreamFailure: as `cutout`.
         """
 
+    def native_chunks(self, dataset: Dataset, channel: Channel, level: int) -> NativeChunks | None:
+        """Return the chunks of a level that the upstream stores and `chunk` returns as they are.
 
-class VoxelsOnly:
-    """Base class of upstreams that draw no tiles."""
+        None when it stores them otherwise; then chunks are made of `cutout`.
+        """
+
+    async def chunk(self, cutout: Cutout) -> bytes:
+        """Return the body of a native chunk, whose voxels are those of the cutout, in the encoding of `native_chunks`.
+
+        It is empty for a chunk that is missing, and thus background. It is not damaged.
+
+        :raises UpstreamFailure: as `cutout`.
+        """
+
+
+class NoNativeChunks:
+    """Base class of upstreams whose chunks are not served as they are."""
+
+    def native_chunks(self, dataset: Dataset, channel: Channel, level: int) -> NativeChunks | None:
+        """Return None; see `Upstream.native_chunks`."""
+        return None
+
+    async def chunk(self, cutout: Cutout) -> bytes:
+        """Refuse: there are no native chunks."""
+        raise NotImplementedError
+
+
+class VoxelsOnly(NoNativeChunks):
+    """Base class of upstreams that give nothing but voxels."""
 
     async def picture(self, cutout: Cutout, known: Picture | None) -> Picture | None:
         """Return None; see `Upstream.picture`."""
@@ -206,6 +233,14 @@ class InstrumentedUpstream:
     async def picture(self, cutout: Cutout, known: Picture | None) -> Picture | None:
         """Return a picture; see `Upstream.picture`."""
         return await self._measure("picture", self._upstream.picture(cutout, known))
+
+    def native_chunks(self, dataset: Dataset, channel: Channel, level: int) -> NativeChunks | None:
+        """Return the chunks that are stored; see `Upstream.native_chunks`."""
+        return self._upstream.native_chunks(dataset, channel, level)
+
+    async def chunk(self, cutout: Cutout) -> bytes:
+        """Return a chunk; see `Upstream.chunk`."""
+        return await self._measure("chunk", self._upstream.chunk(cutout))
 
     async def _measure(self, kind: str, work: Awaitable[T]) -> T:
         outcome, began = "fault", time.perf_counter()

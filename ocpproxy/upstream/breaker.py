@@ -21,7 +21,8 @@ from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
 from ocpproxy.log import Logger
-from ocpproxy.model.dataset import Cutout, Dataset
+from ocpproxy.model.chunks import NativeChunks
+from ocpproxy.model.dataset import Channel, Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream import trail
 from ocpproxy.upstream.base import (
@@ -228,6 +229,17 @@ class GuardedUpstream:
         """
         return await self._guard(cutout, lambda: self._upstream.picture(cutout, known))
 
+    def native_chunks(self, dataset: Dataset, channel: Channel, level: int) -> NativeChunks | None:
+        """Return the chunks that are stored; see `Upstream.native_chunks`."""
+        return self._upstream.native_chunks(dataset, channel, level)
+
+    async def chunk(self, cutout: Cutout) -> bytes:
+        """Return a chunk; see `Upstream.chunk`.
+
+        :raises UpstreamResting: the breaker is open.
+        """
+        return await self._guard(cutout, lambda: self._upstream.chunk(cutout))
+
     async def _guard(self, cutout: Cutout, ask: Callable[[], Awaitable[T]]) -> T:
         breaker = self.breakers.of(cutout)
         probe = breaker.admit()
@@ -275,5 +287,13 @@ class CacheOnly:
         raise self._refuse()
 
     async def picture(self, cutout: Cutout, known: Picture | None) -> Picture | None:
+        """Refuse."""
+        raise self._refuse()
+
+    def native_chunks(self, dataset: Dataset, channel: Channel, level: int) -> NativeChunks | None:
+        """Return the chunks that are stored, so that those that are cached are found."""
+        return self._upstream.native_chunks(dataset, channel, level)
+
+    async def chunk(self, cutout: Cutout) -> bytes:
         """Refuse."""
         raise self._refuse()

@@ -34,7 +34,7 @@ from ocpproxy.config.options import Option
 from ocpproxy.imagery import pictures, png
 from ocpproxy.model.dataset import TILE, Box, Channel, Cutout, Dataset, Level, Triple
 from ocpproxy.model.voxels import Voxels
-from ocpproxy.upstream.base import Picture, UpstreamBroken, UpstreamFailure
+from ocpproxy.upstream.base import NoNativeChunks, Picture, UpstreamBroken, UpstreamFailure
 from ocpproxy.upstream.chunks import Chunks, MissingChunks, log_all_missing
 from ocpproxy.upstream.codecs import content_encoding, images
 from ocpproxy.upstream.documents import pyramids
@@ -87,7 +87,7 @@ class Tiling:
         return _PATHS[self.type].format(**corner, **names)
 
 
-class Catmaid:
+class Catmaid(NoNativeChunks):
     """One stack of a tile server."""
 
     def __init__(

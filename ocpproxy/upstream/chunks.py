@@ -144,6 +144,39 @@ class Chunks(Generic[V]):
         flight.deliver(None, voxels)
 
 
+class SharedObjects(Generic[V]):
+    """The objects of chunks, each fetched once for who wants its voxels and who wants it as it is.
+
+    :param fetch: returns the object of one chunk, or None for a chunk that is missing.
+    """
+
+    def __init__(self, fetch: Callable[[V, Box], Awaitable[HttpResponse | None]], clock: IReactorTime) -> None:
+        self._fetch = fetch
+        self._flights: SingleFlight[_Chunk[V], None, HttpResponse | None] = SingleFlight(
+            self._fly, clock, remember_failure=0, finish=False
+        )
+        self._kept: TTLCache[_Chunk[V], HttpResponse] = TTLCache(
+            MEMORY, _KEEP, clock.seconds, getsizeof=lambda response: len(response.body)
+        )
+
+    async def get(self, volume: V, chunk: Box) -> HttpResponse | None:
+        """Return the object of a chunk, or None for one that is missing.
+
+        :raises UpstreamFailure: as `fetch`.
+        """
+        key = (generation.current(), volume, chunk)
+        kept = self._kept.get(key)
+        return kept if kept is not None else await self._flights.join(key, None)
+
+    async def _fly(self, flight: Flight[_Chunk[V], None, HttpResponse | None]) -> None:
+        _, volume, chunk = flight.key
+        response = await self._fetch(volume, chunk)
+        flight.progress.report()
+        if response is not None and len(response.body) <= MEMORY // 16:
+            self._kept[flight.key] = response
+        flight.deliver(None, response)
+
+
 async def read_clipped(box: Box, grid: Grid, dtype: str, read: Callable[[Box], Awaitable[Any]]) -> Voxels:
     """Return the voxels of a box of which only the part within the grid can be read; the rest is 0.
 

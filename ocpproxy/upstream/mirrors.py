@@ -19,15 +19,15 @@ from ocpproxy.concurrency.gather import gather
 from ocpproxy.log import Logger
 from ocpproxy.model.dataset import Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
-from ocpproxy.upstream.base import NotUnderstood, Picture, UpstreamFailure
+from ocpproxy.upstream.base import NoNativeChunks, NotUnderstood, Picture, UpstreamFailure
 from ocpproxy.upstream.breaker import GuardedUpstream, counts
 
 T = TypeVar("T")
 _MOST_TOKENS = 1000
 
 
-class Mirrored:
-    """The homes of one volume as one upstream."""
+class Mirrored(NoNativeChunks):
+    """The homes of one volume as one upstream. Each may store its chunks in its own way."""
 
     _log = Logger()
 

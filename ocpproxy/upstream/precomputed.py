@@ -5,11 +5,7 @@ chunk is one object, ``{url}/{key}/{x0}-{x1}_{y0}-{y1}_{z0}-{z1}``. The name giv
 included; the last chunk along an axis ends where the volume ends. A missing chunk is background (neuroglancer,
 src/datasource/precomputed/volume.rst).
 
-============================  =====================================================================================
-raw                           little endian, (channel, z, y, x) in C order
-jpeg, png                     a picture of any shape; its pixels, row by row, are the voxels in the same order
-compressed_segmentation       see `ocpproxy.upstream.codecs.segmentation`
-============================  =====================================================================================
+`ocpproxy.upstream.codecs.precomputed_chunk` reads chunks. They are also served as they are (`Upstream.chunk`).
 
 CloudVolume compresses the chunks that it writes to a disk, and adds ``.gz`` or ``.br`` to their names. Where a chunk is
 not there, those names are tried, but not in the stores of Amazon and Google, where it does not do that.
@@ -30,11 +26,12 @@ from twisted.internet.interfaces import IReactorTime
 from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.config import UpstreamSettings
 from ocpproxy.config.options import BUCKET_SCHEMES
-from ocpproxy.model.dataset import Box, Cutout, Dataset
+from ocpproxy.model.chunks import NativeChunks
+from ocpproxy.model.dataset import Box, Channel, Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
-from ocpproxy.upstream.base import UpstreamBroken, UpstreamFailure, UpstreamRefused, VoxelsOnly
-from ocpproxy.upstream.chunks import Chunks, MissingChunks, log_all_missing
-from ocpproxy.upstream.codecs import content_encoding, images, segmentation
+from ocpproxy.upstream.base import UpstreamFailure, UpstreamRefused, VoxelsOnly
+from ocpproxy.upstream.chunks import Chunks, MissingChunks, SharedObjects, log_all_missing
+from ocpproxy.upstream.codecs import content_encoding, precomputed_chunk
 from ocpproxy.upstream.documents import channels, checks
 from ocpproxy.upstream.documents.checks import json_object
 from ocpproxy.upstream.documents.precomputed_info import DOCUMENT, PrecomputedScale, check_kind, parse_info
@@ -45,6 +42,8 @@ from ocpproxy.upstream.kind import CHANNELS, MISSING, MISSING_STATUS, Kind, Upst
 from ocpproxy.upstream.locations import Location, describe_channels, list_addresses
 from ocpproxy.upstream.tensorstore.sharded import ShardedScales
 
+_LARGEST_NATIVE = 4 * 2**20
+"""Bytes of the voxels of a chunk that is served as it is."""
 _COMPRESSED = {".gz": "gzip", ".br": "br"}
 """What may follow the name of a chunk that is stored compressed, and its content encoding."""
 
@@ -78,6 +77,7 @@ class Precomputed(VoxelsOnly):
         self._chunks: Chunks[tuple[str, PrecomputedScale]] = Chunks(
             self._chunk, clock, lambda volume: log_all_missing(volume[0], locations[volume[1].channel], volume[1].key)
         )
+        self._objects = SharedObjects(self._fetch_chunk, clock)
         self.origin = f"precomputed {list_addresses(locations)}"
 
     async def describe(self, token: str) -> str:
@@ -122,9 +122,34 @@ class Precomputed(VoxelsOnly):
             return await self._sharded.scale(token, scale, box)
         return await self._chunks.box((token, scale), box, scale.grid, scale.dtype)
 
+    def native_chunks(self, dataset: Dataset, channel: Channel, level: int) -> NativeChunks | None:
+        """Return the chunks of a scale that stores each as an object; see `Upstream.native_chunks`."""
+        _, scales = dataset.upstream_data[channel.name]
+        scale: PrecomputedScale | None = scales[level]
+        if scale is None or scale.sharding is not None or self._locations[scale.channel].in_bucket:
+            return None
+        shape, grid = dataset.levels[level], scale.grid
+        same = (grid.offset, grid.end, scale.dtype, scale.components) == (shape.offset, shape.end, channel.dtype, 1)
+        x, y, z = grid.chunk
+        if not same or scale.nbytes(Box(0, x, 0, y, 0, z)) > _LARGEST_NATIVE:
+            return None
+        return NativeChunks(grid.chunk, scale.encoding, scale.block)
+
+    async def chunk(self, cutout: Cutout) -> bytes:
+        """Return the body of a chunk; see `Upstream.chunk`."""
+        _, scales = cutout.dataset.upstream_data[cutout.channel.name]
+        scale: PrecomputedScale = scales[cutout.level]
+        response = await self._objects.get((cutout.dataset.upstream_token, scale), cutout.box)
+        if response is None:
+            return b""
+        if not response.encoding and scale.encoding == "raw":
+            return _checked(response, scale, cutout.box)
+        body: bytes = await self._in_thread(_checked, response, scale, cutout.box)
+        return body
+
     async def _chunk(self, volume: tuple[str, PrecomputedScale], box: Box) -> Voxels | None:
-        token, scale = volume
-        response = await self._fetch_chunk(token, scale, box)
+        _, scale = volume
+        response = await self._objects.get(volume, box)
         if response is None:
             return None
         if scale.encoding == "raw" and not response.encoding:  # nothing to decode: a thread costs more than it saves
@@ -132,8 +157,9 @@ class Precomputed(VoxelsOnly):
         voxels: Voxels = await self._in_thread(_decode, response, scale, box)
         return voxels
 
-    async def _fetch_chunk(self, token: str, scale: PrecomputedScale, box: Box) -> HttpResponse | None:
+    async def _fetch_chunk(self, volume: tuple[str, PrecomputedScale], box: Box) -> HttpResponse | None:
         """Return the object of a chunk, or None when it is missing under all its names."""
+        token, scale = volume
         location = self._locations[scale.channel]
         limit, path = _longest_chunk(scale.nbytes(box)), location.path(token, scale.chunk_path(box))
         response = await location.client.get(path, limit, self._check)
@@ -161,28 +187,26 @@ def _longest_chunk(nbytes: int) -> int:
     return 2 * content_encoding.max_encoded_size(nbytes)
 
 
-def _decode(response: HttpResponse, scale: PrecomputedScale, box: Box) -> Voxels:
-    """Return the voxels of a chunk: axes (z, y, x), or (z, y, x, component) where a voxel has several values.
-
-    :raises UpstreamBroken: when the chunk is damaged, or is not what the scale says.
-    """
-    z, y, x = box.shape
+def _body(response: HttpResponse, scale: PrecomputedScale, box: Box) -> bytes:
+    """Return the body of a chunk without its content encoding."""
     nbytes = scale.nbytes(box)
-    dtype = np.dtype(scale.dtype).newbyteorder("<")
-    raw = scale.encoding == "raw"
-    body = content_encoding.decode_content(response.body, response.encoding, nbytes if raw else _longest_chunk(nbytes))
-    if raw:
-        if len(body) != nbytes:
-            raise UpstreamBroken(f"expected {nbytes} bytes of voxels, not {len(body)}")
-        array = np.frombuffer(body, dtype).reshape(scale.components, z, y, x)
-    elif scale.encoding == "compressed_segmentation":
-        return segmentation.decode(body, scale.dtype, box.shape, scale.block)
-    else:
-        samples = images.decode(body, None, z * y * x, scale.components)
-        if samples.dtype != dtype:
-            raise UpstreamBroken(f"expected a picture of {scale.dtype}, not of {samples.dtype}")
-        array = samples.reshape(z, y, x, scale.components).transpose(3, 0, 1, 2)
-    return array[0] if scale.components == 1 else np.moveaxis(array, 0, -1)
+    most = nbytes if scale.encoding == "raw" else _longest_chunk(nbytes)
+    return content_encoding.decode_content(response.body, response.encoding, most)
+
+
+def _decode(response: HttpResponse, scale: PrecomputedScale, box: Box) -> Voxels:
+    """Return the voxels of a chunk; see `precomputed_chunk.decode`."""
+    return precomputed_chunk.decode(_body(response, scale, box), scale.form, box.shape)
+
+
+def _checked(response: HttpResponse, scale: PrecomputedScale, box: Box) -> bytes:
+    """Return the body of a chunk that can be decoded.
+
+    :raises UpstreamBroken: it cannot.
+    """
+    body = _body(response, scale, box)
+    precomputed_chunk.check(body, scale.form, box.shape)
+    return body
 
 
 def make_precomputed(settings: UpstreamSettings, context: UpstreamContext) -> Precomputed:

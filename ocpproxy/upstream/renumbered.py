@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ocpproxy.model.dataset import Cutout, Dataset, Level, Z
+from ocpproxy.model.chunks import NativeChunks
+from ocpproxy.model.dataset import Channel, Cutout, Dataset, Level, Z
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import NotUnderstood, Picture, Upstream
 
@@ -67,6 +68,15 @@ class Renumbered:
     async def picture(self, cutout: Cutout, known: Picture | None) -> Picture | None:
         """Return a picture; see `Upstream.picture`."""
         return await self._upstream.picture(self._original(cutout), known)
+
+    def native_chunks(self, dataset: Dataset, channel: Channel, level: int) -> NativeChunks | None:
+        """Return the chunks that are stored; see `Upstream.native_chunks`."""
+        original: Dataset = dataset.upstream_data
+        return self._upstream.native_chunks(original, channel, self._levels.get(level, level))
+
+    async def chunk(self, cutout: Cutout) -> bytes:
+        """Return a chunk; see `Upstream.chunk`."""
+        return await self._upstream.chunk(self._original(cutout))
 
 
 def renumbered(upstream: Upstream, shift: int, levels: Mapping[int, int]) -> Upstream:

@@ -23,16 +23,17 @@ from twisted.web.server import Request
 from ocpproxy.cache.entries import Undescribed
 from ocpproxy.cache.lookup import EncodedTile, Result
 from ocpproxy.cache.tiles import TileAnswer
-from ocpproxy.imagery import pictures, png
+from ocpproxy.imagery import png
 from ocpproxy.model.address import BadAddress
+from ocpproxy.model.chunks import AnyCuboid
 from ocpproxy.model.dataset import CannotDisplay
-from ocpproxy.model.stack import Cuboid
 from ocpproxy.store.keys import NotIndexable
 from ocpproxy.upstream.base import UnknownToken, UpstreamFailure, UpstreamRefused, UpstreamSlow
 
 COMMON = {
     b"access-control-allow-origin": b"*",
-    b"access-control-expose-headers": b"ETag, Cache-Status, Retry-After, X-Request-Id, Server-Timing, "
+    b"access-control-expose-headers": b"ETag, Last-Modified, Content-Length, Content-Encoding, Content-Range, "
+    b"Accept-Ranges, Cache-Status, Retry-After, X-Request-Id, Server-Timing, "
     b"X-Dataset-Version, X-Cuboid, X-Fetched, X-Upstream",
     b"cache-status": b"ocpproxy",
     b"cross-origin-resource-policy": b"cross-origin",
@@ -40,6 +41,7 @@ COMMON = {
 }
 """Headers of every answer."""
 ALLOWED = b"GET, HEAD, OPTIONS"
+NO_DESCRIPTOR = "this gateway has no descriptor left; try again"
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 
 CACHE_STATUS = {
@@ -146,7 +148,28 @@ def tile_headers(etag: str, modified: float, max_age: int) -> dict[bytes, bytes]
     }
 
 
-def provenance_headers(cuboid: Cuboid, encoded: EncodedTile) -> dict[bytes, bytes]:
+def chunk_headers(*, gzipped: bool) -> dict[bytes, bytes]:
+    """Return the headers that chunks have beside those of tiles."""
+    headers = {b"accept-ranges": b"bytes", b"vary": b"Accept-Encoding"}
+    if gzipped:
+        headers[b"content-encoding"] = b"gzip"
+    return headers
+
+
+def found_headers(answer: TileAnswer) -> dict[bytes, bytes]:
+    """Return the headers that tell how and where a tile or a chunk was found."""
+    headers = {b"cache-status": cache_status(answer.result)}
+    if answer.cuboid is not None:
+        headers |= provenance_headers(answer.cuboid, answer.tile)
+    if answer.timing is not None:
+        parts = (f"{name};dur={seconds * 1000:.1f}" for name, seconds in answer.timing._asdict().items())
+        headers[b"server-timing"] = ", ".join(parts).encode()
+    if answer.result in _NOT_KEPT:
+        headers[b"cache-control"] = b"no-store"
+    return headers
+
+
+def provenance_headers(cuboid: AnyCuboid, encoded: EncodedTile) -> dict[bytes, bytes]:
     """Return the headers that tell where a tile comes from.
 
     ``X-Upstream`` is the name of an upstream, which is public, and not its address. It is missing where that is not
@@ -199,21 +222,10 @@ _NONE = Conditions()
 def tile(request: Request, answer: TileAnswer, max_age: int) -> Reply:
     """Return a tile, or 304 when the client has it."""
     encoded, values = answer.tile, request.requestHeaders.getRawHeaders
-    headers = {
-        **tile_headers(encoded.etag, encoded.modified, max_age),
-        b"cache-status": cache_status(answer.result),
-    }
-    if answer.cuboid is not None:
-        headers |= provenance_headers(answer.cuboid, encoded)
-    if answer.timing is not None:
-        parts = (f"{name};dur={seconds * 1000:.1f}" for name, seconds in answer.timing._asdict().items())
-        headers[b"server-timing"] = ", ".join(parts).encode()
-    if answer.result in _NOT_KEPT:
-        headers[b"cache-control"] = b"no-store"
+    headers = {**tile_headers(encoded.etag, encoded.modified, max_age), **found_headers(answer)}
     if Conditions.of(values(b"if-none-match"), values(b"if-modified-since")).has(encoded):
         return Reply(304, b"", headers)
-    content_type = pictures.content_type(encoded.picture)
-    return Reply(200, bytes(encoded.picture), {**headers, b"content-type": content_type})
+    return Reply(200, bytes(encoded.picture), {**headers, b"content-type": encoded.content_type})
 
 
 def head_of_unfetched() -> Reply:
@@ -233,6 +245,11 @@ def head_of_unfetched() -> Reply:
 # -- failures
 
 
+def has_no_descriptor(error: Exception) -> bool:
+    """Return whether an error says that the process cannot open another file."""
+    return isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS
+
+
 def failure(error: Exception, token: str, *, as_text: bool) -> Reply | None:
     """Return the answer to a failure, or None for an error that is a fault of the gateway.
 
@@ -246,8 +263,8 @@ def failure(error: Exception, token: str, *, as_text: bool) -> Reply | None:
         return text(404, f"unknown token {token}", cache_status="ocpproxy; detail=unknown-token")
     if isinstance(error, UpstreamRefused):
         return text(403, f"the upstream does not let this gateway read {token}", cache_status="ocpproxy; fwd=miss")
-    if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
-        return picture_or_text(503, "this gateway has no descriptor left; try again", "busy", 1, as_text=as_text)
+    if has_no_descriptor(error):
+        return picture_or_text(503, NO_DESCRIPTOR, "busy", 1, as_text=as_text)
     if isinstance(error, UpstreamFailure):
         sentence = f"the upstream of {token} is {error.outcome}; try again"
         return _passing(error, sentence, as_text=as_text)

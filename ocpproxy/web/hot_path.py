@@ -38,9 +38,8 @@ from twisted.web.http import RESPONSES, datetimeToString
 from twisted.web.http_headers import Headers
 from twisted.web.server import version
 
-from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup
+from ocpproxy.cache.lookup import CHUNK_TYPE, EncodedTile, Found, Result, TileLookup
 from ocpproxy.cache.tiles import max_age
-from ocpproxy.imagery import pictures
 from ocpproxy.model.stack import Stack, Tile
 from ocpproxy.store.files import OpenTile
 from ocpproxy.web import answers, request_ids
@@ -50,6 +49,7 @@ from ocpproxy.web.answers import Conditions
 from ocpproxy.web.channel import header_lines
 from ocpproxy.web.front import FORWARDING, HOST, Front, Peer
 from ocpproxy.web.route_cache import Route, RouteCache
+from ocpproxy.web.voxel_answers import accepts_gzip
 
 Now = Callable[[], float]
 LONGEST_REQUEST = 8192
@@ -58,7 +58,7 @@ _HEADER = rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\x20-\x7e\t]*)\r\n"
 _BLOCK = re.compile(rb"(?:" + re.sub(rb"\((?!\?)", rb"(?:", _HEADER) + rb"){0,100}\r\n")
 """Field lines as everybody sends them (RFC 9112, 5): ASCII, no folding, no more than Twisted takes."""
 _FIELD = re.compile(_HEADER)
-_ORDINARY = {b"content-length", b"transfer-encoding", b"expect"}
+_ORDINARY = {b"content-length", b"transfer-encoding", b"expect", b"range"}
 _LOGGED = {b"referer", b"user-agent", request_ids.HEADER}
 _MOST_BLOCKS = 512
 _LONGEST_BLOCK = 2048
@@ -72,6 +72,10 @@ def _lines(headers: Mapping[bytes, bytes]) -> bytes:
     return header_lines(Headers({name: [value] for name, value in headers.items()}))
 
 
+_CHUNK_LINES = [_lines(answers.chunk_headers(gzipped=gzipped)) for gzipped in (False, True)]
+"""The headers that chunks have beside those of tiles, plain and compressed."""
+
+
 class HeaderBlock(NamedTuple):
     """What the header of a request says."""
 
@@ -82,6 +86,7 @@ class HeaderBlock(NamedTuple):
     """What the access log has of the page and the program that ask."""
     request_id: bytes | None
     """The id that the client has sent."""
+    accepts_gzip: bool = False
 
 
 def _read_headers(block: bytes, front: Front) -> HeaderBlock | None:
@@ -91,6 +96,7 @@ def _read_headers(block: bytes, front: Front) -> HeaderBlock | None:
     matches: list[bytes] = []
     since: list[bytes] = []
     hosts: list[bytes] = []
+    encodings: list[bytes] = []
     forwarded: dict[bytes, list[bytes]] = {}
     others: dict[bytes, bytes] = {}
     for name, value in _FIELD.findall(block):
@@ -105,6 +111,8 @@ def _read_headers(block: bytes, front: Front) -> HeaderBlock | None:
             hosts.append(value)
         elif name in _LOGGED:
             others.setdefault(name, value)
+        elif name == b"accept-encoding":
+            encodings.append(value)
         elif name in FORWARDING:
             forwarded.setdefault(name, []).append(value)
     if len(hosts) != 1 or not HOST.fullmatch(hosts[0]):
@@ -114,6 +122,7 @@ def _read_headers(block: bytes, front: Front) -> HeaderBlock | None:
         front.forwarded_client(forwarded),
         agent_fields(others.get(b"referer"), others.get(b"user-agent")),
         request_ids.own_id(others.get(request_ids.HEADER)),
+        accepts_gzip(encodings),
     )
 
 
@@ -194,8 +203,13 @@ class HotPath:
         if found is None:
             return None
         try:
+            if found.tile.gzipped and not header.accepts_gzip:
+                if found.tile.file is not None:
+                    found.tile.file.close()
+                return None
             client = header.client if peer.trusted and header.client else peer.host
-            self._note(client, route.stack, route.tile)
+            if isinstance(route.stack, Stack):
+                self._note(client, route.stack, route.tile)
             answer = self._make(route, found, header, client, now)
             self._count(found.result.value, perf_counter() - began)
             return answer
@@ -208,8 +222,9 @@ class HotPath:
         """Log and return the answer with a tile."""
         tile, result, _ = found
         request_id = header.request_id or request_ids.new_id()
-        headers = b"%b%bX-Request-Id: %b\r\n" % (
+        headers = b"%b%b%bX-Request-Id: %b\r\n" % (
             self._tile_headers(tile.etag, tile.modified, max_age(route.expires, now, self._longest_age)),
+            _CHUNK_LINES[tile.gzipped] if tile.content_type is CHUNK_TYPE else b"",
             self._provenance.get((tile.etag, tile.modified)) or self._make_provenance(route, tile),
             request_id,
         )
@@ -221,8 +236,7 @@ class HotPath:
             self._log.add(Answered(client, line, status, size, cache, result.value, agent, request_id))
         if cached:
             return HotAnswer((self._opening(304, result), headers, b"\r\n"), b"", tile.file)
-        content_type = pictures.content_type(tile.picture)
-        content = b"Content-Type: %b\r\nContent-Length: %d\r\n\r\n" % (content_type, size)
+        content = b"Content-Type: %b\r\nContent-Length: %d\r\n\r\n" % (tile.content_type, size)
         return HotAnswer((self._opening(200, result), headers, content), tile.picture, tile.file)
 
     def _make_provenance(self, route: Route, tile: EncodedTile) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 
 from twisted.web import server
 
+from ocpproxy.cache.lookup import Result
 from ocpproxy.web import answers, request_ids, target
 from ocpproxy.web.target import RefusedRequest
 
@@ -23,6 +24,18 @@ class GatewayRequest(server.Request):
     request_id = b"-"
     began = 0.0
     """When the request had arrived, by the clock that measures how long things take."""
+
+    def count(self, result: Result) -> None:
+        """Note that the answer is a tile or a chunk, found like this; answers to HEAD are not counted."""
+        self._count((Result.MISS if result is Result.COLLAPSED else result).value)
+
+    def count_error(self) -> None:
+        """Note that the answer is an error in place of a tile or a chunk."""
+        self._count("error")
+
+    def _count(self, result: str) -> None:
+        if self.method == b"GET":
+            self.tile_result = result
 
     def gotLength(self, length: int | None) -> None:
         """Keep nothing of a body that may follow: nobody here reads one."""

@@ -15,8 +15,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from ocpproxy.cache.entries import CatalogueEntry
-from ocpproxy.cache.tiles import LocatedTile
-from ocpproxy.model.stack import Cuboid, Stack, Tile
+from ocpproxy.cache.tiles import LocatedChunk, LocatedTile
+from ocpproxy.model.chunks import AnyCuboid, View
+from ocpproxy.model.stack import Tile
 from ocpproxy.web.access_log import quote
 
 _ROUTES = 50_000
@@ -28,9 +29,9 @@ _LONGEST_TARGET = 512
 class Route:
     """What a target means."""
 
-    stack: Stack
+    stack: View
     tile: Tile
-    cuboid: Cuboid | None
+    cuboid: AnyCuboid | None
     """What the tile is cut from, where that is known."""
     entry: CatalogueEntry
     expires: float | None
@@ -45,7 +46,7 @@ class RouteCache:
     def __init__(self) -> None:
         self._routes: OrderedDict[bytes, Route] = OrderedDict()
 
-    def remember(self, target: bytes, located: LocatedTile) -> None:
+    def remember(self, target: bytes, located: LocatedTile | LocatedChunk) -> None:
         """Remember what the target means."""
         if located.tile is not None and len(target) <= _LONGEST_TARGET:
             logged = quote(b"GET %b HTTP/1.1" % target)

@@ -13,7 +13,6 @@ from ocpproxy.cache.catalogue import Catalogue
 from ocpproxy.cache.derived import DerivedTiles
 from ocpproxy.cache.entries import CatalogueEntry
 from ocpproxy.cache.lookahead import LookAhead
-from ocpproxy.cache.lookup import Result
 from ocpproxy.cache.tiles import TileAnswer, TileCache, max_age
 from ocpproxy.concurrency.pieces import in_pieces
 from ocpproxy.model import address
@@ -75,8 +74,7 @@ class TokenResource(AsyncResource):
             found = await self._picture(asked, query, request)
         if found is None:
             return answers.head_of_unfetched()
-        result = Result.MISS if found.result is Result.COLLAPSED else found.result
-        _count(request, result.value)
+        request.count(found.result)
         age = max_age(found.expires, self._now(), self._policy.longest_age)
         return answers.tile(request, found, age)
 
@@ -109,12 +107,12 @@ class TokenResource(AsyncResource):
         as_text = self._policy.errors_as_text or _asks_for_description(request)
         reply = answers.failure(error, _token(request), as_text=as_text)
         if reply is not None:
-            _count(request, "error")
+            request.count_error()
         return reply
 
     def fault(self, request: GatewayRequest) -> Reply:
         """Answer with a picture, which is all that a viewer understands."""
-        _count(request, "error")
+        request.count_error()
         sentence = "something is wrong with this gateway; its log has the details"
         return answers.picture_or_text(500, sentence, "fault", 5, as_text=self._policy.errors_as_text)
 
@@ -144,12 +142,6 @@ def _asks_for_description(request: GatewayRequest) -> bool:
         return isinstance(_read_address(request)[1], ImageBase)
     except BadAddress:
         return False
-
-
-def _count(request: Any, result: str) -> None:
-    """Note the result under which the answer is counted (`answer_record`); answers to HEAD are not counted."""
-    if request.method == b"GET":
-        request.tile_result = result
 
 
 def _token(request: GatewayRequest) -> str:

@@ -8,23 +8,31 @@ from typing import Any
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
+from ocpproxy.formats.location import VoxelFormat
+from ocpproxy.formats.n5 import N5Format
+from ocpproxy.formats.precomputed import PrecomputedFormat
+from ocpproxy.formats.zarr import Zarr2Format, Zarr3Format
 from ocpproxy.web.pages import Pages
 from ocpproxy.web.resources import FunctionResource
 from ocpproxy.web.tiles import TokenResource
+from ocpproxy.web.voxels import VoxelResource, VoxelSources
 
+FORMATS: tuple[VoxelFormat, ...] = (PrecomputedFormat(), Zarr2Format(), Zarr3Format(), N5Format())
 _PROJECT = re.compile(rb"\d{1,10}/(stacks|stack/\d{1,10}/info)")
 
 
 class Root(Resource):
     """The tree: a few names of its own; everything else is behind a token."""
 
-    def __init__(self, pages: Pages, tokens: TokenResource) -> None:
+    def __init__(self, pages: Pages, tokens: TokenResource, voxels: VoxelSources) -> None:
         super().__init__()
         self._tokens = tokens
         self.putChild(b"", FunctionResource(pages.index))
         self.putChild(b"healthz", FunctionResource(pages.healthz))
         self.putChild(b"readyz", FunctionResource(pages.readyz))
         self.putChild(b"metrics", FunctionResource(pages.metrics))
+        for voxel_format in FORMATS:
+            self.putChild(voxel_format.name.encode(), VoxelResource(voxel_format, voxels))
         listing = FunctionResource(pages.projects)
         projects = _Projects(tokens, listing)
         projects.putChild(b"", listing)

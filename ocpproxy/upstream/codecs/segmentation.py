@@ -1,4 +1,4 @@
-"""neuroglancer's compressed segmentation, decoded by the ``compressed-segmentation`` library.
+"""neuroglancer's compressed segmentation, by the ``compressed-segmentation`` library.
 
 The library trusts its input: a changed byte makes it read outside of the body. So the header of each block is checked
 first: its table of labels and its packed values must begin, and the values must end, within the body. The length of a
@@ -38,11 +38,7 @@ def decode(body: bytes, dtype: str, shape: Triple, block: Triple) -> Voxels:
     """
     import compressed_segmentation
 
-    size = shape[::-1]
-    blocks = int(np.prod([-(-n // step) for n, step in zip(size, block, strict=True)], dtype=np.int64))
-    if len(body) % 4 or len(body) < 4:
-        raise UpstreamBroken(f"expected compressed segmentation, in words of 4 bytes, not {len(body)} bytes")
-    end = _reach(np.frombuffer(body, "<u4"), np.dtype(dtype).itemsize // 4, blocks, block)
+    size, end = shape[::-1], check(body, dtype, shape, block)
     if 4 * end > len(body):
         body += bytes(4 * end - len(body))
     try:
@@ -51,6 +47,31 @@ def decode(body: bytes, dtype: str, shape: Triple, block: Triple) -> Voxels:
         raise UpstreamBroken(f"the compressed segmentation is damaged: {error}") from None
     voxels: Voxels = np.ascontiguousarray(np.asarray(decoded).reshape(size, order="F").T)
     return voxels
+
+
+def check(body: bytes, dtype: str, shape: Triple, block: Triple) -> int:
+    """Check the headers of all blocks, and return the number of words that the library may read.
+
+    The parameters are those of `decode`.
+
+    :raises UpstreamBroken: the body is damaged, or is not such a volume.
+    """
+    size = shape[::-1]
+    blocks = int(np.prod([-(-n // step) for n, step in zip(size, block, strict=True)], dtype=np.int64))
+    if len(body) % 4 or len(body) < 4:
+        raise UpstreamBroken(f"expected compressed segmentation, in words of 4 bytes, not {len(body)} bytes")
+    return _reach(np.frombuffer(body, "<u4"), np.dtype(dtype).itemsize // 4, blocks, block)
+
+
+def encode(voxels: Voxels, block: Triple) -> bytes:
+    """Return voxels of uint32 or uint64, axes (z, y, x), as compressed segmentation of one channel.
+
+    :param block: the size of the encoding's blocks, (x, y, z).
+    """
+    import compressed_segmentation
+
+    encoded: bytes = compressed_segmentation.compress(np.asfortranarray(voxels.T), block, order="F")
+    return encoded
 
 
 def _reach(words: npt.NDArray[np.uint32], label_words: int, blocks: int, block: Triple) -> int:

@@ -8,9 +8,8 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from ocpproxy.model.dataset import Box, Triple
+from ocpproxy.upstream.codecs.precomputed_chunk import ChunkForm
 from ocpproxy.upstream.documents import checks, pyramids
 from ocpproxy.upstream.documents.checks import (
     fraction_triple,
@@ -66,10 +65,14 @@ class PrecomputedScale:
         """Return the path of the chunk with these voxels, below the volume's address."""
         return f"{self.key}/{box.x0}-{box.x1}_{box.y0}-{box.y1}_{box.z0}-{box.z1}"
 
+    @property
+    def form(self) -> ChunkForm:
+        """How its chunks are written."""
+        return ChunkForm(self.encoding, self.dtype, self.components, self.block)
+
     def nbytes(self, box: Box) -> int:
         """Return the bytes of the voxels in a box."""
-        z, y, x = box.shape
-        return z * y * x * self.components * np.dtype(self.dtype).itemsize
+        return self.form.nbytes(box.shape)
 
 
 def parse_info(channel: str | None, document: str, address: str) -> Volume[PrecomputedScale]:

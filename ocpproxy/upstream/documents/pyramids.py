@@ -169,7 +169,8 @@ def build_dataset(token: str, found: Mapping[str | None, Volume[S] | Absent]) ->
         number: Level(grid_size(scale.grid), scale.grid.offset, scale.grid.chunk, voxel)
         for number, (voxel, scale) in enumerate(levels)
     }
-    return Dataset(token, numbered, tuple(channels), default, upstream_data=scales_of, notes=tuple(notes))
+    known = any(volume.unit is not None for volume in found.values() if isinstance(volume, Volume))
+    return Dataset(token, numbered, tuple(channels), default, scales_of, in_nanometres=known, notes=tuple(notes))
 
 
 def _shown(found: Mapping[str | None, Volume[S] | Absent]) -> tuple[dict[str | None, Volume[S]], list[str]]:

@@ -1,0 +1,127 @@
+"""A chunk as it is kept: its body, and after it 32 bytes that say what it is.
+
+The body comes first, so that it can be sent from the file as it is. What follows it::
+
+    16 bytes   the BLAKE2b digest of the body, which is also its ETag
+     8 bytes   the length of the body, little endian
+     1 byte    flags: 1 the body is compressed by gzip, 2 all voxels are the same
+     7 bytes   "ocpchnk"
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from hashlib import blake2b
+from typing import NamedTuple
+
+from ocpproxy.imagery.png import deflate
+
+_TRAILER = struct.Struct("<16sQB7s")
+_MAGIC = b"ocpchnk"
+_GZIP, _UNIFORM = 1, 2
+_GZIP_HEAD = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+_SAMPLE = 2**14
+"""Bytes of a body from which it is judged whether compressing it is worth the time."""
+_WORTH = 0.6
+"""The share of a body that must be left of it."""
+
+
+class BadChunk(ValueError):
+    """The content of a file is no whole chunk."""
+
+
+class ChunkBody(NamedTuple):
+    """The body of a chunk."""
+
+    body: bytes | memoryview
+    digest: str
+    """32 hex digits that identify the body."""
+    gzipped: bool
+
+
+def pack(body: bytes, *, uniform: bool = False, compress: bool = True) -> bytes:
+    """Return the content of a chunk's file.
+
+    :param uniform: whether all its voxels are the same.
+    :param compress: compress the body where that is worth it. Electron micrographs stay as they are, so that nothing
+        stands between their file and the network; ids and background take a tenth.
+    """
+    flags = _UNIFORM if uniform else 0
+    if compress and (uniform or _is_compressible(body)):
+        body = gzip(body)
+        flags |= _GZIP
+    return body + _TRAILER.pack(blake2b(body, digest_size=16).digest(), len(body), flags, _MAGIC)
+
+
+def _is_compressible(body: bytes) -> bool:
+    middle = max(0, len(body) // 2 - _SAMPLE // 2)
+    sample = body[middle : middle + _SAMPLE]
+    return len(deflate(sample, 1)) < _WORTH * len(sample)
+
+
+def gzip(body: bytes) -> bytes:
+    """Return a body as one member of gzip (RFC 1952), without a time and a name."""
+    deflated = deflate(body, 1)
+    return _GZIP_HEAD + deflated[2:-4] + struct.pack("<II", zlib.crc32(body), len(body) & 0xFFFFFFFF)
+
+
+def gunzip(body: bytes | memoryview, most: int) -> bytes:
+    """Return what was compressed.
+
+    :param most: the most bytes that it may have.
+    :raises BadChunk: it has more, or is damaged.
+    """
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        plain = inflater.decompress(body, most)
+    except zlib.error as error:
+        raise BadChunk(str(error)) from None
+    if not inflater.eof:
+        raise BadChunk(f"expected at most {most} bytes")
+    return plain
+
+
+def _trailer(content: bytes | memoryview) -> tuple[bytes, int]:
+    """Return digest and flags.
+
+    :raises BadChunk: the content does not end as a chunk does.
+    """
+    if len(content) < _TRAILER.size:
+        raise BadChunk("too short")
+    digest, length, flags, magic = _TRAILER.unpack_from(content, len(content) - _TRAILER.size)
+    if magic != _MAGIC or length + _TRAILER.size != len(content):
+        raise BadChunk("torn")
+    return digest, flags
+
+
+def is_whole(content: bytes | memoryview) -> bool:
+    """Return whether the content ends as a chunk does, and is as long. Its body is not read."""
+    try:
+        _trailer(content)
+    except BadChunk:
+        return False
+    return True
+
+
+def is_undamaged(content: bytes | memoryview) -> bool:
+    """Return whether the content is a chunk whose body has its digest."""
+    try:
+        digest, _ = _trailer(content)
+    except BadChunk:
+        return False
+    return blake2b(content[: -_TRAILER.size], digest_size=16).digest() == digest
+
+
+def is_uniform(content: bytes | memoryview) -> bool:
+    """Return whether all voxels of a chunk are known to be the same."""
+    return bool(_trailer(content)[1] & _UNIFORM)
+
+
+def unpack(content: bytes | memoryview) -> ChunkBody:
+    """Return the body of a chunk.
+
+    :raises BadChunk: the content is no whole chunk.
+    """
+    digest, flags = _trailer(content)
+    return ChunkBody(content[: -_TRAILER.size], digest.hex(), bool(flags & _GZIP))

@@ -1,0 +1,170 @@
+"""Voxels in the formats of other readers: documents, chunks and folders, read only.
+
+What readers make of a status decides the answers. A 404 or a 403 becomes black for most of them, without a word. So a
+chunk that is missing at the upstream is a chunk of zeros with 200, 404 is only for what is no name of the format or off
+its grid, and every failure is 503 or 504, also where the upstream refuses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from cachetools import LRUCache
+
+from ocpproxy.cache import chunks
+from ocpproxy.cache.entries import CatalogueEntry
+from ocpproxy.cache.lookup import EncodedTile
+from ocpproxy.cache.tiles import TileCache, max_age
+from ocpproxy.concurrency.threads import RunInThread
+from ocpproxy.formats import chunk_file
+from ocpproxy.formats.location import ChunkPlace, Folder, FormatDocument, ServedVolume, VoxelFormat
+from ocpproxy.model.address import BadAddress
+from ocpproxy.model.chunks import ChunkedVolume
+from ocpproxy.model.dataset import NAME
+from ocpproxy.model.stack import Tile
+from ocpproxy.web import answers, voxel_answers
+from ocpproxy.web.answers import Reply
+from ocpproxy.web.request import GatewayRequest
+from ocpproxy.web.resources import AsyncResource
+from ocpproxy.web.route_cache import RouteCache
+
+_MEMORY = 32 * 2**20
+"""Bytes of chunks that were made of kept ones for another format."""
+_TOKEN = re.compile(NAME, re.ASCII)
+
+
+class NoSuchName(BadAddress):
+    """A path is no name of the format, or off the grid."""
+
+
+@dataclass(frozen=True)
+class VoxelSources:
+    """Where chunks come from, and how they are answered."""
+
+    cache: TileCache
+    run_in_thread: RunInThread
+    routes: RouteCache
+    now: Callable[[], float]
+    """Returns the seconds since 1970."""
+    longest_age: int
+    """Seconds that a reader may keep a chunk."""
+
+
+class VoxelResource(AsyncResource):
+    """All datasets in one format."""
+
+    def __init__(self, voxel_format: VoxelFormat, sources: VoxelSources) -> None:
+        super().__init__()
+        self._format = voxel_format
+        self._sources = sources
+        self._made: LRUCache[tuple[str, str], EncodedTile] = LRUCache(_MEMORY, getsizeof=lambda one: len(one.picture))
+
+    async def answer(self, request: GatewayRequest) -> Reply:
+        """Return a document, a folder or a chunk."""
+        segments = [segment.decode("latin-1") for segment in (request.postpath or [])]
+        if not segments or not _TOKEN.fullmatch(segments[0]):
+            raise NoSuchName(f"expected a token, and one of its channels, below /{self._format.name}/")
+        entry = await self._sources.cache.entry(segments[0])
+        served, path = self._served(entry, segments[1:])
+        is_folder = path[-1:] == [""]
+        found = self._find(entry, served, path[:-1] if is_folder else path)
+        if found is None or (is_folder and not isinstance(found, Folder)):
+            raise NoSuchName(f"{self._format.name} has no such name here")
+        if isinstance(found, ChunkPlace):
+            return await self._chunk(request, served, found)
+        if isinstance(found, Folder):
+            return voxel_answers.folder(found.names)
+        return voxel_answers.document(request, found, entry.read_at)
+
+    def _served(self, entry: CatalogueEntry, path: Sequence[str]) -> tuple[ServedVolume | None, Sequence[str]]:
+        """Return what a path below a token is served from, and what is left of the path."""
+        names = [channel.name for channel in entry.dataset.channels]
+        name, _, time = path[0].partition("@") if path else ("", "", "")
+        if name in names:
+            volume = entry.volume(name)
+            return (ServedVolume((volume,)) if not time else _at_time(volume, time)), path[1:]
+        if not self._format.axis_of_channels:
+            return None, path
+        volumes = tuple(map(entry.volume, names))
+        return (ServedVolume(volumes) if len(set(map(_likeness, volumes))) == 1 else None), path
+
+    def _find(
+        self, entry: CatalogueEntry, served: ServedVolume | None, path: Sequence[str]
+    ) -> FormatDocument | Folder | ChunkPlace | None:
+        channels = [f"{channel.name}/" for channel in entry.dataset.channels]
+        found = None if served is None else self._format.find(served, path)
+        if served is None and not path:
+            return Folder(channels)
+        several = served is not None and len(served.volumes) > 1
+        return Folder([*found.names, *channels]) if several and not path and isinstance(found, Folder) else found
+
+    async def _chunk(self, request: GatewayRequest, served: ServedVolume | None, place: ChunkPlace) -> Reply:
+        sources, volume = self._sources, place.volume
+        located = await sources.cache.locate_chunk(
+            volume.dataset.token, volume.channel.name, place.time, place.level, place.number
+        )
+        if located.tile is None or served is None:
+            raise NoSuchName("it is off the grid")
+        answer = await sources.cache.tile(located)
+        as_kept = self._format.is_as_kept(place)
+        if as_kept:
+            sources.routes.remember(request.uri, located)
+        else:
+            answer = replace(answer, tile=await self._other_form(served, place, located.tile, answer.tile))
+        if answer.tile.gzipped and not voxel_answers.accepts_gzip(
+            request.requestHeaders.getRawHeaders(b"accept-encoding") or []
+        ):
+            answer = replace(answer, tile=await self._plain(answer.tile))
+        request.count(answer.result)
+        return voxel_answers.chunk(request, answer, max_age(answer.expires, sources.now(), sources.longest_age))
+
+    async def _other_form(self, served: ServedVolume, place: ChunkPlace, tile: Tile, kept: EncodedTile) -> EncodedTile:
+        """Return a chunk as the format has it, made of the one that is kept."""
+        key = (kept.etag, served.axes)
+        found = self._made.get(key)
+        if found is not None:
+            return found
+        volume, body, gzipped = place.volume, bytes(kept.picture), kept.gzipped
+
+        def make() -> bytes:
+            voxels = chunks.decode(volume, tile, body, gzipped=gzipped)
+            return chunk_file.pack(self._format.body(served, place, voxels), compress=not served.is_compressed)
+
+        made = EncodedTile.of(tile, await self._sources.run_in_thread(make), kept.modified, kept.read_home())
+        if len(made.picture) <= _MEMORY // 4:
+            self._made[key] = made
+        return made
+
+    async def _plain(self, encoded: EncodedTile) -> EncodedTile:
+        """Return a compressed chunk as those get it who do not accept that: another representation, so another tag."""
+        plain = await self._sources.run_in_thread(chunk_file.gunzip, bytes(encoded.picture), chunks.LARGEST)
+        return replace(encoded, picture=plain, gzipped=False, etag=f'{encoded.etag[:-1]}-plain"')
+
+    def failure(self, request: GatewayRequest, error: Exception) -> Reply | None:
+        """Return 404 for what is not there, and 503 or 504 for what fails."""
+        reply = voxel_answers.failure(error)
+        if reply is not None and reply.code >= 500:
+            request.count_error()
+        return reply
+
+    def fault(self, request: GatewayRequest) -> Reply:
+        """Return what readers try again."""
+        request.count_error()
+        return answers.text(503, "something is wrong with this gateway; its log has the details", retry_after="30")
+
+
+def _likeness(volume: ChunkedVolume) -> object:
+    """Return what channels have in common that can be an axis of one array."""
+    channel = volume.channel
+    grids = tuple((n, grid.chunk, grid.encoding == "compressed_segmentation") for n, grid in volume.grids.items())
+    return (channel.dtype, channel.time, channel.kind == "annotation", grids)
+
+
+def _at_time(volume: ChunkedVolume, text: str) -> ServedVolume | None:
+    """Return a volume at one of its time points."""
+    first, last = volume.channel.time
+    if not text.isascii() or not text.isdecimal() or len(text) > 7 or not first <= int(text) <= last:
+        return None
+    return ServedVolume((volume,), time=int(text))
