@@ -23,7 +23,7 @@ _GZIP, _UNIFORM = 1, 2
 _GZIP_HEAD = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 _SAMPLE = 2**14
 """Bytes of a body from which it is judged whether compressing it is worth the time."""
-_WORTH = 0.6
+_WORTH = 0.75
 """The share of a body that must be left of it."""
 
 

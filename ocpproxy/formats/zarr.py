@@ -7,7 +7,6 @@ specifications at zarr-specs.readthedocs.io, v2.0 and v3.0.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,7 +73,7 @@ class Zarr2Format(_Zarr):
     def body(self, served: ServedVolume, place: ChunkPlace, voxels: Voxels) -> bytes:
         """Return the body of a chunk; see `VoxelFormat.body`."""
         plain = _padded(place, voxels)
-        return zlib.compress(plain, _LEVEL) if served.is_compressed else plain
+        return gzip(plain) if served.is_compressed else plain
 
 
 _GROUP = {"zarr_format": 2}
@@ -106,7 +105,7 @@ def _array(served: ServedVolume, level: int) -> dict[str, Any]:
         "shape": served.shape(level),
         "chunks": served.chunk(level),
         "dtype": np.dtype(served.dtype).newbyteorder("<").str,
-        "compressor": {"id": "zlib", "level": _LEVEL} if served.is_compressed else None,
+        "compressor": {"id": "gzip", "level": _LEVEL} if served.is_compressed else None,
         "fill_value": 0,
         "order": "C",
         "filters": None,

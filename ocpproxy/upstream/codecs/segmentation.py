@@ -70,7 +70,8 @@ def encode(voxels: Voxels, block: Triple) -> bytes:
     """
     import compressed_segmentation
 
-    encoded: bytes = compressed_segmentation.compress(np.asfortranarray(voxels.T), block, order="F")
+    # A copy in any case, for the library does not take what is read-only.
+    encoded: bytes = compressed_segmentation.compress(np.array(voxels.T, order="F"), block, order="F")
     return encoded
 
 

@@ -1,0 +1,413 @@
+"""Voxels as other readers read them: every level of real volumes, by the real readers, behind each kind of upstream."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from http.client import HTTPConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.threads import deferToThread
+
+from tests import bossserver, doubles, formats, ocpserver
+from tests.channels import channels
+from tests.daemons import Daemon, DaemonCase, pause
+from tests.databases import OnMariaDB, OnSQLite
+from tests.gateways import GatewayMixin
+from tests.ocpserver import Served
+from tests.readers import READERS, Array
+from tests.volumes import em, level, mitochondria, nuclei
+
+Volumes = Mapping[str, Sequence[Array]]
+"""By channel, the levels, axes ([t,] z, y, x)."""
+
+
+def pyramid(volume: Array, levels: int = 3) -> list[Array]:
+    """Return the levels of a volume, every 2**n-th voxel along x and y."""
+    return [level(volume, n) for n in range(levels)]
+
+
+class VoxelMixin:
+    """Each channel of a volume, in each format, by each reader."""
+
+    async def volumes(self) -> tuple[Daemon, Volumes]:
+        """Start a daemon; return it and what it has under the token ``kat``."""
+        raise NotImplementedError
+
+    async def test_every_reader(self: Any) -> None:
+        """Every level is voxel-exact, and what was read once is not fetched again."""
+        daemon, volumes = await self.volumes()
+        for channel, levels in volumes.items():
+            for name, readers in READERS.items():
+                for reader, read in readers.items():
+                    found = await deferToThread(read, f"{daemon.url}/{name}/kat/{channel}")
+                    self.assertEqual(len(found), len(levels), (channel, name, reader))
+                    for number, (got, want) in enumerate(zip(found, levels, strict=True)):
+                        if name == "precomputed" and want.ndim == 4:
+                            want = want[0]
+                        self.assertEqual(got.dtype.newbyteorder("="), want.dtype, (channel, name, reader))
+                        np.testing.assert_array_equal(got, want, f"{channel} {name} {reader} level {number}")
+
+    async def check_all_channels(self: Any, daemon: Daemon, volumes: Volumes) -> None:
+        """Check that the channels are an axis of the array of a token."""
+        for name in ("zarr", "zarr3", "n5"):
+            for reader, read in READERS[name].items():
+                found = await deferToThread(read, f"{daemon.url}/{name}/kat")
+                for number, got in enumerate(found):
+                    want = np.stack([volumes[channel][number] for channel in sorted(volumes)], axis=-4)
+                    np.testing.assert_array_equal(got, want, f"{name} {reader} level {number}")
+
+
+class OcpVoxelTests(VoxelMixin, DaemonCase):
+    """Behind a service of Open Connectome, with offsets."""
+
+    async def volumes(self) -> tuple[Daemon, Volumes]:
+        """An image, ids of 32 and 64 bits, 16 bits, floats, and a time series."""
+        names = ("em", "wide", "ids", "ids64", "sure", "moving16")
+        served = {name: channels()[name] for name in names}
+        service = ocpserver.Service(em(), 3, (40, 24, 1), channels=served)
+        daemon = await self.start(self.configure(self.serve(service)))
+        return daemon, {name: pyramid(one.voxels) for name, one in served.items()}
+
+
+class ThreeChannelTests(VoxelMixin, DaemonCase):
+    """Three channels of one type, which are an axis too."""
+
+    async def volumes(self) -> tuple[Daemon, Volumes]:
+        """Three pictures."""
+        served = {"red": Served(em()), "green": Served(255 - em()), "blue": Served(em()[::-1])}
+        daemon = await self.start(self.configure(self.serve(ocpserver.Service(em(), 2, channels=served))))
+        return daemon, {name: pyramid(one.voxels) for name, one in served.items()}
+
+    async def test_axis(self) -> None:
+        """The channels are an axis of one array."""
+        await self.check_all_channels(*await self.volumes())
+
+
+class BossVoxelTests(VoxelMixin, DaemonCase):
+    """Behind a Boss."""
+
+    async def volumes(self) -> tuple[Daemon, Volumes]:
+        """An image and ids."""
+        ids = mitochondria().astype(np.uint64) * np.uint64(3_000_000_000_019)
+        boss = bossserver.BossServer({"em": bossserver.Served(em()), "ids": bossserver.Served(ids, "annotation")})
+        url = self.serve(doubles.Speaking(speaker=boss.answer))
+        path = self.configure(url)
+        with path.open("a") as file:
+            file.write(f"[dataset kat]\ntype = boss\nurl = {url}/vnc/stack1\n")
+        return await self.start(path), {"em": pyramid(em()), "ids": pyramid(ids)}
+
+
+class WrittenMixin(VoxelMixin):
+    """Behind a volume that is files below a web server."""
+
+    kind = "precomputed"
+    channel = "image"
+    encoding = ""
+
+    @staticmethod
+    def voxels() -> Array:
+        """Return what is written."""
+        return em()
+
+    def write(self) -> None:
+        """Write it into `place`."""
+        raise NotImplementedError
+
+    async def volumes(self: Any) -> tuple[Daemon, Volumes]:
+        """One channel."""
+        self.directory = self.place / "bucket" / "kat"
+        self.write()
+        self.bucket = doubles.Bucket(directory=self.place / "bucket", encoding=self.encoding)
+        url = self.serve(self.bucket)
+        path = self.configure(url)
+        with path.open("a") as file:
+            file.write(f"[dataset kat]\ntype = {self.kind}\nurl = {url}/kat\n")
+        return await self.start(path), {self.channel: pyramid(self.voxels())}
+
+
+class RawPrecomputedTests(WrittenMixin, DaemonCase):
+    """Precomputed, whose chunks pass through."""
+
+    encoding = "gzip"
+
+    def write(self) -> None:
+        """Chunks of 64 x 64 x 8, from an odd corner on, some of them missing."""
+        formats.precomputed(self.directory, em(), chunk=(64, 64, 8), offset=(8, 4, 3), stored="gzip")
+
+
+class SegmentationPrecomputedTests(WrittenMixin, DaemonCase):
+    """Ids in compressed segmentation, which pass through."""
+
+    channel = "annotation"
+
+    @staticmethod
+    def voxels() -> Array:
+        """Return ids that need 64 bits."""
+        return mitochondria().astype(np.uint64) * np.uint64(3_000_000_000_019)
+
+    def write(self) -> None:
+        """Chunks of 64 x 64 x 16."""
+        how: Any = {"encoding": "compressed_segmentation", "kind": "segmentation", "chunk": (64, 64, 16)}
+        formats.precomputed(self.directory, self.voxels(), **how)
+
+
+class ShardedPrecomputedTests(WrittenMixin, DaemonCase):
+    """Shards, which are opened."""
+
+    @staticmethod
+    def voxels() -> Array:
+        """Return 16 bits."""
+        return nuclei()
+
+    def write(self) -> None:
+        """16 bits."""
+        formats.precomputed(self.directory, nuclei(), chunk=(64, 64, 8), offset=(100, 0, 5), sharded=True)
+
+
+class N5VoxelTests(WrittenMixin, DaemonCase):
+    """N5."""
+
+    kind = "n5"
+
+    def write(self) -> None:
+        """Blocks of 64 x 64 x 8."""
+        formats.n5(self.directory, em(), chunk=(64, 64, 8))
+
+
+GZIP = {"Accept-Encoding": "gzip"}
+
+
+async def raw_get(
+    daemon: Daemon, path: str, headers: dict[str, str], method: str = "GET"
+) -> tuple[int, bytes, dict[str, str]]:
+    """Return status, body and headers of an answer, whose body nobody decodes."""
+
+    def ask() -> tuple[int, bytes, dict[str, str]]:
+        where = urlsplit(daemon.url)
+        with closing(HTTPConnection(where.netloc, timeout=60)) as connection:
+            connection.putrequest(method, f"/{path}", skip_accept_encoding=True)
+            for name, value in headers.items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            answer = connection.getresponse()
+            return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
+
+    return await deferToThread(ask)
+
+
+class VoxelHttpTests(DaemonCase):
+    """What readers rely on beside the bytes."""
+
+    async def before(self, service: ocpserver.Service, **options: Any) -> Daemon:
+        """Start a daemon before a service."""
+        return await self.start(self.configure(self.serve(service), **options))
+
+    async def test_one_cutout(self) -> None:
+        """32 readers of the chunks and tiles of one cuboid cost one cutout, and a second daemon none."""
+        service = ocpserver.Service(em(), 2, delay=0.3)
+        daemon = await self.before(service)
+        await daemon.get("kat/")
+        paths = []
+        for row in range(4):
+            for col in range(4):
+                x, y = 128 * col, 128 * row
+                paths.append(f"precomputed/kat/image/0/{x}-{x + 128}_{y}-{y + 128}_1-17")
+        paths += [f"{name}/0/{n}/{n}" for n in range(2) for name in ("zarr/kat/image/0", "zarr3/kat/image/0/c")]
+        paths += [f"n5/kat/image/s0/{n}/1/0" for n in range(2)] + [f"kat/{z}/0_0_0.png" for z in range(1, 11)]
+        self.assertEqual(len(paths), 32)
+        answers = await gatherResults([Deferred.fromCoroutine(daemon.get(path)) for path in paths])
+        self.assertEqual({code for code, _, _ in answers}, {200})
+        self.assertEqual(len(service.cutouts), 1)
+        await daemon.rest()
+        other = await self.start(self.place / "ocp.ini")
+        again = await gatherResults([Deferred.fromCoroutine(other.get(path)) for path in paths])
+        self.assertEqual([body for _, body, _ in again], [body for _, body, _ in answers])
+        self.assertEqual(len(service.cutouts), 1)
+
+    async def test_failures(self) -> None:
+        """Whatever fails upstream is 503 or 504 and not kept, never 403 or 404; then it is tried again."""
+        service = ocpserver.Service(em(), 2)
+        daemon = await self.before(service, upstream_timeout="1")
+        await daemon.get("kat/")
+        paths = ("precomputed/kat/image/0/0-128_0-128_1-17", "zarr/kat/image/0/0/0/0", "zarr3/kat/image/0/c/0/0/0")
+        for mode in ("error500", "html200", "outage", "busy", "refused", "reset", "short", "half", "silence"):
+            service.mode = mode
+            for path in (*paths, "n5/kat/image/s0/0/0/0"):
+                code, _, headers = await daemon.get(path)
+                self.assertIn(code, (503, 504), (mode, path))
+                self.assertEqual(headers["cache-control"], "no-store")
+                self.assertIn("retry-after", headers)
+                self.assertEqual(headers["access-control-allow-origin"], "*")
+        service.mode = "well"
+        while (await daemon.get(paths[0]))[0] != 200:
+            await pause(0.2)
+
+    async def test_conditions_and_ranges(self) -> None:
+        """Validators, ranges and lengths are those of RFC 9110, on the hot path and off it."""
+        daemon = await self.before(ocpserver.Service(em(), 2))
+        path = "precomputed/kat/image/0/0-128_0-128_1-17"
+        _, whole, headers = await daemon.get(path)
+        etag = headers["etag"]
+        self.assertEqual((headers["accept-ranges"], headers["vary"]), ("bytes", "Accept-Encoding"))
+        for _ in range(2):  # the second time by the hot path
+            code, body, same = await daemon.get(path)
+            self.assertEqual((code, body), (200, whole))
+            self.assertEqual({**same, **headers}.keys(), headers.keys())
+            self.assertEqual(same["content-type"], "application/octet-stream")
+            self.assertEqual((await daemon.get(path, if_none_match=etag))[0], 304)
+        for asked, part in (
+            ("bytes=0-9", whole[:10]),
+            ("bytes=100-", whole[100:]),
+            ("bytes=-7", whole[-7:]),
+            ("bytes=5-99999999", whole[5:]),
+        ):
+            code, body, headers = await daemon.get(path, range=asked)
+            self.assertEqual((code, body), (206, part))
+            first = len(whole) - len(part) if asked != "bytes=0-9" else 0
+            self.assertEqual(headers["content-range"], f"bytes {first}-{first + len(part) - 1}/{len(whole)}")
+            code, body, _ = await daemon.get(path, range=asked, if_range=etag)
+            self.assertEqual((code, body), (206, part))
+            code, body, _ = await daemon.get(path, range=asked, if_range='"other"')
+            self.assertEqual((code, body), (200, whole))
+        code, _, headers = await daemon.get(path, range=f"bytes={len(whole)}-")
+        self.assertEqual((code, headers["content-range"]), (416, f"bytes */{len(whole)}"))
+        for odd in ("bytes=9-3", "bytes=0-1,4-5", "lines=0-3", "bytes=-", "bytes=a-b"):
+            code, body, _ = await daemon.get(path, range=odd)
+            self.assertEqual((code, body), (200, whole), odd)
+        code, body, headers = await raw_get(daemon, path, {}, "HEAD")
+        self.assertEqual((code, body, headers["content-length"]), (200, b"", str(len(whole))))
+
+    async def test_compression(self) -> None:
+        """Ids and background are compressed for those who accept that, and plain for others, under another tag."""
+        service = ocpserver.Service(em(), 2, channels={"ids": channels()["ids64"]})
+        daemon = await self.before(service)
+        path = "precomputed/kat/ids/0/0-128_0-128_1-9"
+        for _ in range(2):
+            code, plain, headers = await raw_get(daemon, path, {})
+            self.assertNotIn("content-encoding", headers)
+            code, body, zipped = await raw_get(daemon, path, GZIP)
+            self.assertEqual((code, zipped["content-encoding"], gzip.decompress(body)), (200, "gzip", plain))
+            self.assertLess(len(body), len(plain) / 2)
+            self.assertNotEqual(headers["etag"], zipped["etag"])
+        code, body, headers = await raw_get(daemon, path, GZIP | {"Range": "bytes=0-9"})
+        self.assertEqual((code, body, headers.get("content-encoding")), (206, plain[:10], None))
+        code, body, headers = await raw_get(daemon, "precomputed/kat/ids/info", GZIP)
+        found = json.loads(gzip.decompress(body))["data_type"]
+        self.assertEqual((headers["content-encoding"], found), ("gzip", "uint64"))
+
+    async def test_not_there(self) -> None:
+        """What is off the grid, and no name of the format, is 404, for browsers of other origins too."""
+        daemon = await self.before(ocpserver.Service(em(), 2))
+        for path in (
+            "precomputed/kat/image/0/0-128_0-128_17-33",
+            "precomputed/kat/image/0/0-64_0-128_1-17",
+            "precomputed/kat/image/0/1-129_0-128_1-17",
+            "precomputed/kat/image/7/0-128_0-128_1-17",
+            "precomputed/kat/image/00/0-128_0-128_1-17",
+            "precomputed/kat/other/info",
+            "precomputed/kat/image/provenance",
+            "precomputed/kat/image/info/",
+            "precomputed/info",
+            "zarr/kat/image/zarr.json",
+            "zarr/kat/image/0/0/0/5",
+            "zarr/kat/image/0/0/0",
+            "zarr/kat/image/0/-1/0/0",
+            "zarr/kat/image/0/00/0/0",
+            "zarr/kat/image/0/0.0.0",
+            "zarr/kat/image/0/99999999999999999999/0/0",
+            "zarr/.zgroup",
+            "zarr3/kat/image/.zgroup",
+            "zarr3/kat/image/0/0/0/0",
+            "n5/attributes.json",
+            "n5/kat/image/s9/attributes.json",
+            "n5/kat/image/s0/0/0/0/0",
+            "n5/kat/image@3/attributes.json",
+            "zarr/k%2fat/image/.zgroup",
+            "zarr/kat/%e2%80%a8/.zgroup",
+        ):
+            code, _, headers = await daemon.get(path)
+            self.assertEqual((code, headers["access-control-allow-origin"]), (404, "*"), path)
+        for path in ("n5/kat/", "n5/kat/image/", "zarr/kat/image/0/", "precomputed/kat/"):
+            self.assertEqual((await daemon.get(path, "HEAD"))[0], 200, path)
+        self.assertEqual((await daemon.get("zarr/kat/image/.zgroup", "PUT"))[0], 405)
+
+
+class ChunkStorageTests(GatewayMixin):
+    """Chunks on disk and in the index."""
+
+    async def test_kept_like_tiles(self) -> None:
+        """They have rows, an account and a place in `usage`; fsck removes a damaged one; a flush forgets them alone."""
+        daemon = await self.gateway(ocpserver.Service(em(), 2))
+        path = "precomputed/kat/image/0/0-128_0-128_1-17"
+        _, whole, _ = await daemon.get(path)
+        await daemon.get("kat/1/0_0_0.png")
+        await daemon.rest()
+        self.assertEqual((await self.assert_consistent())[0], 16 + 16)
+        await daemon.stop()
+        files = sorted((self.place / "cache" / "tiles").rglob("*.chunk"))
+        self.assertEqual(len(files), 16)
+        body = bytearray(files[0].read_bytes())
+        body[1000] ^= 1
+        files[0].write_bytes(body)
+        files[1].write_bytes(files[1].read_bytes()[:-1])
+        code, out = await self.fsck()
+        self.assertEqual((code, out.count("torn tile")), (1, 2), out)
+        await self.assert_consistent()
+        daemon = await self.start(self.config)
+        _, again, _ = await daemon.get(path)
+        self.assertEqual(again, whole)
+        await daemon.rest()
+        await self.assert_consistent()
+
+    async def test_killed(self) -> None:
+        """Four kill -9 while chunks and tiles are stored: never a wrong byte, and nothing is left for fsck."""
+        service = ocpserver.Service(em(), 2, delay=0.05)
+        daemon = await self.gateway(service, index_lease="1")
+        want: dict[str, bytes] = {}
+        for z in (0, 16):
+            for y in range(0, 600, 128):
+                for x in range(0, 640, 128):
+                    part = em()[z : z + 16, y : y + 128, x : x + 128]
+                    depth, height, width = part.shape
+                    name = f"{x}-{x + width}_{y}-{y + height}_{z + 1}-{z + 1 + depth}"
+                    want[f"precomputed/kat/image/0/{name}"] = part.tobytes()
+
+        async def one(daemon: Daemon, path: str) -> None:
+            code, body, _ = await daemon.get(path)
+            self.assertEqual((code, body == want[path]), (200, True), path)
+
+        for attempt in range(4):
+            work = [Deferred.fromCoroutine(one(daemon, path)) for path in want]
+            done = gatherResults([d.addErrback(self.died) for d in work])
+            await pause(0.05 + 0.08 * attempt)
+            await daemon.stop(signal.SIGKILL)
+            await done
+            daemon = await self.start(self.config)
+        await gatherResults([Deferred.fromCoroutine(one(daemon, path)) for path in want])
+        await daemon.rest()
+        while list((self.place / "cache" / "journal").rglob("tiles")):
+            await pause(0.05)
+        self.assertEqual(await daemon.stop(), 0)
+        code, out = await self.fsck()
+        self.assertEqual(code, 0, out)
+        await self.assert_consistent()
+
+    def died(self, failure: Any) -> None:
+        """Accept the failure of a request to a daemon that was killed, but not a wrong chunk."""
+        if failure.check(self.failureException):
+            failure.raiseException()
+
+
+class SQLiteChunkStorageTests(OnSQLite, ChunkStorageTests, DaemonCase):
+    """The same with SQLite."""
+
+
+class MariaDBChunkStorageTests(OnMariaDB, ChunkStorageTests, DaemonCase):
+    """The same with MariaDB."""
