@@ -35,7 +35,9 @@ setup(
     ],
     extras_require={
         "tensorstore": ["tensorstore>=0.1.80", "numcodecs>=0.16"],
+        "neuroglancer": ["neuroglancer>=2.41"],
         "test": [
+            "neuroglancer>=2.41",
             "hypothesis>=6.100",
             "catpy==2020.9.3",
             "tensorstore>=0.1.80",
@@ -46,6 +48,7 @@ setup(
             "ome-zarr>=0.12",
             "cloud-volume>=12",
             "z5py>=3",
+            "obstore>=0.8",
             "sphinx>=8",
             "furo>=2024.8",
             "myst-parser>=4",

@@ -22,7 +22,7 @@ from ocpproxy.imagery import png
 from ocpproxy.log import Logger
 from ocpproxy.model.address import TileAddress
 from ocpproxy.model.chunks import AnyCuboid, ChunkedVolume, View
-from ocpproxy.model.dataset import CannotDisplay, Triple
+from ocpproxy.model.dataset import CannotDisplay
 from ocpproxy.model.stack import Stack, Tile
 from ocpproxy.upstream.base import OutOfRange, UnknownToken, UpstreamFailure, UpstreamRefused
 
@@ -173,16 +173,6 @@ class TileCache:
             if found is not None:
                 return TileAnswer(found.tile, Result.STALE, cuboid=earlier.cuboid(old))
         return None
-
-    async def locate_chunk(self, token: str, channel: str, time: int, level: int, number: Triple) -> LocatedChunk:
-        """Return a chunk of a channel, by its numbers along x, y and z.
-
-        :raises CannotDisplay: there is no such channel.
-        :raises UpstreamFailure: nothing is known of the token.
-        """
-        entry = await self.entry(token)
-        volume = entry.volume(channel)
-        return LocatedChunk(entry, volume, volume.tile(time, level, number))
 
     async def entry(self, token: str) -> CatalogueEntry:
         """Return what is known of a token, in its current epoch.

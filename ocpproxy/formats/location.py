@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ocpproxy.model.chunks import ChunkedVolume, ChunkGrid
 from ocpproxy.model.dataset import Dataset, Level, Triple
+from ocpproxy.model.stack import Tile
 from ocpproxy.model.voxels import Voxels
 
 T = TypeVar("T")
@@ -46,6 +47,12 @@ class ChunkPlace(NamedTuple):
     def grid(self) -> ChunkGrid:
         """The grid of its level."""
         return self.volume.grids[self.level]
+
+    @property
+    def tile(self) -> Tile:
+        """Its identity."""
+        x, y, z = self.number
+        return Tile(self.volume.name, self.time, self.level, z, y, x)
 
     @property
     def is_whole(self) -> bool:

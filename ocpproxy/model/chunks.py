@@ -152,15 +152,6 @@ class ChunkedVolume:
         for epoch in range(self.epoch - 1, max(0, self.epoch - 1 - EARLIER_EPOCHS), -1):
             yield replace(self, epoch=epoch)
 
-    def tile(self, time: int, level: int, number: Triple) -> Tile | None:
-        """Return the identity of a chunk, by its numbers along x, y and z; None for one that is off the grid."""
-        grid = self.grids.get(level)
-        first, last = self.channel.time
-        if grid is None or not first <= time <= last or grid.box(number) is None:
-            return None
-        x, y, z = number
-        return Tile(self.name, time, level, z, y, x)
-
     def box(self, tile: Tile) -> Box:
         """Return the voxels of a chunk.
 

@@ -12,6 +12,7 @@ from ocpproxy.formats.location import VoxelFormat
 from ocpproxy.formats.n5 import N5Format
 from ocpproxy.formats.precomputed import PrecomputedFormat
 from ocpproxy.formats.zarr import Zarr2Format, Zarr3Format
+from ocpproxy.web.neuroglancer import NeuroglancerResource
 from ocpproxy.web.pages import Pages
 from ocpproxy.web.resources import FunctionResource
 from ocpproxy.web.tiles import TokenResource
@@ -33,6 +34,7 @@ class Root(Resource):
         self.putChild(b"metrics", FunctionResource(pages.metrics))
         for voxel_format in FORMATS:
             self.putChild(voxel_format.name.encode(), VoxelResource(voxel_format, voxels))
+        self.putChild(b"neuroglancer", NeuroglancerResource(voxels))
         listing = FunctionResource(pages.projects)
         projects = _Projects(tokens, listing)
         projects.putChild(b"", listing)

@@ -16,14 +16,13 @@ from cachetools import LRUCache
 from ocpproxy.cache import chunks
 from ocpproxy.cache.entries import CatalogueEntry
 from ocpproxy.cache.lookup import EncodedTile
-from ocpproxy.cache.tiles import TileCache, max_age
+from ocpproxy.cache.tiles import LocatedChunk, TileCache, max_age
 from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.formats import chunk_file
 from ocpproxy.formats.location import ChunkPlace, Folder, FormatDocument, ServedVolume, VoxelFormat
 from ocpproxy.model.address import BadAddress
 from ocpproxy.model.chunks import ChunkedVolume
 from ocpproxy.model.dataset import NAME
-from ocpproxy.model.stack import Tile
 from ocpproxy.web import answers, voxel_answers
 from ocpproxy.web.answers import Reply
 from ocpproxy.web.request import GatewayRequest
@@ -70,13 +69,15 @@ class VoxelResource(AsyncResource):
         served, path = self._served(entry, segments[1:])
         is_folder = path[-1:] == [""]
         found = self._find(entry, served, path[:-1] if is_folder else path)
-        if found is None or (is_folder and not isinstance(found, Folder)):
-            raise NoSuchName(f"{self._format.name} has no such name here")
-        if isinstance(found, ChunkPlace):
-            return await self._chunk(request, served, found)
+        if is_folder and not isinstance(found, Folder):
+            found = None
+        if isinstance(found, ChunkPlace) and served is not None:
+            return await self._chunk(request, entry, served, found)
         if isinstance(found, Folder):
             return voxel_answers.folder(found.names)
-        return voxel_answers.document(request, found, entry.read_at)
+        if isinstance(found, FormatDocument):
+            return voxel_answers.document(request, found, entry.read_at)
+        raise NoSuchName(f"{self._format.name} has no such name here")
 
     def _served(self, entry: CatalogueEntry, path: Sequence[str]) -> tuple[ServedVolume | None, Sequence[str]]:
         """Return what a path below a token is served from, and what is left of the path."""
@@ -100,33 +101,32 @@ class VoxelResource(AsyncResource):
         several = served is not None and len(served.volumes) > 1
         return Folder([*found.names, *channels]) if several and not path and isinstance(found, Folder) else found
 
-    async def _chunk(self, request: GatewayRequest, served: ServedVolume | None, place: ChunkPlace) -> Reply:
-        sources, volume = self._sources, place.volume
-        located = await sources.cache.locate_chunk(
-            volume.dataset.token, volume.channel.name, place.time, place.level, place.number
-        )
-        if located.tile is None or served is None:
-            raise NoSuchName("it is off the grid")
+    async def _chunk(
+        self, request: GatewayRequest, entry: CatalogueEntry, served: ServedVolume, place: ChunkPlace
+    ) -> Reply:
+        sources = self._sources
+        located = LocatedChunk(entry, place.volume, place.tile)
         answer = await sources.cache.tile(located)
         as_kept = self._format.is_as_kept(place)
         if as_kept:
             sources.routes.remember(request.uri, located)
         else:
-            answer = replace(answer, tile=await self._other_form(served, place, located.tile, answer.tile))
-        if answer.tile.gzipped and not voxel_answers.accepts_gzip(
-            request.requestHeaders.getRawHeaders(b"accept-encoding") or []
-        ):
+            answer = replace(answer, tile=await self._other_form(served, place, answer.tile))
+        headers = request.requestHeaders
+        takes_gzip = voxel_answers.accepts_gzip(headers.getRawHeaders(b"accept-encoding", []))
+        if answer.tile.gzipped and (headers.hasHeader(b"range") or not takes_gzip):
             answer = replace(answer, tile=await self._plain(answer.tile))
         request.count(answer.result)
         return voxel_answers.chunk(request, answer, max_age(answer.expires, sources.now(), sources.longest_age))
 
-    async def _other_form(self, served: ServedVolume, place: ChunkPlace, tile: Tile, kept: EncodedTile) -> EncodedTile:
+    async def _other_form(self, served: ServedVolume, place: ChunkPlace, kept: EncodedTile) -> EncodedTile:
         """Return a chunk as the format has it, made of the one that is kept."""
         key = (kept.etag, served.axes)
         found = self._made.get(key)
         if found is not None:
             return found
         volume, body, gzipped = place.volume, bytes(kept.picture), kept.gzipped
+        tile = place.tile
 
         def make() -> bytes:
             voxels = chunks.decode(volume, tile, body, gzipped=gzipped)
