@@ -34,7 +34,8 @@ class BadChunk(ValueError):
 class ChunkBody(NamedTuple):
     """The body of a chunk."""
 
-    body: bytes | memoryview
+    body: memoryview
+    """A view of the content."""
     digest: str
     """32 hex digits that identify the body."""
     gzipped: bool
@@ -124,4 +125,4 @@ def unpack(content: bytes | memoryview) -> ChunkBody:
     :raises BadChunk: the content is no whole chunk.
     """
     digest, flags = _trailer(content)
-    return ChunkBody(content[: -_TRAILER.size], digest.hex(), bool(flags & _GZIP))
+    return ChunkBody(memoryview(content)[: -_TRAILER.size], digest.hex(), bool(flags & _GZIP))

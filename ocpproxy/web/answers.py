@@ -63,7 +63,7 @@ class Reply:
     """One complete answer."""
 
     code: int
-    body: bytes
+    body: bytes | memoryview
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
     has_length: bool = True
     """False for the answer to a HEAD whose body's length is unknown."""

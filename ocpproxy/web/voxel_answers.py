@@ -53,7 +53,7 @@ def chunk(request: GatewayRequest, answer: TileAnswer, max_age: int) -> Reply:
     if Conditions.of(values(b"if-none-match"), values(b"if-modified-since")).has(encoded):
         return Reply(304, b"", headers)
     headers[b"content-type"] = encoded.content_type
-    body = bytes(encoded.picture)
+    body = encoded.picture
     if not byte_ranges.is_current(values(b"if-range"), encoded.etag, encoded.modified):
         return Reply(200, body, headers)
     try:
