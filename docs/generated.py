@@ -23,6 +23,12 @@ HERE = Path(__file__).parent
 _MADE = "<!-- Made by docs/generated.py: do not edit. -->\n"
 _OPTION = re.compile(r"(?:; )?(\w+) =(.*)")
 
+_OF_CHUNKS = {
+    "Accept-Ranges, Content-Range": "one range of bytes may be asked for; a range is of the plain bytes",
+    "Content-Encoding": "`gzip` for ids and background, where that is accepted",
+    "Vary": "`Accept-Encoding`",
+}
+"""Headers that a chunk of voxels has beside those of a tile."""
 _OF_TILES = {
     "ETag": "a strong validator: the same picture of the same tile",
     "Last-Modified": "when the tile was made",
@@ -110,7 +116,9 @@ def http() -> str:
     """Return the page of HTTP answers, from the tables of the code."""
     out = [_MADE, "# HTTP\n", "## Headers of a tile\n", "| header | is |", "|---|---|"]
     out += [f"| `{name}` | {text} |" for name, text in _OF_TILES.items()]
-    out += ["", "## The Cache-Status of a tile\n"]
+    out += ["", "## Headers of a chunk of voxels\n", "Those of a tile, and:\n", "| header | is |", "|---|---|"]
+    out += [f"| `{name}` | {text} |" for name, text in _OF_CHUNKS.items()]
+    out += ["", "## The Cache-Status of a tile or a chunk\n"]
     out += ["[Symptoms](../symptoms.md) explains each one.\n", "| Cache-Status | result in the metrics |", "|---|---|"]
     out += [*cache_statuses(), "", "## Headers of every answer\n", "| header | value |", "|---|---|"]
     out += [f"| `{name.decode()}` | `{value.decode()}` |" for name, value in answers.COMMON.items()]

@@ -29,6 +29,9 @@ from tests.daemons import DaemonCase
 from tests.databases import NO_SERVER, mysql_server, started
 from tests.documents import CONFIGURE, EXTENDING, MANUAL, README, ROOT, blocks, commands, prose
 
+_SAME_AS_ZARR = ("tensorstore", "cloudvolume")
+"""Recipes whose script reads the same part as that of zarr-python."""
+
 
 class ManualTests(DaemonCase):
     """The commands, addresses and scripts of the README and the manual, as a person uses them."""
@@ -63,7 +66,7 @@ class ManualTests(DaemonCase):
         daemon = await self.start(self.config)
         for words in commands(README, *(path for path in MANUAL if path != EXTENDING)):
             match [Path(words[0]).name, *words[1:]]:
-                case ["make", _] | ["python3", "-m", "venv", _] | ["pip", "install", _] | ["curl", *_]:
+                case ["make", _] | ["python3", "-m", "venv", _] | ["pip", "install", _] | ["curl", *_] | ["napari", _]:
                     pass  # CommandTests
                 case ["twistd", "-n", "--pidfile=", "ocpproxy", "--config", "ocp.ini"]:
                     options = ServerOptions()
@@ -126,12 +129,14 @@ class ManualTests(DaemonCase):
         self.assertEqual((code, body.strip()), (404, b"unknown token nothing"))
 
     async def test_scripts(self) -> None:
-        """The scripts for catpy and napari fetch the voxels of the demo volume."""
+        """The scripts for readers in Python fetch the voxels of the demo volume, and the same ones."""
         daemon = await self.start(self.config)
         await daemon.get("demo/")
         for name, check in (
             ("catpy", "assert voxels.shape == (4, 600, 600) and voxels.any(), voxels.shape"),
-            ("napari", "assert volume[0, :600, :600].compute().any()"),
+            ("napari", "assert volume[100, :600, :600].compute().any()"),
+            ("zarr", "import numpy; numpy.save('zarr.npy', volume)"),
+            *((name, "import numpy; assert (numpy.load('zarr.npy') == volume).all()") for name in _SAME_AS_ZARR),
         ):
             (script,) = blocks(ROOT / "docs" / "clients" / f"{name}.md", "python")
             path = self.place / f"with_{name}.py"

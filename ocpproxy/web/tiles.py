@@ -24,6 +24,7 @@ from ocpproxy.web.answers import Reply
 from ocpproxy.web.request import GatewayRequest
 from ocpproxy.web.resources import AsyncResource
 from ocpproxy.web.route_cache import RouteCache
+from ocpproxy.web.voxels import addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,8 @@ def description(
         ],
         "default_channel": entry.source.display.channel or dataset.default_channel,
         "image_bases": [f"{root}/ocpcatmaid/{write_base(base)}" for base in bases],
+        "voxels": {channel.name: addresses(dataset.token, channel.name, root) for channel in dataset.channels},
+        "neuroglancer": f"{root}/neuroglancer/{dataset.token}",
         "catmaid_project": catmaid.project_id(dataset.token),
         "notes": [*dataset.notes, *([] if trouble is None else [f"shown by an earlier description: {trouble}"])],
     }

@@ -8,17 +8,12 @@ from typing import Any
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from ocpproxy.formats.location import VoxelFormat
-from ocpproxy.formats.n5 import N5Format
-from ocpproxy.formats.precomputed import PrecomputedFormat
-from ocpproxy.formats.zarr import Zarr2Format, Zarr3Format
 from ocpproxy.web.neuroglancer import NeuroglancerResource
 from ocpproxy.web.pages import Pages
 from ocpproxy.web.resources import FunctionResource
 from ocpproxy.web.tiles import TokenResource
-from ocpproxy.web.voxels import VoxelResource, VoxelSources
+from ocpproxy.web.voxels import FORMATS, VoxelResource, VoxelSources
 
-FORMATS: tuple[VoxelFormat, ...] = (PrecomputedFormat(), Zarr2Format(), Zarr3Format(), N5Format())
 _PROJECT = re.compile(rb"\d{1,10}/(stacks|stack/\d{1,10}/info)")
 
 

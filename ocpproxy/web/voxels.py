@@ -20,6 +20,9 @@ from ocpproxy.cache.tiles import LocatedChunk, TileCache, max_age
 from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.formats import chunk_file
 from ocpproxy.formats.location import ChunkPlace, Folder, FormatDocument, ServedVolume, VoxelFormat
+from ocpproxy.formats.n5 import N5Format
+from ocpproxy.formats.precomputed import PrecomputedFormat
+from ocpproxy.formats.zarr import Zarr2Format, Zarr3Format
 from ocpproxy.model.address import BadAddress
 from ocpproxy.model.chunks import ChunkedVolume
 from ocpproxy.model.dataset import NAME
@@ -32,6 +35,15 @@ from ocpproxy.web.route_cache import RouteCache
 _MEMORY = 32 * 2**20
 """Bytes of chunks that were made of kept ones for another format."""
 _TOKEN = re.compile(NAME, re.ASCII)
+
+
+FORMATS: tuple[VoxelFormat, ...] = (PrecomputedFormat(), Zarr3Format(), Zarr2Format(), N5Format())
+"""The formats in which voxels are served."""
+
+
+def addresses(token: str, channel: str, root: str) -> dict[str, str]:
+    """Return the address of a channel in each format, by the name of the format."""
+    return {one.name: f"{root}/{one.name}/{token}/{channel}" for one in FORMATS}
 
 
 class NoSuchName(BadAddress):
