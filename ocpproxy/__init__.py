@@ -1,4 +1,4 @@
-"""ocpproxy: a caching tile gateway for connectomics volumes.
+"""ocpproxy: a caching gateway for connectomics volumes.
 
 Viewers (CATMAID first) ask for 512 x 512 tiles. Volumes live far away behind slow services that hand out cuboids.
 ocpproxy turns one cuboid into 16 and more tiles, keeps them on disk, answers from there, and evicts the least recently
@@ -7,8 +7,9 @@ used. The cuboid is the unit of fetching and locking, the tile is the unit of se
 The packages, from the bottom to the top. Each imports from those above it in this list and from no other
 (``tests/test_layers.py`` reads the imports)::
 
-  model        values and rules: datasets, stacks, tile addresses
+  model        values and rules: datasets, stacks, chunks, tile addresses
   imagery      voxels to pixels to PNG
+  formats      the formats in which voxels are served to other readers
   config       ocp.ini to frozen settings
   concurrency  general Twisted tools: one fetch at a time, threads
   metrics      the counters, named once (a single module)

@@ -25,6 +25,7 @@ from tests.daemons import pause
 from tests.volumes import em
 
 TILES = (b"/kat/3/0_0_0.png", b"/kat/4/0_1_0.png", b"/ocpcatmaid/kat/image/xy/5/1_0_0.png")
+CHUNKS = (b"/precomputed/kat/image/0/0-128_0-128_1-17", b"/zarr/kat/image/0/0/1/1")
 TARGETS = (
     *TILES,
     b"/ocpcatmaid/tilecache/kat/3/0_0_0.png",
@@ -41,6 +42,9 @@ TARGETS = (
     b"kat/3/0_0_0.png",
     b"*",
     b"/kat/3/0_0_0.png#x",
+    *CHUNKS,
+    b"/zarr3/kat/image/0/c/0/1/1?x=1",
+    b"/precomputed/kat/image/0/0-128_0-128_1-16",
 )
 DATE = re.compile(rb"\r\n(?:Date|Cache-Status|X-Request-Id|Server-Timing): [^\r]*")
 
@@ -86,9 +90,10 @@ class HotCase(TestCase):
         self.store = self.gateway.storage.store
         for target in TARGETS:
             await deferToThread(self.exchange, b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target)
-        while len(self.store.pending) or len(list((self.place / "cache/tiles").rglob("*.png"))) < 48:
+        tiles = self.place / "cache" / "tiles"
+        while len(self.store.pending) or len(list(tiles.rglob("*.png"))) < 48 or len(list(tiles.rglob("*.chunk"))) < 16:
             await pause(0.02)
-        for tile in (self.place / "cache/tiles").rglob("*.png"):
+        for tile in (*tiles.rglob("*.png"), *tiles.rglob("*.chunk")):
             tile.read_bytes()  # into the page cache
 
     async def stop(self) -> None:

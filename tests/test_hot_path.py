@@ -19,7 +19,7 @@ from ocpproxy.web.front import Front
 from ocpproxy.web.site import HotChannel
 from tests import ocpserver
 from tests.daemons import DaemonCase, pause
-from tests.hot_gateway import TARGETS, TILES, HotCase, without_date
+from tests.hot_gateway import CHUNKS, TARGETS, TILES, HotCase, without_date
 from tests.volumes import em
 
 
@@ -49,7 +49,7 @@ def header_blocks() -> st.SearchStrategy[bytes]:
 
 def requests() -> st.SearchStrategy[bytes]:
     """Return a strategy for requests: those of viewers, and odd ones."""
-    target = st.one_of(st.sampled_from(TILES), st.sampled_from(TARGETS))
+    target = st.one_of(st.sampled_from(TILES), st.sampled_from(CHUNKS), st.sampled_from(TARGETS))
     odd_host = (b"", b"Host: x\r\nhost: y\r\n", b"Host: a b\r\n", b"host: [::1]:80\r\n")
     host = st.sampled_from([*[b"Host: x\r\n"] * 16, *odd_host])
     sane = st.builds(lambda *parts: b"GET %b HTTP/1.1\r\n%b%b\r\n" % parts, target, host, header_blocks())
@@ -129,7 +129,8 @@ class DifferentialTests(HotCase):
 
     async def test_all_spellings_get_routes(self) -> None:
         """Each spelling of a tile is answered at once from its second request on; other targets never are."""
-        for target, hot in ((TARGETS[3], 1), (TARGETS[4], 1), (TARGETS[5], 1), (TARGETS[6], 1), (TARGETS[7], 0)):
+        spellings = [(TARGETS[3], 1), (TARGETS[4], 1), (TARGETS[5], 1), (TARGETS[6], 1), (TARGETS[7], 0)]
+        for target, hot in (*spellings, *((chunk, 1) for chunk in CHUNKS), (TARGETS[-2], 1), (TARGETS[-1], 0)):
             before = self.hot_answers()
             self.drive([b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target], b"")
             self.assertEqual(self.hot_answers() - before, hot, target)

@@ -75,10 +75,10 @@ def gunzip(body: bytes | memoryview, most: int) -> bytes:
     """
     inflater = zlib.decompressobj(wbits=31)
     try:
-        plain = inflater.decompress(body, most)
+        plain = inflater.decompress(body, most + 1)  # 0 would be no bound
     except zlib.error as error:
         raise BadChunk(str(error)) from None
-    if not inflater.eof:
+    if not inflater.eof or len(plain) > most:
         raise BadChunk(f"expected at most {most} bytes")
     return plain
 

@@ -26,6 +26,7 @@ from ocpproxy.model.stack import EARLIER_EPOCHS, MAX_CUTOUT, Cuboid, Stack, Tile
 _MOST_VOXELS = 2**18
 """Voxels of a chunk: what neuroglancer's own volumes have, 64 x 64 x 64."""
 _THICKEST = 64
+_IN_CHUNKS = f"{CHUNKS}/"
 _SMALLEST = 8
 
 
@@ -170,7 +171,7 @@ class ChunkedVolume:
 
 def is_chunk(tile: Tile) -> bool:
     """Return whether this is the identity of a chunk."""
-    return tile.stack.split("/", 2)[1] == CHUNKS
+    return tile.stack.partition("/")[2].startswith(_IN_CHUNKS)
 
 
 View = Stack | ChunkedVolume

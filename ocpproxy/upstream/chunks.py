@@ -168,6 +168,10 @@ class SharedObjects(Generic[V]):
         kept = self._kept.get(key)
         return kept if kept is not None else await self._flights.join(key, None)
 
+    def forget(self, volume: V, chunk: Box) -> None:
+        """Forget an object that turned out to be damaged: the next one who wants it fetches it again."""
+        self._kept.pop((generation.current(), volume, chunk), None)
+
     async def _fly(self, flight: Flight[_Chunk[V], None, HttpResponse | None]) -> None:
         _, volume, chunk = flight.key
         response = await self._fetch(volume, chunk)

@@ -16,9 +16,9 @@ shards (`ocpproxy.upstream.tensorstore.sharded`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from twisted.internet.interfaces import IReactorTime
@@ -44,6 +44,7 @@ from ocpproxy.upstream.tensorstore.sharded import ShardedScales
 
 _LARGEST_NATIVE = 4 * 2**20
 """Bytes of the voxels of a chunk that is served as it is."""
+T = TypeVar("T")
 _COMPRESSED = {".gz": "gzip", ".br": "br"}
 """What may follow the name of a chunk that is stored compressed, and its content encoding."""
 
@@ -139,23 +140,28 @@ class Precomputed(VoxelsOnly):
         """Return the body of a chunk; see `Upstream.chunk`."""
         _, scales = cutout.dataset.upstream_data[cutout.channel.name]
         scale: PrecomputedScale = scales[cutout.level]
-        response = await self._objects.get((cutout.dataset.upstream_token, scale), cutout.box)
-        if response is None:
-            return b""
-        if not response.encoding and scale.encoding == "raw":
-            return _checked(response, scale, cutout.box)
-        body: bytes = await self._in_thread(_checked, response, scale, cutout.box)
-        return body
+        body = await self._read((cutout.dataset.upstream_token, scale), cutout.box, _checked)
+        return b"" if body is None else body
 
     async def _chunk(self, volume: tuple[str, PrecomputedScale], box: Box) -> Voxels | None:
-        _, scale = volume
+        return await self._read(volume, box, _decode)
+
+    async def _read(
+        self, volume: tuple[str, PrecomputedScale], box: Box, make: Callable[[HttpResponse, PrecomputedScale, Box], T]
+    ) -> T | None:
+        """Return what is made of the object of a chunk, or None where it is missing."""
         response = await self._objects.get(volume, box)
         if response is None:
             return None
-        if scale.encoding == "raw" and not response.encoding:  # nothing to decode: a thread costs more than it saves
-            return _decode(response, scale, box)
-        voxels: Voxels = await self._in_thread(_decode, response, scale, box)
-        return voxels
+        _, scale = volume
+        try:
+            if scale.encoding == "raw" and not response.encoding:  # a thread costs more than it saves
+                return make(response, scale, box)
+            made: T = await self._in_thread(make, response, scale, box)
+            return made
+        except UpstreamFailure:
+            self._objects.forget(volume, box)
+            raise
 
     async def _fetch_chunk(self, volume: tuple[str, PrecomputedScale], box: Box) -> HttpResponse | None:
         """Return the object of a chunk, or None when it is missing under all its names."""
