@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,9 @@ class NoStore:
     async def read(self, tile: Tile) -> StoredTile | None:
         """Return None: nothing is stored."""
         return None
+
+    async def discard(self, tiles: Iterable[Tile]) -> None:
+        """Return at once: nothing is stored."""
 
     def note_use(self, tile: Tile) -> None:
         """Record nothing."""

@@ -91,7 +91,7 @@ class FormatsCase(ViewsCase):
                 for slice_ in sorted({0, voxels.shape[through] // 2, voxels.shape[through] - 1}):
                     picture = oracle.plane(voxels, plane, slice_, z_scale / 2**n)
                     shown = oracle.labels(picture) if labels else opaque(oracle.grey(picture))
-                    await self.check(daemon, f"{base}/{plane}", shown, n, first + slice_, not labels)
+                    await self.check(daemon, f"ocpcatmaid/{base}/{plane}", shown, n, first + slice_, not labels)
 
 
 class EveryFormat(FormatsCase):
@@ -253,14 +253,14 @@ class FlushedFormats(FormatsCase):
         daemon = await self.buckets("raw", "sharded", n5="n5", zarr3="zarr")
         new = 255 - em()
         for name in ("raw", "sharded", "n5", "zarr3"):
-            await self.check(daemon, f"{name}/xy", opaque(oracle.grey(em()[3])), 0, 3)
+            await self.check(daemon, f"ocpcatmaid/{name}/xy", opaque(oracle.grey(em()[3])), 0, 3)
         shutil.rmtree(self.files)
         write(new)
         for name in ("raw", "sharded", "n5", "zarr3"):
             words = ["-m", "ocpproxy.cli", "flush", name, "--yes", "--config", str(self.place / "ocp.ini")]
             out, err, code = await getProcessOutputAndValue(sys.executable, words, {**os.environ}, str(ROOT))
             self.assertEqual(code, 0, out + err)
-            await self.check(daemon, f"{name}/xy", opaque(oracle.grey(new[3])), 0, 3)
+            await self.check(daemon, f"ocpcatmaid/{name}/xy", opaque(oracle.grey(new[3])), 0, 3)
 
 
 class MirroredFormats(FormatsCase):
@@ -289,16 +289,16 @@ class MirroredFormats(FormatsCase):
         daemon = await self.gateway(text, upstream_retries="0")
         shown = [opaque(oracle.grey(em()[z])) for z in (3, 9)]
         for name in ("raw", "n5", "zarr3", "named"):
-            await self.check(daemon, f"{name}/xy", shown[0], 0, 3)
+            await self.check(daemon, f"ocpcatmaid/{name}/xy", shown[0], 0, 3)
         await self.check(daemon, "shifted/xy", shown[0], 0, 4)
         homes[0].mode = "error500"
         for name in ("raw", "n5", "zarr3", "named"):
-            await self.check(daemon, f"{name}/xy", shown[1], 0, 9)
+            await self.check(daemon, f"ocpcatmaid/{name}/xy", shown[1], 0, 9)
         await self.check(daemon, "shifted/xy", shown[1], 0, 10)
         await daemon.stop()
         daemon = await self.gateway(text, upstream_retries="0", cache_directory="new", index_url="sqlite:///new.sqlite")
         for name in ("raw", "n5", "named"):
-            await self.check(daemon, f"{name}/xy", shown[1], 0, 9)
+            await self.check(daemon, f"ocpcatmaid/{name}/xy", shown[1], 0, 9)
 
 
 class FailureTests(FormatsCase):

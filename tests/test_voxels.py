@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from http.client import HTTPConnection
+from io import BytesIO
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from PIL import Image
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
+from ocpproxy.index.dialect import Transaction
 from tests import bossserver, doubles, formats, ocpserver
 from tests.channels import channels
 from tests.daemons import Daemon, DaemonCase, pause
-from tests.databases import OnMariaDB, OnSQLite
+from tests.databases import OnMariaDB, OnSQLite, started
 from tests.gateways import GatewayMixin
 from tests.ocpserver import Served
 from tests.readers import READERS, Array
@@ -339,6 +343,130 @@ class VoxelHttpTests(DaemonCase):
         self.assertEqual((await daemon.get("zarr/kat/image/.zgroup", "PUT"))[0], 405)
 
 
+class OddVolumeTests(DaemonCase):
+    """Volumes and files that are not as they should be."""
+
+    async def before(self, service: doubles.Double, sections: str = "", **options: Any) -> Daemon:
+        """Start a daemon before a service; ``{url}`` in its sections stands for the address."""
+        url = self.serve(service)
+        path = self.configure(url, **options)
+        with path.open("a") as file:
+            file.write(sections.format(url=url))
+        return await self.start(path)
+
+    async def test_channels_called_like_levels(self) -> None:
+        """A channel that is called like something in the array of all channels is itself, and there is no array."""
+        served = {"0": Served(em()), "s0": Served(255 - em())}
+        daemon = await self.before(ocpserver.Service(em(), 2, channels=served))
+        for path in ("zarr/kat/.zattrs", "zarr3/kat/zarr.json", "n5/kat/attributes.json"):
+            self.assertEqual((await daemon.get(path))[0], 404, path)
+        _, body, _ = await daemon.get("zarr/kat/0/0/0/0/0")
+        self.assertEqual(body, em()[:16, :128, :128].tobytes())
+        _, body, _ = await daemon.get("n5/kat/s0/s0/0/0/0")
+        self.assertEqual(body[16:], (255 - em())[:16, :128, :128].tobytes())
+        code, body, _ = await daemon.get("zarr/kat/")
+        self.assertEqual((code, body.count(b"<li>")), (200, 2))
+
+    async def test_damaged_picture(self) -> None:
+        """A JPEG that is cut off, or has colours, is 503 in every format and not kept; mended, it is served."""
+        directory = self.place / "bucket" / "kat"
+        formats.precomputed(directory, em(), 1, encoding="jpeg", chunk=(64, 64, 16))
+        chunk = directory / "4.6_4.6_45" / "0-64_0-64_0-16"
+        fine = chunk.read_bytes()
+        section = "[dataset kat]\ntype = precomputed\nurl = {url}/kat\n"
+        daemon = await self.before(doubles.Bucket(directory=self.place / "bucket"), section)
+        colours = BytesIO()
+        Image.new("RGB", (64, 1024)).save(colours, "jpeg")
+        for bad in (fine[: len(fine) // 2], colours.getvalue(), b"no picture", b""):
+            chunk.write_bytes(bad)
+            for path in ("precomputed/kat/image/0/0-64_0-64_0-16", "zarr/kat/image/0/0/0/0"):
+                self.assertEqual((await daemon.get(path))[0], 503, (path, bad[:10]))
+        chunk.write_bytes(fine)
+        while (await daemon.get("precomputed/kat/image/0/0-64_0-64_0-16"))[0] == 503:
+            await pause(0.2)  # a failure is remembered for a moment
+        self.assertEqual((await daemon.get("precomputed/kat/image/0/0-64_0-64_0-16"))[1], fine)
+
+    async def test_missing_pictures(self) -> None:
+        """A chunk that is missing is a picture of zeros, however tall."""
+        directory = self.place / "bucket" / "kat"
+        volume = np.ones((16, 600, 8), np.uint8)
+        tall = np.ones((150, 500, 8), np.uint8)
+        section = ""
+        for name, voxels, chunk in (("kat", volume, (8, 600, 16)), ("tall", tall, (8, 500, 150))):
+            directory = self.place / "bucket" / name
+            formats.precomputed(directory, voxels, 1, encoding="png", chunk=chunk)
+            shutil.rmtree(directory / "4.6_4.6_45")
+            info = json.loads((directory / "info").read_text())
+            info["scales"][0]["encoding"] = "jpeg"  # whose library makes no picture of so many rows
+            (directory / "info").write_text(json.dumps(info))
+            section += f"[dataset {name}]\ntype = precomputed\nurl = {{url}}/{name}\n"
+        daemon = await self.before(doubles.Bucket(directory=self.place / "bucket"), section)
+        for name, shape in (("kat", volume.shape), ("tall", tall.shape)):
+            z, y, x = shape
+            code, body, _ = await daemon.get(f"precomputed/{name}/image/0/0-{x}_0-{y}_0-{z}")
+            self.assertEqual(code, 200)
+            with Image.open(BytesIO(body)) as image:
+                picture = np.asarray(image)
+            self.assertEqual((picture.size, picture.any()), (z * y * x, False))
+
+    async def test_levels_in_two_encodings(self) -> None:
+        """Ids whose levels are stored in different ways are read right in each format."""
+        ids = mitochondria().astype(np.uint64)
+        directory = self.place / "bucket" / "kat"
+        formats.precomputed(directory, ids, 2, kind="segmentation", chunk=(32, 32, 4))
+        info = json.loads((directory / "info").read_text())
+        finest = info["scales"][0]
+        shutil.rmtree(directory / finest["key"])
+        formats.precomputed(self.place / "other", ids, 1, kind="segmentation", chunk=(256, 256, 20))
+        shutil.copytree(self.place / "other" / finest["key"], directory / finest["key"])
+        finest["chunk_sizes"] = [[256, 256, 20]]
+        (directory / "info").write_text(json.dumps(info))
+        section = "[dataset kat]\ntype = precomputed\nurl = {url}/kat\n"
+        daemon = await self.before(doubles.Bucket(directory=self.place / "bucket"), section)
+        _, body, _ = await daemon.get("precomputed/kat/annotation/info")
+        encodings = [scale["encoding"] for scale in json.loads(body)["scales"]]
+        self.assertEqual(encodings, ["compressed_segmentation", "raw"])
+        for name, readers in READERS.items():
+            found = await deferToThread(readers["TensorStore"], f"{daemon.url}/{name}/kat/annotation")
+            for number, got in enumerate(found):
+                np.testing.assert_array_equal(got, level(ids, number), f"{name} {number}")
+
+    async def test_damaged_file(self) -> None:
+        """A kept chunk in which a byte has changed is fetched again, for clients of any kind."""
+        service = ocpserver.Service(em(), 2, channels={"ids": channels()["ids64"], "image": Served(em())})
+        daemon = await self.before(service, cache_memory="1")
+        chunk, zarr = "precomputed/kat/ids/0/0-128_0-128_1-9", "zarr/kat/ids/0/0/0/0"
+        plain = "precomputed/kat/image/0/0-128_0-128_1-17"
+        asked: list[tuple[str, dict[str, str]]] = [(chunk, {}), (chunk, GZIP), (zarr, {}), (plain, {})]
+        want = [(await raw_get(daemon, path, headers))[1] for path, headers in asked]
+        await daemon.rest()
+        await daemon.stop()
+        for file in (self.place / "cache" / "tiles").rglob("0_0/0.chunk"):
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 255
+            file.write_bytes(content)
+        for number, (path, headers) in enumerate(asked):
+            daemon = await self.start(self.place / "ocp.ini")
+            code, body, _ = await raw_get(daemon, path, headers)
+            self.assertEqual((code, body == want[number]), (200, True), path)
+            await daemon.stop()
+
+    async def test_head_of_a_range(self) -> None:
+        """A range means nothing to HEAD."""
+        daemon = await self.before(ocpserver.Service(em(), 2))
+        path = "precomputed/kat/image/0/0-128_0-128_1-17"
+        code, _, headers = await raw_get(daemon, path, {"Range": "bytes=0-9"}, "HEAD")
+        self.assertEqual((code, headers["content-length"]), (200, "262144"))
+
+    async def test_folders(self) -> None:
+        """A folder without its slash leads to the one with it."""
+        daemon = await self.before(ocpserver.Service(em(), 2))
+        code, _, headers = await raw_get(daemon, "zarr3/kat/image/0", {})
+        self.assertEqual((code, headers["location"]), (302, "0/"))
+        for path in ("zarr3/kat/image/0/c/", "zarr3/kat/", "precomputed/kat/image/1/"):
+            self.assertEqual((await raw_get(daemon, path, {}))[0], 200, path)
+
+
 class ChunkStorageTests(GatewayMixin):
     """Chunks on disk and in the index."""
 
@@ -364,6 +492,27 @@ class ChunkStorageTests(GatewayMixin):
         _, again, _ = await daemon.get(path)
         self.assertEqual(again, whole)
         await daemon.rest()
+        await self.assert_consistent()
+
+    async def test_odd_rows(self) -> None:
+        """Rows of stacks that nobody knows, and of the historical cache, disturb neither fsck nor eviction."""
+        daemon = await self.gateway(ocpserver.Service(em(), 2))
+        await daemon.get("precomputed/kat/image/0/0-128_0-128_1-17")
+        await daemon.rest()
+        await daemon.stop()
+        database = await started(self, self.index)
+
+        def insert(tx: Transaction) -> None:
+            columns = "dataset, ximagesz, yimagesz, zoffset, zmaxslice, zscale"
+            tx.run(f"INSERT INTO datasets ({columns}) VALUES ('kasthuri11', 0, 0, 0, 0, 1)")
+            (own,) = tx.one("SELECT datasetid FROM datasets WHERE dataset = 'kasthuri11'")
+            for high in (999 << 16, int(own) << 16):
+                columns = "highkey, lowkey, filename, reftime, bytes"
+                tx.run(f"INSERT INTO contents ({columns}) VALUES ({high}, 5, 'x', '1999-01-01', 1)")
+
+        await database.run(insert)
+        code, out = await self.fsck()
+        self.assertEqual((code, out.count("row that names no tile")), (1, 2), out)
         await self.assert_consistent()
 
     async def test_killed(self) -> None:

@@ -133,7 +133,7 @@ class CatalogueEntry:
         volume = self.volumes.get(name)
         if volume is None:
             dataset, source = self.dataset, self.source
-            channel = dataset.channel(name)
+            channel = next((one for one in dataset.channels if one.name == name), None) or dataset.channel(name)
             native = partial(source.upstream.native_chunks, dataset, channel)
             volume = ChunkedVolume.build(dataset, channel, source.max_cutout, self._epoch_of, native)
             self.volumes[channel.name] = volume

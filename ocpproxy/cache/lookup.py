@@ -7,6 +7,7 @@ at most one ``open``: no lock, no SQL, no render, and it works without the datab
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
@@ -118,6 +119,9 @@ class TileReader(Protocol):
     def note_use(self, tile: Tile) -> None:
         """Note that the tile is used now."""
 
+    async def discard(self, tiles: Iterable[Tile]) -> None:
+        """Remove the files of tiles; their rows follow."""
+
 
 class TileLookup:
     """The tiles that are in memory or on disk.
@@ -146,7 +150,10 @@ class TileLookup:
             self._store.note_use(tile)
             return Found(EncodedTile.of(tile, file.picture, file.modified, file=file), Result.HIT_DISK)
         with closing(file):
-            return self._from_disk(tile, bytes(file.picture), file.modified, file.read_home())
+            content = bytes(file.picture)
+            if is_chunk(tile) and not chunk_file.is_undamaged(content):
+                raise BlockingIOError  # `find` removes it
+            return self._from_disk(tile, content, file.modified, file.read_home())
 
     async def find(self, tile: Tile) -> Found | None:
         """Return the tile, or None when it is not stored."""
@@ -163,6 +170,11 @@ class TileLookup:
         encoded = EncodedTile.of(tile, picture, modified, home)
         self.remember(tile, encoded)
         return Found(encoded, Result.HIT_DISK)
+
+    async def discard(self, tile: Tile) -> None:
+        """Remove a tile that turned out to be damaged, from memory and disk."""
+        self._memory.forget(tile.__eq__)
+        await self._store.discard([tile])
 
     def is_in_memory(self, tile: Tile) -> bool:
         """Return whether the tile is in memory, without counting a use."""

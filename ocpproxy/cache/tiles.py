@@ -174,6 +174,15 @@ class TileCache:
                 return TileAnswer(found.tile, Result.STALE, cuboid=earlier.cuboid(old))
         return None
 
+    async def tile_again(self, located: LocatedChunk) -> TileAnswer:
+        """Return a chunk whose stored content cannot be used: it is removed, and fetched.
+
+        :raises UpstreamFailure: the upstream did not give its voxels.
+        """
+        if located.tile is not None:
+            await self._lookup.discard(located.tile)
+        return await self.tile(located)
+
     async def entry(self, token: str) -> CatalogueEntry:
         """Return what is known of a token, in its current epoch.
 

@@ -3,7 +3,8 @@
 The body comes first, so that it can be sent from the file as it is. What follows it::
 
     16 bytes   the BLAKE2b digest of the body, which is also its ETag
-     8 bytes   the length of the body, little endian
+     4 bytes   the length of the body, little endian
+     4 bytes   its CRC-32, little endian, which is quick to check
      1 byte    flags: 1 the body is compressed by gzip, 2 all voxels are the same
      7 bytes   "ocpchnk"
 """
@@ -15,9 +16,9 @@ import zlib
 from hashlib import blake2b
 from typing import NamedTuple
 
-from ocpproxy.imagery.png import deflate
+from ocpproxy.imagery.png import crc32, deflate
 
-_TRAILER = struct.Struct("<16sQB7s")
+_TRAILER = struct.Struct("<16sIIB7s")
 _MAGIC = b"ocpchnk"
 _GZIP, _UNIFORM = 1, 2
 _GZIP_HEAD = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
@@ -52,7 +53,8 @@ def pack(body: bytes, *, uniform: bool = False, compress: bool = True) -> bytes:
     if compress and (uniform or _is_compressible(body)):
         body = gzip(body)
         flags |= _GZIP
-    return body + _TRAILER.pack(blake2b(body, digest_size=16).digest(), len(body), flags, _MAGIC)
+    digest = blake2b(body, digest_size=16).digest()
+    return body + _TRAILER.pack(digest, len(body), crc32(body), flags, _MAGIC)
 
 
 def _is_compressible(body: bytes) -> bool:
@@ -64,7 +66,7 @@ def _is_compressible(body: bytes) -> bool:
 def gzip(body: bytes) -> bytes:
     """Return a body as one member of gzip (RFC 1952), without a time and a name."""
     deflated = deflate(body, 1)
-    return _GZIP_HEAD + deflated[2:-4] + struct.pack("<II", zlib.crc32(body), len(body) & 0xFFFFFFFF)
+    return _GZIP_HEAD + deflated[2:-4] + struct.pack("<II", crc32(body), len(body) & 0xFFFFFFFF)
 
 
 def gunzip(body: bytes | memoryview, most: int) -> bytes:
@@ -83,17 +85,17 @@ def gunzip(body: bytes | memoryview, most: int) -> bytes:
     return plain
 
 
-def _trailer(content: bytes | memoryview) -> tuple[bytes, int]:
-    """Return digest and flags.
+def _trailer(content: bytes | memoryview) -> tuple[bytes, int, int]:
+    """Return digest, checksum and flags.
 
     :raises BadChunk: the content does not end as a chunk does.
     """
     if len(content) < _TRAILER.size:
         raise BadChunk("too short")
-    digest, length, flags, magic = _TRAILER.unpack_from(content, len(content) - _TRAILER.size)
+    digest, length, checksum, flags, magic = _TRAILER.unpack_from(content, len(content) - _TRAILER.size)
     if magic != _MAGIC or length + _TRAILER.size != len(content):
         raise BadChunk("torn")
-    return digest, flags
+    return digest, checksum, flags
 
 
 def is_whole(content: bytes | memoryview) -> bool:
@@ -106,17 +108,17 @@ def is_whole(content: bytes | memoryview) -> bool:
 
 
 def is_undamaged(content: bytes | memoryview) -> bool:
-    """Return whether the content is a chunk whose body has its digest."""
+    """Return whether the content is a chunk whose body has its checksum."""
     try:
-        digest, _ = _trailer(content)
+        _, checksum, _ = _trailer(content)
     except BadChunk:
         return False
-    return blake2b(content[: -_TRAILER.size], digest_size=16).digest() == digest
+    return crc32(memoryview(content)[: -_TRAILER.size]) == checksum
 
 
 def is_uniform(content: bytes | memoryview) -> bool:
     """Return whether all voxels of a chunk are known to be the same."""
-    return bool(_trailer(content)[1] & _UNIFORM)
+    return bool(_trailer(content)[2] & _UNIFORM)
 
 
 def unpack(content: bytes | memoryview) -> ChunkBody:
@@ -124,5 +126,5 @@ def unpack(content: bytes | memoryview) -> ChunkBody:
 
     :raises BadChunk: the content is no whole chunk.
     """
-    digest, flags = _trailer(content)
+    digest, _, flags = _trailer(content)
     return ChunkBody(memoryview(content)[: -_TRAILER.size], digest.hex(), bool(flags & _GZIP))

@@ -104,10 +104,9 @@ class ServedVolume:
         """Whether the voxels are ids."""
         return self.volumes[0].channel.kind == "annotation"
 
-    @property
-    def is_compressed(self) -> bool:
-        """Whether chunks are compressed where a format leaves the choice: ids are."""
-        return self.volumes[0].grids[self.levels[0]].encoding == "compressed_segmentation"
+    def is_compressed(self, level: int) -> bool:
+        """Return whether the chunks of a level are compressed where a format leaves the choice: ids are."""
+        return self.volumes[0].grids[level].encoding == "compressed_segmentation"
 
     @property
     def name(self) -> str:

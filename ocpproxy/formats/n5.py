@@ -24,6 +24,7 @@ from ocpproxy.formats.location import (
 from ocpproxy.model.voxels import Voxels
 
 ATTRIBUTES = "attributes.json"
+_GZIP = {"type": "gzip", "level": 1, "useZlib": False}
 _UNITS = {"nanometer": "nm", None: "pixel"}
 
 
@@ -59,7 +60,7 @@ class N5Format:
         size = [*voxels.shape[::-1], *([1] * (len(served.axes) - 3))]
         header = struct.pack(f">HH{len(size)}I", 0, len(size), *size)
         plain = voxels.astype(voxels.dtype.newbyteorder(">")).tobytes()
-        return header + (gzip(plain) if served.is_compressed else plain)
+        return header + (gzip(plain) if served.is_compressed(place.level) else plain)
 
 
 def _factors(served: ServedVolume, level: int) -> list[float]:
@@ -110,7 +111,7 @@ def _dataset(served: ServedVolume, level: int) -> dict[str, Any]:
         "dataType": served.dtype,
         "dimensions": served.shape(level)[::-1],
         "blockSize": served.chunk(level)[::-1],
-        "compression": {"type": "gzip", "level": 1, "useZlib": False} if served.is_compressed else {"type": "raw"},
+        "compression": _GZIP if served.is_compressed(level) else {"type": "raw"},
         "axes": list(served.axes[::-1]),
         "downsamplingFactors": _factors(served, level),
         "pixelResolution": {"unit": _UNITS[served.unit], "dimensions": scale},

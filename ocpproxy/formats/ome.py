@@ -54,14 +54,14 @@ def omero(served: ServedVolume) -> dict[str, Any]:
 def _channel(channel: Channel, colour: str) -> dict[str, Any]:
     low, high = channel.window
     voxel_type = channel.voxel_type
-    least, most = (
-        (0, 1) if not voxel_type.is_integer else (0, 2 ** (8 * voxel_type.itemsize - voxel_type.is_signed) - 1)
-    )
+    most = 2 ** (8 * voxel_type.itemsize - voxel_type.is_signed) - 1 if voxel_type.is_integer else 1
+    least = -most - 1 if voxel_type.is_signed else 0
     if high <= low:
         low, high = least, most
+    least, most = min(least, low), max(most, high)
     return {
         "label": channel.name,
         "color": colour,
         "active": True,
-        "window": {"min": 0, "max": most, "start": low, "end": high},
+        "window": {"min": least, "max": most, "start": low, "end": high},
     }

@@ -14,6 +14,8 @@ from typing import Any
 from ocpproxy.formats.location import ChunkPlace, Folder, FormatItem, ServedVolume, chunk_place, json_document, number
 from ocpproxy.model.voxels import Voxels
 
+_TYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "float32")
+"""The types that the format has."""
 _CHUNK = re.compile(r"(-?\d{1,9})-(-?\d{1,9})_(-?\d{1,9})-(-?\d{1,9})_(-?\d{1,9})-(-?\d{1,9})", re.ASCII)
 
 
@@ -25,6 +27,8 @@ class PrecomputedFormat:
 
     def find(self, served: ServedVolume, path: Sequence[str]) -> FormatItem | None:
         """Return what a path means; see `VoxelFormat.find`."""
+        if served.dtype not in _TYPES:
+            return None
         if path == ["info"]:
             return json_document(info(served))
         if not path:
@@ -50,13 +54,14 @@ def _chunk(served: ServedVolume, level: int, name: str) -> ChunkPlace | None:
     if found is None:
         return None
     volume = served.volumes[0]
-    grid, ranges = volume.grids[level], tuple(map(int, found.groups()))
+    grid, ranges = volume.grids[level], [int(group) for group in found.groups()]
     x, y, z = (
         (ranges[2 * axis] - offset) // step
         for axis, (offset, step) in enumerate(zip(grid.offset, grid.chunk, strict=True))
     )
     place = chunk_place(volume, served.times[0], level, (x, y, z))
-    return place if place is not None and grid.box(place.number) == ranges else None
+    box = None if place is None else grid.box(place.number)
+    return place if box is not None and name == f"{box.x0}-{box.x1}_{box.y0}-{box.y1}_{box.z0}-{box.z1}" else None
 
 
 def info(served: ServedVolume) -> dict[str, Any]:

@@ -7,7 +7,7 @@ specifications at zarr-specs.readthedocs.io, v2.0 and v3.0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,9 +57,9 @@ class Zarr2Format(_Zarr):
         if not path:
             return Folder([".zgroup", ".zattrs", ".zmetadata", *(f"{level}/" for level in served.levels)])
         if len(path) == 1:
-            documents = {".zgroup": _GROUP, ".zattrs": _attributes(served), ".zmetadata": None}
-            if path[0] in documents:
-                return json_document(documents[path[0]] or _metadata(served))
+            make = _DOCUMENTS.get(path[0])
+            if make is not None:
+                return json_document(make(served))
         level = number(path[0])
         if level is None or level not in served.levels:
             return None
@@ -73,7 +73,7 @@ class Zarr2Format(_Zarr):
     def body(self, served: ServedVolume, place: ChunkPlace, voxels: Voxels) -> bytes:
         """Return the body of a chunk; see `VoxelFormat.body`."""
         plain = _padded(place, voxels)
-        return gzip(plain) if served.is_compressed else plain
+        return gzip(plain) if served.is_compressed(place.level) else plain
 
 
 _GROUP = {"zarr_format": 2}
@@ -105,12 +105,19 @@ def _array(served: ServedVolume, level: int) -> dict[str, Any]:
         "shape": served.shape(level),
         "chunks": served.chunk(level),
         "dtype": np.dtype(served.dtype).newbyteorder("<").str,
-        "compressor": {"id": "gzip", "level": _LEVEL} if served.is_compressed else None,
+        "compressor": {"id": "gzip", "level": _LEVEL} if served.is_compressed(level) else None,
         "fill_value": 0,
         "order": "C",
         "filters": None,
         "dimension_separator": "/",
     }
+
+
+_DOCUMENTS: dict[str, Callable[[ServedVolume], Any]] = {
+    ".zgroup": lambda served: _GROUP,
+    ".zattrs": _attributes,
+    ".zmetadata": _metadata,
+}
 
 
 class Zarr3Format(_Zarr):
@@ -129,6 +136,8 @@ class Zarr3Format(_Zarr):
             return None
         if len(path) == 1:
             return Folder(["zarr.json", "c/"])
+        if list(path[1:]) == ["c"]:
+            return Folder([])
         if list(path[1:]) == ["zarr.json"]:
             return json_document(_array3(served, level))
         found = numbers(path[2:]) if path[1] == "c" else None
@@ -137,7 +146,7 @@ class Zarr3Format(_Zarr):
     def body(self, served: ServedVolume, place: ChunkPlace, voxels: Voxels) -> bytes:
         """Return the body of a chunk; see `VoxelFormat.body`."""
         plain = _padded(place, voxels)
-        return gzip(plain) if served.is_compressed else plain
+        return gzip(plain) if served.is_compressed(place.level) else plain
 
 
 def _group3(served: ServedVolume) -> dict[str, Any]:
@@ -153,7 +162,7 @@ def _group3(served: ServedVolume) -> dict[str, Any]:
 
 def _array3(served: ServedVolume, level: int) -> dict[str, Any]:
     codecs: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}]
-    if served.is_compressed:
+    if served.is_compressed(level):
         codecs.append({"name": "gzip", "configuration": {"level": _LEVEL}})
     return {
         "zarr_format": 3,

@@ -29,15 +29,17 @@ if TYPE_CHECKING:
     def deflate(data: bytes, level: int, /) -> bytes:
         """Return bytes as a zlib stream (RFC 1950)."""
 
-    def _crc32(data: bytes, /) -> int: ...
+    def crc32(data: bytes | memoryview, /) -> int:
+        """Return the CRC-32 of bytes."""
+
 
 else:
     try:
         from isal.isal_zlib import compress as deflate
-        from isal.isal_zlib import crc32 as _crc32
+        from isal.isal_zlib import crc32
     except ImportError:  # no wheel for this processor
         from zlib import compress as deflate
-        from zlib import crc32 as _crc32
+        from zlib import crc32
 
 Pixels = npt.NDArray[np.uint8]
 """Pixels, axes (row, column) for grey and indices, (row, column, 4) for red, green, blue and alpha."""
@@ -51,7 +53,7 @@ _END = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 
 def _chunk(name: bytes, data: bytes) -> bytes:
     body = name + data
-    return struct.pack(">I", len(data)) + body + struct.pack(">I", _crc32(body))
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", crc32(body))
 
 
 def _head(colour_type: int) -> bytes:

@@ -186,12 +186,18 @@ def _areas(spec: JobSpec, planes: tuple[str, ...], entry: CatalogueEntry) -> dic
 
 def _chunks(spec: JobSpec, entry: CatalogueEntry, level: int) -> Iterator[tuple[str, Area]]:
     """Yield the chunks of a level that have a voxel of a box, by channel."""
+    box = level_box(entry.dataset, level, spec.region.box)
+    if box is None:
+        return
     for channel in entry.dataset.channels:
-        grid = entry.volume(channel.name).grids[level]
-        box = level_box(entry.dataset, level, spec.region.box)
-        if box is not None:
-            xs, ys, zs = grid.numbers_in(box)
-            yield channel.name, _area(ys, xs, zs)
+        if spec.channels and channel.name not in spec.channels:
+            continue
+        try:
+            grid = entry.volume(channel.name).grids[level]
+        except CannotDisplay:
+            continue  # it has no chunks
+        xs, ys, zs = grid.numbers_in(box)
+        yield channel.name, _area(ys, xs, zs)
 
 
 def _area(rows: range, cols: range, slices: range) -> Area:

@@ -28,6 +28,8 @@ _MOST_VOXELS = 2**18
 _THICKEST = 64
 _IN_CHUNKS = f"{CHUNKS}/"
 _SMALLEST = 8
+MOST_CHUNKS = 2**20
+"""Chunks of a level along one axis: what the keys of the index hold (`ocpproxy.store.keys`)."""
 
 
 class NativeChunks(NamedTuple):
@@ -220,15 +222,17 @@ AnyCuboid = Cuboid | ChunkCuboid
 
 def _grid(dataset: Dataset, level: Level, channel: Channel, max_cutout: int) -> ChunkGrid:
     """Return the grid of a level in chunks of our own."""
-    needed = TILE * TILE * channel.itemsize
-    depth = slab_depth(level.cube[Z], needed, max_cutout, f"a slice of chunks of {dataset.token}")
+    width = TILE
+    while width > _SMALLEST and width * width * channel.itemsize > max_cutout:
+        width //= 2
+    depth = slab_depth(level.cube[Z], width * width * channel.itemsize, max_cutout, f"a chunk of {dataset.token}")
     thick = max(n for n in range(1, min(depth, _THICKEST) + 1) if depth % n == 0)
-    edge = TILE
+    edge = width
     while edge > _SMALLEST and edge * edge * thick > _MOST_VOXELS:
         edge //= 2
     ids = channel.kind == "annotation" and channel.dtype in ("uint32", "uint64")
     encoding = "compressed_segmentation" if ids else "raw"
-    return ChunkGrid(level.offset, level.size, (edge, edge, thick), encoding, (8, 8, 8), (TILE, TILE, depth))
+    return ChunkGrid(level.offset, level.size, (edge, edge, thick), encoding, (8, 8, 8), (width, width, depth))
 
 
 def _native_grid(level: Level, native: NativeChunks) -> ChunkGrid:

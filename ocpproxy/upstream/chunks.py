@@ -32,6 +32,8 @@ MEMORY = 32 * 2**20
 _KEEP = 15.0
 """Seconds that such a chunk is kept."""
 _VOLUMES = 1000
+_OVERHEAD = 1000
+"""Bytes that an object takes beside its body."""
 V = TypeVar("V", bound=Hashable)
 _Chunk = tuple[int, V, Box]
 """The generation in which a chunk is read, its volume, and its box."""
@@ -156,7 +158,7 @@ class SharedObjects(Generic[V]):
             self._fly, clock, remember_failure=0, finish=False
         )
         self._kept: TTLCache[_Chunk[V], HttpResponse] = TTLCache(
-            MEMORY, _KEEP, clock.seconds, getsizeof=lambda response: len(response.body)
+            MEMORY, _KEEP, clock.seconds, getsizeof=lambda response: len(response.body) + _OVERHEAD
         )
 
     async def get(self, volume: V, chunk: Box) -> HttpResponse | None:
@@ -168,16 +170,19 @@ class SharedObjects(Generic[V]):
         kept = self._kept.get(key)
         return kept if kept is not None else await self._flights.join(key, None)
 
-    def forget(self, volume: V, chunk: Box) -> None:
-        """Forget an object that turned out to be damaged: the next one who wants it fetches it again."""
-        self._kept.pop((generation.current(), volume, chunk), None)
+    def refuse(self, volume: V, chunk: Box) -> None:
+        """Let nobody else share an object that turned out to be damaged: who wants it from now on fetches it again."""
+        self._flights.detach((generation.current(), volume, chunk).__eq__)
+
+    def keep(self, volume: V, chunk: Box, response: HttpResponse) -> None:
+        """Keep an object for a moment. Call it when the object is known to be undamaged."""
+        if len(response.body) <= MEMORY // 16:
+            self._kept[generation.current(), volume, chunk] = response
 
     async def _fly(self, flight: Flight[_Chunk[V], None, HttpResponse | None]) -> None:
         _, volume, chunk = flight.key
         response = await self._fetch(volume, chunk)
         flight.progress.report()
-        if response is not None and len(response.body) <= MEMORY // 16:
-            self._kept[flight.key] = response
         flight.deliver(None, response)
 
 

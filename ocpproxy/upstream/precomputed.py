@@ -26,7 +26,7 @@ from twisted.internet.interfaces import IReactorTime
 from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.config import UpstreamSettings
 from ocpproxy.config.options import BUCKET_SCHEMES
-from ocpproxy.model.chunks import NativeChunks
+from ocpproxy.model.chunks import MOST_CHUNKS, NativeChunks
 from ocpproxy.model.dataset import Box, Channel, Cutout, Dataset
 from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import UpstreamFailure, UpstreamRefused, VoxelsOnly
@@ -42,7 +42,7 @@ from ocpproxy.upstream.kind import CHANNELS, MISSING, MISSING_STATUS, Kind, Upst
 from ocpproxy.upstream.locations import Location, describe_channels, list_addresses
 from ocpproxy.upstream.tensorstore.sharded import ShardedScales
 
-_LARGEST_NATIVE = 4 * 2**20
+_LARGEST_NATIVE = 3 * 2**20
 """Bytes of the voxels of a chunk that is served as it is."""
 T = TypeVar("T")
 _COMPRESSED = {".gz": "gzip", ".br": "br"}
@@ -132,7 +132,8 @@ class Precomputed(VoxelsOnly):
         shape, grid = dataset.levels[level], scale.grid
         same = (grid.offset, grid.end, scale.dtype, scale.components) == (shape.offset, shape.end, channel.dtype, 1)
         x, y, z = grid.chunk
-        if not same or scale.nbytes(Box(0, x, 0, y, 0, z)) > _LARGEST_NATIVE:
+        counts = [-(-size // step) for size, step in zip(shape.size, grid.chunk, strict=True)]
+        if not same or scale.nbytes(Box(0, x, 0, y, 0, z)) > _LARGEST_NATIVE or max(counts) > MOST_CHUNKS:
             return None
         return NativeChunks(grid.chunk, scale.encoding, scale.block)
 
@@ -156,12 +157,14 @@ class Precomputed(VoxelsOnly):
         _, scale = volume
         try:
             if scale.encoding == "raw" and not response.encoding:  # a thread costs more than it saves
-                return make(response, scale, box)
-            made: T = await self._in_thread(make, response, scale, box)
-            return made
+                made = make(response, scale, box)
+            else:
+                made = await self._in_thread(make, response, scale, box)
         except UpstreamFailure:
-            self._objects.forget(volume, box)
+            self._objects.refuse(volume, box)
             raise
+        self._objects.keep(volume, box, response)
+        return made
 
     async def _fetch_chunk(self, volume: tuple[str, PrecomputedScale], box: Box) -> HttpResponse | None:
         """Return the object of a chunk, or None when it is missing under all its names."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from twisted.web.http import stringToDatetime
 
-_RANGE = re.compile(rb"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
+_RANGE = re.compile(rb"bytes=(\d{0,18})-(\d{0,18})", re.ASCII | re.IGNORECASE)
 
 
 class NotSatisfiable(ValueError):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from html import escape
 from math import ceil
+from urllib.parse import quote
 
 from ocpproxy.cache.entries import Undescribed
 from ocpproxy.cache.lookup import EncodedTile
@@ -30,16 +31,18 @@ _SMALL = 1024
 _RETRY_AFTER = 5
 _LASTING = 60
 """Seconds after which what does not get better by itself may be tried again."""
-_REFUSED_GZIP = re.compile(rb";\s*q=0(?:\.0*)?\s*$")
+_REFUSED_GZIP = re.compile(rb";\s*q=0(?:\.0*)?\s*(?:;|$)")
 
 
 def accepts_gzip(values: Sequence[bytes]) -> bool:
     """Return whether a client accepts gzip, by the values of its ``Accept-Encoding``."""
+    accepted = False
     for item in b",".join(values).lower().split(b","):
         name = item.partition(b";")[0].strip()
-        if name in (b"gzip", b"x-gzip", b"*"):
+        if name in (b"gzip", b"x-gzip"):
             return not _REFUSED_GZIP.search(item)
-    return False
+        accepted |= name == b"*" and not _REFUSED_GZIP.search(item)
+    return accepted
 
 
 def chunk(request: GatewayRequest, answer: TileAnswer, max_age: int) -> Reply:
@@ -54,7 +57,7 @@ def chunk(request: GatewayRequest, answer: TileAnswer, max_age: int) -> Reply:
         return Reply(304, b"", headers)
     headers[b"content-type"] = encoded.content_type
     body = encoded.picture
-    if not byte_ranges.is_current(values(b"if-range"), encoded.etag, encoded.modified):
+    if request.method != b"GET" or not byte_ranges.is_current(values(b"if-range"), encoded.etag, encoded.modified):
         return Reply(200, body, headers)
     try:
         found = byte_ranges.read(values(b"range"), len(body))
@@ -84,6 +87,15 @@ def document(request: GatewayRequest, found: FormatDocument, modified: float) ->
     return Reply(200, body, headers)
 
 
+def folder_elsewhere(name: str) -> Reply:
+    """Return where a folder is whose address lacks the slash at its end.
+
+    :param name: the last segment of the address.
+    """
+    reply = answers.text(302, "a folder ends with a slash")
+    return Reply(302, reply.body, {**reply.headers, b"location": quote(name, safe="@").encode() + b"/"})
+
+
 def folder(names: Sequence[str]) -> Reply:
     """Return what is in a folder, as servers of files list it."""
     lines = "".join(f'<li><a href="{escape(name)}">{escape(name)}</a></li>\n' for name in names)
@@ -94,7 +106,9 @@ def folder(names: Sequence[str]) -> Reply:
 
 def failure(error: Exception) -> Reply | None:
     """Return the answer to a failure, or None for an error that is a fault of the gateway."""
-    if isinstance(error, (BadAddress, CannotDisplay, NotIndexable)):
+    if isinstance(error, NotIndexable):
+        return answers.text(503, str(error), retry_after=str(_LASTING))
+    if isinstance(error, (BadAddress, CannotDisplay)):
         return answers.text(404, str(error), cache_status="ocpproxy; detail=not-found")
     if isinstance(error, Undescribed):
         if isinstance(error.failure, UnknownToken) and not error.configured:

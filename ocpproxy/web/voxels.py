@@ -8,7 +8,7 @@ its grid, and every failure is 503 or 504, also where the upstream refuses.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cachetools import LRUCache
@@ -19,18 +19,19 @@ from ocpproxy.cache.lookup import EncodedTile
 from ocpproxy.cache.tiles import LocatedChunk, TileCache, max_age
 from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.formats import chunk_file
+from ocpproxy.formats.chunk_file import BadChunk
 from ocpproxy.formats.location import ChunkPlace, Folder, FormatDocument, ServedVolume, VoxelFormat
 from ocpproxy.formats.n5 import N5Format
 from ocpproxy.formats.precomputed import PrecomputedFormat
 from ocpproxy.formats.zarr import Zarr2Format, Zarr3Format
 from ocpproxy.model.address import BadAddress
-from ocpproxy.model.chunks import ChunkedVolume
 from ocpproxy.model.dataset import NAME
 from ocpproxy.web import answers, voxel_answers
 from ocpproxy.web.answers import Reply
 from ocpproxy.web.request import GatewayRequest
 from ocpproxy.web.resources import AsyncResource
 from ocpproxy.web.route_cache import RouteCache
+from ocpproxy.web.served_volumes import FoundChunk, ServedVolumes
 
 _MEMORY = 32 * 2**20
 """Bytes of chunks that were made of kept ones for another format."""
@@ -70,6 +71,7 @@ class VoxelResource(AsyncResource):
         super().__init__()
         self._format = voxel_format
         self._sources = sources
+        self._volumes = ServedVolumes(voxel_format)
         self._made: LRUCache[tuple[str, str], EncodedTile] = LRUCache(_MEMORY, getsizeof=lambda one: len(one.picture))
 
     async def answer(self, request: GatewayRequest) -> Reply:
@@ -78,40 +80,17 @@ class VoxelResource(AsyncResource):
         if not segments or not _TOKEN.fullmatch(segments[0]):
             raise NoSuchName(f"expected a token, and one of its channels, below /{self._format.name}/")
         entry = await self._sources.cache.entry(segments[0])
-        served, path = self._served(entry, segments[1:])
+        path = segments[1:]
         is_folder = path[-1:] == [""]
-        found = self._find(entry, served, path[:-1] if is_folder else path)
-        if is_folder and not isinstance(found, Folder):
-            found = None
-        if isinstance(found, ChunkPlace) and served is not None:
-            return await self._chunk(request, entry, served, found)
-        if isinstance(found, Folder):
-            return voxel_answers.folder(found.names)
-        if isinstance(found, FormatDocument):
-            return voxel_answers.document(request, found, entry.read_at)
+        found = self._volumes.find(entry, path[:-1] if is_folder else path)
+        match found:
+            case Folder():
+                return voxel_answers.folder(found.names) if is_folder else voxel_answers.folder_elsewhere(segments[-1])
+            case FormatDocument() if not is_folder:
+                return voxel_answers.document(request, found, entry.read_at)
+            case FoundChunk() if not is_folder:
+                return await self._chunk(request, entry, found.served, found.place)
         raise NoSuchName(f"{self._format.name} has no such name here")
-
-    def _served(self, entry: CatalogueEntry, path: Sequence[str]) -> tuple[ServedVolume | None, Sequence[str]]:
-        """Return what a path below a token is served from, and what is left of the path."""
-        names = [channel.name for channel in entry.dataset.channels]
-        name, _, time = path[0].partition("@") if path else ("", "", "")
-        if name in names:
-            volume = entry.volume(name)
-            return (ServedVolume((volume,)) if not time else _at_time(volume, time)), path[1:]
-        if not self._format.axis_of_channels:
-            return None, path
-        volumes = tuple(map(entry.volume, names))
-        return (ServedVolume(volumes) if len(set(map(_likeness, volumes))) == 1 else None), path
-
-    def _find(
-        self, entry: CatalogueEntry, served: ServedVolume | None, path: Sequence[str]
-    ) -> FormatDocument | Folder | ChunkPlace | None:
-        channels = [f"{channel.name}/" for channel in entry.dataset.channels]
-        found = None if served is None else self._format.find(served, path)
-        if served is None and not path:
-            return Folder(channels)
-        several = served is not None and len(served.volumes) > 1
-        return Folder([*found.names, *channels]) if several and not path and isinstance(found, Folder) else found
 
     async def _chunk(
         self, request: GatewayRequest, entry: CatalogueEntry, served: ServedVolume, place: ChunkPlace
@@ -119,17 +98,29 @@ class VoxelResource(AsyncResource):
         sources = self._sources
         located = LocatedChunk(entry, place.volume, place.tile)
         answer = await sources.cache.tile(located)
-        as_kept = self._format.is_as_kept(place)
-        if as_kept:
+        try:
+            tile = await self._form_of(request, served, place, answer.tile)
+        except BadChunk:  # the file is damaged: it is made again, once
+            answer = await sources.cache.tile_again(located)
+            tile = await self._form_of(request, served, place, answer.tile)
+        if self._format.is_as_kept(place):
             sources.routes.remember(request.uri, located)
-        else:
-            answer = replace(answer, tile=await self._other_form(served, place, answer.tile))
+        request.count(answer.result)
+        age = max_age(answer.expires, sources.now(), sources.longest_age)
+        return voxel_answers.chunk(request, replace(answer, tile=tile), age)
+
+    async def _form_of(
+        self, request: GatewayRequest, served: ServedVolume, place: ChunkPlace, kept: EncodedTile
+    ) -> EncodedTile:
+        """Return a chunk as the format has it and the client takes it.
+
+        :raises BadChunk: the one that is kept is damaged.
+        """
+        encoded = kept if self._format.is_as_kept(place) else await self._other_form(served, place, kept)
         headers = request.requestHeaders
         takes_gzip = voxel_answers.accepts_gzip(headers.getRawHeaders(b"accept-encoding", []))
-        if answer.tile.gzipped and (headers.hasHeader(b"range") or not takes_gzip):
-            answer = replace(answer, tile=await self._plain(answer.tile))
-        request.count(answer.result)
-        return voxel_answers.chunk(request, answer, max_age(answer.expires, sources.now(), sources.longest_age))
+        wants_part = request.method == b"GET" and headers.hasHeader(b"range")
+        return await self._plain(encoded) if encoded.gzipped and (wants_part or not takes_gzip) else encoded
 
     async def _other_form(self, served: ServedVolume, place: ChunkPlace, kept: EncodedTile) -> EncodedTile:
         """Return a chunk as the format has it, made of the one that is kept."""
@@ -142,7 +133,9 @@ class VoxelResource(AsyncResource):
 
         def make() -> bytes:
             voxels = chunks.decode(volume, tile, body, gzipped=gzipped)
-            return chunk_file.pack(self._format.body(served, place, voxels), compress=not served.is_compressed)
+            return chunk_file.pack(
+                self._format.body(served, place, voxels), compress=not served.is_compressed(place.level)
+            )
 
         made = EncodedTile.of(tile, await self._sources.run_in_thread(make), kept.modified, kept.read_home())
         if len(made.picture) <= _MEMORY // 4:
@@ -165,18 +158,3 @@ class VoxelResource(AsyncResource):
         """Return what readers try again."""
         request.count_error()
         return answers.text(503, "something is wrong with this gateway; its log has the details", retry_after="30")
-
-
-def _likeness(volume: ChunkedVolume) -> object:
-    """Return what channels have in common that can be an axis of one array."""
-    channel = volume.channel
-    grids = tuple((n, grid.chunk, grid.encoding == "compressed_segmentation") for n, grid in volume.grids.items())
-    return (channel.dtype, channel.time, channel.kind == "annotation", grids)
-
-
-def _at_time(volume: ChunkedVolume, text: str) -> ServedVolume | None:
-    """Return a volume at one of its time points."""
-    first, last = volume.channel.time
-    if not text.isascii() or not text.isdecimal() or len(text) > 7 or not first <= int(text) <= last:
-        return None
-    return ServedVolume((volume,), time=int(text))

@@ -22,6 +22,9 @@ from ocpproxy.model.voxels import Voxels
 from ocpproxy.upstream.base import UpstreamBroken
 from ocpproxy.upstream.codecs import images, segmentation
 
+_MOST_ROWS = 65500
+"""Rows and columns of a JPEG that its library makes."""
+
 
 class ChunkForm(NamedTuple):
     """How the chunks of a scale are written."""
@@ -61,7 +64,7 @@ def decode(body: bytes, form: ChunkForm, shape: Triple) -> Voxels:
 
 
 def check(body: bytes, form: ChunkForm, shape: Triple) -> None:
-    """Check that a body can be decoded, as far as that is seen without decoding it.
+    """Check that a body can be decoded: pictures by decoding them, which nothing else shows.
 
     :raises UpstreamBroken: as `decode`.
     """
@@ -70,19 +73,25 @@ def check(body: bytes, form: ChunkForm, shape: Triple) -> None:
     elif form.encoding == "raw":
         _check_length(body, form, shape)
     else:
-        columns, rows = images.size(body)
-        if columns * rows != shape[0] * shape[1] * shape[2]:
-            raise UpstreamBroken(f"expected an image of {np.prod(shape)} pixels, not {columns} x {rows}")
+        decode(body, form, shape)
 
 
 def encode_picture(voxels: Voxels, encoding: str) -> bytes:
-    """Return voxels of 8 or 16 bits, axes (z, y, x), as a picture of z * y rows.
+    """Return voxels of 8 or 16 bits, axes (z, y, x), as a picture.
+
+    It has z * y rows, or fewer and longer ones where a JPEG could not have so many.
 
     :param encoding: ``jpeg`` or ``png``.
+    :raises UpstreamBroken: no picture of so many pixels can be made.
     """
     z, y, x = voxels.shape
+    rows = z * y
+    fitting = (n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= _MOST_ROWS and x * n <= _MOST_ROWS)
+    factor = next(fitting, None)
+    if factor is None:
+        raise UpstreamBroken(f"a chunk of {x} x {y} x {z} voxels is missing, and no picture has so many pixels")
     output = BytesIO()
-    Image.fromarray(voxels.reshape(z * y, x)).save(output, encoding)
+    Image.fromarray(voxels.reshape(rows // factor, x * factor)).save(output, encoding)
     return output.getvalue()
 
 
