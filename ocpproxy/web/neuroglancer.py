@@ -47,6 +47,7 @@ _TYPES = {
     "html": b"text/html; charset=utf-8",
 }
 _NO_EVENTS = "no-events.js"
+_NO_ICON = b'<link rel="icon" href="data:,">'
 _NO_EVENTS_SCRIPT = b"""\
 // Python's events, which this page has no need of.
 window.EventSource = class {
@@ -154,7 +155,9 @@ class NeuroglancerResource(AsyncResource):
                 raise BadAddress("Neuroglancer has no such file") from None
         is_page = name == "index.html"
         if is_page:
-            body = body.replace(b"<script ", b'<script src="%b"></script><script ' % _NO_EVENTS.encode(), 1)
+            body = body.replace(
+                b"<script ", b'%b<script src="%b"></script><script ' % (_NO_ICON, _NO_EVENTS.encode()), 1
+            )
         headers = {
             b"content-type": _TYPES[found[1]],
             b"cache-control": b"no-cache" if is_page or name == _NO_EVENTS else _FOR_EVER,

@@ -1,0 +1,158 @@
+"""Chromium without a screen, driven by its own protocol over a pair of pipes. It blocks: use threads.
+
+Source: chromedevtools.github.io/devtools-protocol; ``--remote-debugging-pipe`` takes messages on descriptor 3 and sends
+them on descriptor 4, each ended by a zero byte.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import select
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+CHROMIUM = shutil.which("chromium")
+_FLAGS = (
+    *("--headless=new", "--no-sandbox", "--no-first-run", "--disable-background-networking", "--hide-scrollbars"),
+    *("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--window-size=1280,800"),
+)
+
+
+@dataclass
+class Page:
+    """One page."""
+
+    read: int
+    write: int
+    messages: list[str] = field(default_factory=list)
+    """What its scripts have reported, and what went wrong."""
+    answers: list[tuple[str, int]] = field(default_factory=list)
+    """The address and the status of each answer."""
+    _session: str = ""
+    _left: bytes = b""
+    _ids: Iterator[int] = field(default_factory=count)
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Return the result of a command."""
+        number = next(self._ids)
+        message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self.write, json.dumps(message).encode() + b"\0")
+        while True:
+            found = self._next(60)
+            if found is None:
+                raise TimeoutError(method)
+            if found.get("id") == number:
+                if "error" in found:
+                    raise ValueError(f"{method}: {found['error']}")
+                result: dict[str, Any] = found["result"]
+                return result
+            self._note(found)
+
+    def _next(self, seconds: float) -> dict[str, Any] | None:
+        """Return the next message, or None when none comes in time."""
+        deadline = time.monotonic() + seconds
+        while b"\0" not in self._left:
+            ready, _, _ = select.select([self.read], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                return None
+            part = os.read(self.read, 2**20)
+            if not part:
+                raise ConnectionError("the browser has ended")
+            self._left += part
+        first, _, self._left = self._left.partition(b"\0")
+        found: dict[str, Any] = json.loads(first)
+        return found
+
+    def _note(self, event: dict[str, Any]) -> None:
+        parameters = event.get("params", {})
+        match event.get("method"):
+            case "Runtime.consoleAPICalled":
+                values = [str(one.get("value", one.get("description"))) for one in parameters["args"]]
+                self.messages.append(f"{parameters['type']}: {' '.join(values)}")
+            case "Runtime.exceptionThrown":
+                self.messages.append(f"exception: {json.dumps(parameters['exceptionDetails'])[:500]}")
+            case "Log.entryAdded":
+                entry = parameters["entry"]
+                self.messages.append(f"{entry['level']}: {entry['text']} {entry.get('url', '')}")
+            case "Network.responseReceived":
+                self.answers.append((parameters["response"]["url"], parameters["response"]["status"]))
+
+    def attach(self) -> None:
+        """Take the first page of the browser."""
+        while not (pages := [one for one in self.call("Target.getTargets")["targetInfos"] if one["type"] == "page"]):
+            time.sleep(0.05)
+        self._session = self.call("Target.attachToTarget", targetId=pages[0]["targetId"], flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+
+    def open(self, url: str) -> None:
+        """Go to an address."""
+        self.call("Page.navigate", url=url)
+        self.call("Page.bringToFront")
+
+    def screenshot(self) -> npt.NDArray[Any]:
+        """Return what is seen, axes (row, column, red green blue)."""
+        data = base64.b64decode(self.call("Page.captureScreenshot")["data"])
+        with Image.open(BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB")).astype(int)
+
+    def wait(self, what: Callable[[npt.NDArray[Any]], bool], seconds: float = 120) -> npt.NDArray[Any]:
+        """Return what is seen as soon as it is as wanted, or what is seen in the end."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                seen = self.screenshot()
+            except ValueError:  # while it changes from one page to another, nothing is seen
+                seen = np.zeros((800, 1280, 3), int)
+            if what(seen) or time.monotonic() > deadline:
+                return seen
+            while (event := self._next(0.3)) is not None:
+                self._note(event)
+
+
+@contextmanager
+def browser(place: Path) -> Iterator[Page]:
+    """Run a browser for the time of a block.
+
+    :param place: a directory for what it keeps.
+    """
+    if CHROMIUM is None:
+        raise FileNotFoundError("chromium")
+    theirs_in, ours_out = os.pipe()
+    ours_in, theirs_out = os.pipe()
+    # The shell puts the pipes where the browser expects them.
+    command = [CHROMIUM, *_FLAGS, f"--user-data-dir={place}/chromium", "--remote-debugging-pipe", "about:blank"]
+    script = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
+    process = subprocess.Popen(
+        ["/bin/bash", "-c", script, "-", *command],
+        pass_fds=(theirs_in, theirs_out),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(theirs_in)
+    os.close(theirs_out)
+    try:
+        page = Page(ours_in, ours_out)
+        page.attach()
+        yield page
+    finally:
+        process.terminate()
+        process.wait(30)
+        os.close(ours_in)
+        os.close(ours_out)
