@@ -138,6 +138,25 @@ class ExplainedTests(PrefetchCase):
         self.assertIn("500", steps["upstream's answer"])
         self.assertEqual(steps["answer"][:4], "503:")
 
+    async def test_trace_of_voxels(self) -> None:
+        """A chunk is traced like a tile, and everything else below a format is named."""
+        daemon = await self.begin()
+
+        async def traced(*words: str) -> dict[str, str]:
+            code, out = await self.command("trace", *words, "--json")
+            self.assertEqual(code, 0, out)
+            return {step["step"]: step["found"] for step in map(json.loads, out.splitlines())}
+
+        path = "/zarr/kat/image/0/0/0/0"
+        steps = await traced(f"{daemon.url}{path}")
+        self.assertEqual((steps["answer"][:6], steps["disk"]), ("a miss", "no file"))
+        self.assertIn("/3d/image/", steps["chunk"])
+        steps = await traced(path, "--fetch")
+        self.assertIn("fwd=miss; stored", steps["carried out"])
+        self.assertEqual((await traced(path))["answer"], "200: a hit, from memory")
+        self.assertEqual((await traced("/zarr/kat/image/.zattrs"))["answer"][:4], "200:")
+        self.assertEqual((await traced("/zarr/kat/image/0/0/0/99"))["answer"][:4], "404:")
+
     async def test_flying(self) -> None:
         """A trace sees the flight and the lease of a cuboid that is being fetched."""
         daemon = await self.begin()

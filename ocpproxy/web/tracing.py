@@ -8,9 +8,10 @@ count as used. A dataset that is not described yet is described, because nothing
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from twisted.web.http_headers import Headers
 
@@ -18,12 +19,13 @@ from ocpproxy.cache.catalogue import Catalogue
 from ocpproxy.cache.entries import CatalogueEntry, DatasetSource, Undescribed
 from ocpproxy.cache.fetches import CuboidFetches
 from ocpproxy.cache.lookup import TileLookup
-from ocpproxy.cache.tiles import LocatedTile, TileCache
+from ocpproxy.cache.tiles import LocatedChunk, LocatedTile, TileCache
 from ocpproxy.concurrency.work import working_for
 from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.index.leases import Leases
 from ocpproxy.model import address
-from ocpproxy.model.address import BadAddress, ImageBase, TileAddress, write_base
+from ocpproxy.model.address import BadAddress, ImageBase, OverviewAddress, TileAddress, write_base
+from ocpproxy.model.chunks import AnyCuboid, is_chunk
 from ocpproxy.model.dataset import CannotDisplay
 from ocpproxy.model.stack import Cuboid, Tile
 from ocpproxy.store import rows
@@ -33,7 +35,9 @@ from ocpproxy.store.tile_store import TileStore
 from ocpproxy.upstream import trail
 from ocpproxy.upstream.base import UpstreamFailure
 from ocpproxy.web import answers, target
+from ocpproxy.web.served_volumes import FoundChunk, ServedVolumes
 from ocpproxy.web.target import RefusedRequest
+from ocpproxy.web.voxels import FORMATS
 
 _CLIENT = "ocpproxy trace"
 
@@ -87,26 +91,30 @@ class Tracer:
         uri = target.read(asked.encode("utf-8"), b"HTTP/1.0", Headers())
         yield Step("request", uri.decode("utf-8", "replace"))
         path, _, query = uri.decode("latin-1").partition("?")
-        parsed = address.parse(path.removeprefix("/"), query)
-        if not isinstance(parsed, TileAddress):
-            if isinstance(parsed, ImageBase):
-                yield Step("address", f"the description of {write_base(parsed)}")
-            else:
-                yield Step("address", f"an overview of {write_base(parsed.base)}, made for each request")
+        voxels = _read_voxels(path)
+        parsed = voxels or address.parse(path.removeprefix("/"), query)
+        if isinstance(parsed, ImageBase):
+            yield Step("address", f"the description of {write_base(parsed)}")
+            return
+        if isinstance(parsed, OverviewAddress):
+            yield Step("address", f"an overview of {write_base(parsed.base)}, made for each request")
             return
         yield Step("address", _address(parsed))
-        token = parsed.base.token
+        token = parsed.token if isinstance(parsed, _VoxelAddress) else parsed.base.token
         was_known = self._parts.catalogue.entry_now(token) is not None
         failure: Exception | None = None
         with trail.recorded() as documents:
             try:
-                located = await self._parts.cache.locate(parsed, current=fetch)
+                located = await self._locate(parsed, current=fetch)
             except (Undescribed, UpstreamFailure) as error:
                 failure = error
         for request in documents.requests:
             yield _request(request)
         if failure is not None:
             raise failure
+        if isinstance(located, Step):
+            yield located
+            return
         yield Step("dataset", self._dataset(located.entry, was_known=was_known))
         if located.tile is None:
             yield Step("answer", "200: a blank tile: it is outside the volume, or the slice is broken")
@@ -117,6 +125,18 @@ class Tracer:
             async for step in self._fetched(located):
                 yield step
 
+    async def _locate(self, parsed: TileAddress | _VoxelAddress, *, current: bool) -> LocatedTile | LocatedChunk | Step:
+        """Return what an address means, or the last step where that is neither a tile nor a chunk."""
+        if isinstance(parsed, TileAddress):
+            return await self._parts.cache.locate(parsed, current=current)
+        entry = await self._parts.cache.entry(parsed.token)
+        found = parsed.volumes.find(entry, parsed.path)
+        if isinstance(found, FoundChunk):
+            return LocatedChunk(entry, found.place.volume, found.place.tile)
+        if found is None:
+            raise BadAddress("the format has no such name here")
+        return Step("answer", "200: a document or a folder, which the gateway makes")
+
     def _dataset(self, entry: CatalogueEntry, *, was_known: bool) -> str:
         trouble = self._parts.catalogue.trouble(entry.dataset.token)
         parts = [
@@ -126,11 +146,11 @@ class Tracer:
         ]
         return "; ".join(filter(None, parts))
 
-    async def _tile(self, located: LocatedTile, tile: Tile) -> AsyncIterator[Step]:
+    async def _tile(self, located: LocatedTile | LocatedChunk, tile: Tile) -> AsyncIterator[Step]:
         stack, parts = located.stack, self._parts
         until = "" if located.expires is None else f", fetched again in {located.expires - parts.now():.0f} s"
         numbers = f"time {tile.time}, level {tile.level}, slice {tile.slice}, row {tile.row}, column {tile.col}"
-        yield Step("tile", f"{tile.stack}: {numbers}; version {stack.version}{until}")
+        yield Step("chunk" if is_chunk(tile) else "tile", f"{tile.stack}: {numbers}; version {stack.version}{until}")
         cuboid = stack.cuboid(tile)
         yield Step("cuboid", _cuboid(cuboid))
         in_memory = parts.lookup.is_in_memory(tile)
@@ -164,7 +184,7 @@ class Tracer:
             return False, f"{found}; a flush covers it, so it is not served"
         return True, found
 
-    async def _in_index(self, tile: Tile, cuboid: Cuboid) -> str:
+    async def _in_index(self, tile: Tile, cuboid: AnyCuboid) -> str:
         store, leases = self._parts.store, self._parts.leases
         try:
             used = await store.database.read(rows.last_use, tile)
@@ -174,13 +194,13 @@ class Tracer:
         row = "no row" if used is None else "pinned" if used == rows.PINNED else f"a row, last use {used} UTC"
         return f"{row}; the cuboid's lease {lease}"
 
-    def _flight(self, cuboid: Cuboid) -> str:
+    def _flight(self, cuboid: AnyCuboid) -> str:
         flying = self._parts.fetches.is_flying(cuboid)
         taken, limit, waiting = self._parts.fetches.slots_of(cuboid.stack.dataset)
         slots = f"{taken} of {limit} slots of its upstream are taken, {waiting} cuboids wait for one"
         return f"{'is being fetched now' if flying else 'not being fetched'}; {slots}"
 
-    def _upstream(self, source: DatasetSource, cuboid: Cuboid) -> Iterator[Step]:
+    def _upstream(self, source: DatasetSource, cuboid: AnyCuboid) -> Iterator[Step]:
         """Yield a step for each home, which says whether it would be asked."""
         if not source.is_asked:
             yield Step("upstream", "mode = cache-only: it is not asked")
@@ -191,7 +211,7 @@ class Tracer:
             resting = "" if state is None or not state else f"; its breaker is {state.name.lower().replace('_', ' ')}"
             yield Step("upstream", f"{name} ({origin}): {size:,} bytes of voxels{resting}")
 
-    async def _fetched(self, located: LocatedTile) -> AsyncIterator[Step]:
+    async def _fetched(self, located: LocatedTile | LocatedChunk) -> AsyncIterator[Step]:
         failure: UpstreamFailure | None = None
         with trail.recorded() as asked, working_for(_CLIENT):
             try:
@@ -210,7 +230,28 @@ class Tracer:
         yield Step("carried out", f"200: {len(answer.tile.picture):,} bytes{by}; {status}")
 
 
-def _address(parsed: TileAddress) -> str:
+@dataclass(frozen=True)
+class _VoxelAddress:
+    """A path below one of the formats of voxels."""
+
+    volumes: ServedVolumes
+    title: str
+    token: str
+    path: Sequence[str]
+
+
+def _read_voxels(path: str) -> _VoxelAddress | None:
+    """Return what a path asks of a format of voxels; None for any other path."""
+    name, *rest = unquote(path).removeprefix("/").split("/")
+    for voxel_format in FORMATS:
+        if voxel_format.name == name and rest:
+            return _VoxelAddress(ServedVolumes(voxel_format), name, rest[0], rest[1:])
+    return None
+
+
+def _address(parsed: TileAddress | _VoxelAddress) -> str:
+    if isinstance(parsed, _VoxelAddress):
+        return f"{'/'.join(parsed.path) or 'the folder'} of {parsed.token}, as {parsed.title}"
     base = parsed.base
     channels = ", ".join(one.name + (f":{one.colour}" if one.colour else "") for one in base.channels)
     when = "" if parsed.time is None else f"time {parsed.time}, "
@@ -218,9 +259,10 @@ def _address(parsed: TileAddress) -> str:
     return f"a tile of {base.token}, channel {channels or 'by default'}, plane {base.plane.value}: {place}"
 
 
-def _cuboid(cuboid: Cuboid) -> str:
+def _cuboid(cuboid: AnyCuboid) -> str:
     x0, x1, y0, y1, z0, z1 = cuboid.box
-    return f"{cuboid.name}: x {x0} to {x1}, y {y0} to {y1}, z {z0} to {z1}; {len(cuboid.tiles())} tiles"
+    kind = "tiles" if isinstance(cuboid, Cuboid) else "chunks"
+    return f"{cuboid.name}: x {x0} to {x1}, y {y0} to {y1}, z {z0} to {z1}; {len(cuboid.tiles())} {kind}"
 
 
 def _request(made: trail.RequestMade) -> Step:
