@@ -16,7 +16,7 @@ from tests.browser import CHROMIUM, Page, browser
 from tests.channels import Array, channels
 from tests.daemons import Daemon, DaemonCase
 from tests.hot_gateway import HotCase
-from tests.test_voxels import raw_get
+from tests.raw_http import raw_get
 from tests.volumes import em
 
 

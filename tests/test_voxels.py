@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import shutil
-import signal
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from http.client import HTTPConnection
-from io import BytesIO
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
-from PIL import Image
-from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
-from ocpproxy.index.dialect import Transaction
-from tests import bossserver, doubles, formats, ocpserver
+from tests import bossserver, doubles, dvidserver, formats, ocpserver
 from tests.channels import channels
-from tests.daemons import Daemon, DaemonCase, pause
-from tests.databases import OnMariaDB, OnSQLite, started
-from tests.gateways import GatewayMixin
+from tests.daemons import Daemon, DaemonCase
+from tests.dvidserver import DvidServer, Grayscale
 from tests.ocpserver import Served
 from tests.readers import READERS, Array
+from tests.tileserver import TileServer
 from tests.volumes import em, level, mitochondria, nuclei
 
 Volumes = Mapping[str, Sequence[Array]]
@@ -108,9 +97,38 @@ class BossVoxelTests(VoxelMixin, DaemonCase):
         return await self.start(path), {"em": pyramid(em()), "ids": pyramid(ids)}
 
 
+class DvidVoxelTests(VoxelMixin, DaemonCase):
+    """Behind a DVID."""
+
+    async def volumes(self) -> tuple[Daemon, Volumes]:
+        """An image that does not begin at 0."""
+        dvid = DvidServer(dvidserver.pyramid("grayscale", Grayscale(em(), offset=(64, 32, 5)), 3, axes="xy"))
+        node = self.serve(doubles.Speaking(speaker=dvid.answer)) + "/api/node/a89eb3af"
+        path = self.configure(node)
+        with path.open("a") as file:
+            file.write(f"[dataset kat]\ntype = dvid\nurl = {node}/grayscale\n")
+        return await self.start(path), {"image": pyramid(em())}
+
+
+class TileServerVoxelTests(VoxelMixin, DaemonCase):
+    """Behind a tile server, whose slices come one by one."""
+
+    async def volumes(self) -> tuple[Daemon, Volumes]:
+        """An image in tiles of 1024 x 1024."""
+        there = self.serve(doubles.Speaking(speaker=TileServer(em(), 3, (1024, 1024), 5, "png").answer))
+        path = self.configure(there)
+        with path.open("a") as file:
+            file.write(
+                f"[dataset kat]\ntype = catmaid\nurl = {there}/x/\ntile_source_type = 5\ntile_size = 1024\n"
+                "file_extension = png\ndimension = 640, 600, 20\nresolution = 4.6, 4.6, 45\nzoom_levels = 3\n"
+            )
+        return await self.start(path), {"image": pyramid(em())}
+
+
 class WrittenMixin(VoxelMixin):
     """Behind a volume that is files below a web server."""
 
+    options = ""
     kind = "precomputed"
     channel = "image"
     encoding = ""
@@ -132,7 +150,7 @@ class WrittenMixin(VoxelMixin):
         url = self.serve(self.bucket)
         path = self.configure(url)
         with path.open("a") as file:
-            file.write(f"[dataset kat]\ntype = {self.kind}\nurl = {url}/kat\n")
+            file.write(f"[dataset kat]\ntype = {self.kind}\nurl = {url}/kat\n{self.options}")
         return await self.start(path), {self.channel: pyramid(self.voxels())}
 
 
@@ -185,378 +203,34 @@ class N5VoxelTests(WrittenMixin, DaemonCase):
         formats.n5(self.directory, em(), chunk=(64, 64, 8))
 
 
-GZIP = {"Accept-Encoding": "gzip"}
+class RenumberedVoxelTests(WrittenMixin, DaemonCase):
+    """Precomputed whose slices and levels have other numbers here: its chunks pass through all the same."""
+
+    options = "z_shift = 7\nlevels = 1: 0, 2: 1, 3: 2\n"
+
+    def write(self) -> None:
+        """Chunks of 64 x 64 x 8."""
+        formats.precomputed(self.directory, em(), chunk=(64, 64, 8), offset=(8, 4, 3))
 
 
-async def raw_get(
-    daemon: Daemon, path: str, headers: dict[str, str], method: str = "GET"
-) -> tuple[int, bytes, dict[str, str]]:
-    """Return status, body and headers of an answer, whose body nobody decodes."""
+class MirroredVoxelTests(WrittenMixin, DaemonCase):
+    """Two homes of one volume, of which the first is gone for voxels."""
 
-    def ask() -> tuple[int, bytes, dict[str, str]]:
-        where = urlsplit(daemon.url)
-        with closing(HTTPConnection(where.netloc, timeout=60)) as connection:
-            connection.putrequest(method, f"/{path}", skip_accept_encoding=True)
-            for name, value in headers.items():
-                connection.putheader(name, value)
-            connection.endheaders()
-            answer = connection.getresponse()
-            return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
+    def write(self) -> None:
+        """Twice, in different chunks; the first home then loses its chunks to a server that fails."""
+        formats.precomputed(self.directory, em(), chunk=(64, 64, 8))
+        formats.precomputed(self.place / "bucket" / "other", em(), chunk=(128, 128, 16))
 
-    return await deferToThread(ask)
-
-
-class VoxelHttpTests(DaemonCase):
-    """What readers rely on beside the bytes."""
-
-    async def before(self, service: ocpserver.Service, **options: Any) -> Daemon:
-        """Start a daemon before a service."""
-        return await self.start(self.configure(self.serve(service), **options))
-
-    async def test_one_cutout(self) -> None:
-        """32 readers of the chunks and tiles of one cuboid cost one cutout, and a second daemon none."""
-        service = ocpserver.Service(em(), 2, delay=0.3)
-        daemon = await self.before(service)
-        await daemon.get("kat/")
-        paths = []
-        for row in range(4):
-            for col in range(4):
-                x, y = 128 * col, 128 * row
-                paths.append(f"precomputed/kat/image/0/{x}-{x + 128}_{y}-{y + 128}_1-17")
-        paths += [f"{name}/0/{n}/{n}" for n in range(2) for name in ("zarr/kat/image/0", "zarr3/kat/image/0/c")]
-        paths += [f"n5/kat/image/s0/{n}/1/0" for n in range(2)] + [f"kat/{z}/0_0_0.png" for z in range(1, 11)]
-        self.assertEqual(len(paths), 32)
-        answers = await gatherResults([Deferred.fromCoroutine(daemon.get(path)) for path in paths])
-        self.assertEqual({code for code, _, _ in answers}, {200})
-        self.assertEqual(len(service.cutouts), 1)
-        await daemon.rest()
-        other = await self.start(self.place / "ocp.ini")
-        again = await gatherResults([Deferred.fromCoroutine(other.get(path)) for path in paths])
-        self.assertEqual([body for _, body, _ in again], [body for _, body, _ in answers])
-        self.assertEqual(len(service.cutouts), 1)
-
-    async def test_failures(self) -> None:
-        """Whatever fails upstream is 503 or 504 and not kept, never 403 or 404; then it is tried again."""
-        service = ocpserver.Service(em(), 2)
-        daemon = await self.before(service, upstream_timeout="1")
-        await daemon.get("kat/")
-        paths = ("precomputed/kat/image/0/0-128_0-128_1-17", "zarr/kat/image/0/0/0/0", "zarr3/kat/image/0/c/0/0/0")
-        for mode in ("error500", "html200", "outage", "busy", "refused", "reset", "short", "half", "silence"):
-            service.mode = mode
-            for path in (*paths, "n5/kat/image/s0/0/0/0"):
-                code, _, headers = await daemon.get(path)
-                self.assertIn(code, (503, 504), (mode, path))
-                self.assertEqual(headers["cache-control"], "no-store")
-                self.assertIn("retry-after", headers)
-                self.assertEqual(headers["access-control-allow-origin"], "*")
-        service.mode = "well"
-        while (await daemon.get(paths[0]))[0] != 200:
-            await pause(0.2)
-
-    async def test_conditions_and_ranges(self) -> None:
-        """Validators, ranges and lengths are those of RFC 9110, on the hot path and off it."""
-        daemon = await self.before(ocpserver.Service(em(), 2))
-        path = "precomputed/kat/image/0/0-128_0-128_1-17"
-        _, whole, headers = await daemon.get(path)
-        etag = headers["etag"]
-        self.assertEqual((headers["accept-ranges"], headers["vary"]), ("bytes", "Accept-Encoding"))
-        for _ in range(2):  # the second time by the hot path
-            code, body, same = await daemon.get(path)
-            self.assertEqual((code, body), (200, whole))
-            self.assertEqual({**same, **headers}.keys(), headers.keys())
-            self.assertEqual(same["content-type"], "application/octet-stream")
-            self.assertEqual((await daemon.get(path, if_none_match=etag))[0], 304)
-        for asked, part in (
-            ("bytes=0-9", whole[:10]),
-            ("bytes=100-", whole[100:]),
-            ("bytes=-7", whole[-7:]),
-            ("bytes=5-99999999", whole[5:]),
-        ):
-            code, body, headers = await daemon.get(path, range=asked)
-            self.assertEqual((code, body), (206, part))
-            first = len(whole) - len(part) if asked != "bytes=0-9" else 0
-            self.assertEqual(headers["content-range"], f"bytes {first}-{first + len(part) - 1}/{len(whole)}")
-            code, body, _ = await daemon.get(path, range=asked, if_range=etag)
-            self.assertEqual((code, body), (206, part))
-            code, body, _ = await daemon.get(path, range=asked, if_range='"other"')
-            self.assertEqual((code, body), (200, whole))
-        code, _, headers = await daemon.get(path, range=f"bytes={len(whole)}-")
-        self.assertEqual((code, headers["content-range"]), (416, f"bytes */{len(whole)}"))
-        for odd in ("bytes=9-3", "bytes=0-1,4-5", "lines=0-3", "bytes=-", "bytes=a-b"):
-            code, body, _ = await daemon.get(path, range=odd)
-            self.assertEqual((code, body), (200, whole), odd)
-        code, body, headers = await raw_get(daemon, path, {}, "HEAD")
-        self.assertEqual((code, body, headers["content-length"]), (200, b"", str(len(whole))))
-
-    async def test_compression(self) -> None:
-        """Ids and background are compressed for those who accept that, and plain for others, under another tag."""
-        service = ocpserver.Service(em(), 2, channels={"ids": channels()["ids64"]})
-        daemon = await self.before(service)
-        path = "precomputed/kat/ids/0/0-128_0-128_1-9"
-        for _ in range(2):
-            code, plain, headers = await raw_get(daemon, path, {})
-            self.assertNotIn("content-encoding", headers)
-            code, body, zipped = await raw_get(daemon, path, GZIP)
-            self.assertEqual((code, zipped["content-encoding"], gzip.decompress(body)), (200, "gzip", plain))
-            self.assertLess(len(body), len(plain) / 2)
-            self.assertNotEqual(headers["etag"], zipped["etag"])
-        code, body, headers = await raw_get(daemon, path, GZIP | {"Range": "bytes=0-9"})
-        self.assertEqual((code, body, headers.get("content-encoding")), (206, plain[:10], None))
-        code, body, headers = await raw_get(daemon, "precomputed/kat/ids/info", GZIP)
-        found = json.loads(gzip.decompress(body))["data_type"]
-        self.assertEqual((headers["content-encoding"], found), ("gzip", "uint64"))
-
-    async def test_not_there(self) -> None:
-        """What is off the grid, and no name of the format, is 404, for browsers of other origins too."""
-        daemon = await self.before(ocpserver.Service(em(), 2))
-        for path in (
-            "precomputed/kat/image/0/0-128_0-128_17-33",
-            "precomputed/kat/image/0/0-64_0-128_1-17",
-            "precomputed/kat/image/0/1-129_0-128_1-17",
-            "precomputed/kat/image/7/0-128_0-128_1-17",
-            "precomputed/kat/image/00/0-128_0-128_1-17",
-            "precomputed/kat/other/info",
-            "precomputed/kat/image/provenance",
-            "precomputed/kat/image/info/",
-            "precomputed/info",
-            "zarr/kat/image/zarr.json",
-            "zarr/kat/image/0/0/0/5",
-            "zarr/kat/image/0/0/0",
-            "zarr/kat/image/0/-1/0/0",
-            "zarr/kat/image/0/00/0/0",
-            "zarr/kat/image/0/0.0.0",
-            "zarr/kat/image/0/99999999999999999999/0/0",
-            "zarr/.zgroup",
-            "zarr3/kat/image/.zgroup",
-            "zarr3/kat/image/0/0/0/0",
-            "n5/attributes.json",
-            "n5/kat/image/s9/attributes.json",
-            "n5/kat/image/s0/0/0/0/0",
-            "n5/kat/image@3/attributes.json",
-            "zarr/k%2fat/image/.zgroup",
-            "zarr/kat/%e2%80%a8/.zgroup",
-        ):
-            code, _, headers = await daemon.get(path)
-            self.assertEqual((code, headers["access-control-allow-origin"]), (404, "*"), path)
-        for path in ("n5/kat/", "n5/kat/image/", "zarr/kat/image/0/", "precomputed/kat/"):
-            self.assertEqual((await daemon.get(path, "HEAD"))[0], 200, path)
-        self.assertEqual((await daemon.get("zarr/kat/image/.zgroup", "PUT"))[0], 405)
-
-
-class OddVolumeTests(DaemonCase):
-    """Volumes and files that are not as they should be."""
-
-    async def before(self, service: doubles.Double, sections: str = "", **options: Any) -> Daemon:
-        """Start a daemon before a service; ``{url}`` in its sections stands for the address."""
-        url = self.serve(service)
-        path = self.configure(url, **options)
+    async def volumes(self) -> tuple[Daemon, Volumes]:
+        """One channel."""
+        self.directory = self.place / "bucket" / "kat"
+        self.write()
+        first, second = (doubles.Bucket(directory=self.place / "bucket") for _ in range(2))
+        urls = [self.serve(one) for one in (first, second)]
+        path = self.configure(urls[0])
         with path.open("a") as file:
-            file.write(sections.format(url=url))
-        return await self.start(path)
-
-    async def test_channels_called_like_levels(self) -> None:
-        """A channel that is called like something in the array of all channels is itself, and there is no array."""
-        served = {"0": Served(em()), "s0": Served(255 - em())}
-        daemon = await self.before(ocpserver.Service(em(), 2, channels=served))
-        for path in ("zarr/kat/.zattrs", "zarr3/kat/zarr.json", "n5/kat/attributes.json"):
-            self.assertEqual((await daemon.get(path))[0], 404, path)
-        _, body, _ = await daemon.get("zarr/kat/0/0/0/0/0")
-        self.assertEqual(body, em()[:16, :128, :128].tobytes())
-        _, body, _ = await daemon.get("n5/kat/s0/s0/0/0/0")
-        self.assertEqual(body[16:], (255 - em())[:16, :128, :128].tobytes())
-        code, body, _ = await daemon.get("zarr/kat/")
-        self.assertEqual((code, body.count(b"<li>")), (200, 2))
-
-    async def test_damaged_picture(self) -> None:
-        """A JPEG that is cut off, or has colours, is 503 in every format and not kept; mended, it is served."""
-        directory = self.place / "bucket" / "kat"
-        formats.precomputed(directory, em(), 1, encoding="jpeg", chunk=(64, 64, 16))
-        chunk = directory / "4.6_4.6_45" / "0-64_0-64_0-16"
-        fine = chunk.read_bytes()
-        section = "[dataset kat]\ntype = precomputed\nurl = {url}/kat\n"
-        daemon = await self.before(doubles.Bucket(directory=self.place / "bucket"), section)
-        colours = BytesIO()
-        Image.new("RGB", (64, 1024)).save(colours, "jpeg")
-        for bad in (fine[: len(fine) // 2], colours.getvalue(), b"no picture", b""):
-            chunk.write_bytes(bad)
-            for path in ("precomputed/kat/image/0/0-64_0-64_0-16", "zarr/kat/image/0/0/0/0"):
-                self.assertEqual((await daemon.get(path))[0], 503, (path, bad[:10]))
-        chunk.write_bytes(fine)
-        while (await daemon.get("precomputed/kat/image/0/0-64_0-64_0-16"))[0] == 503:
-            await pause(0.2)  # a failure is remembered for a moment
-        self.assertEqual((await daemon.get("precomputed/kat/image/0/0-64_0-64_0-16"))[1], fine)
-
-    async def test_missing_pictures(self) -> None:
-        """A chunk that is missing is a picture of zeros, however tall."""
-        directory = self.place / "bucket" / "kat"
-        volume = np.ones((16, 600, 8), np.uint8)
-        tall = np.ones((150, 500, 8), np.uint8)
-        section = ""
-        for name, voxels, chunk in (("kat", volume, (8, 600, 16)), ("tall", tall, (8, 500, 150))):
-            directory = self.place / "bucket" / name
-            formats.precomputed(directory, voxels, 1, encoding="png", chunk=chunk)
-            shutil.rmtree(directory / "4.6_4.6_45")
-            info = json.loads((directory / "info").read_text())
-            info["scales"][0]["encoding"] = "jpeg"  # whose library makes no picture of so many rows
-            (directory / "info").write_text(json.dumps(info))
-            section += f"[dataset {name}]\ntype = precomputed\nurl = {{url}}/{name}\n"
-        daemon = await self.before(doubles.Bucket(directory=self.place / "bucket"), section)
-        for name, shape in (("kat", volume.shape), ("tall", tall.shape)):
-            z, y, x = shape
-            code, body, _ = await daemon.get(f"precomputed/{name}/image/0/0-{x}_0-{y}_0-{z}")
-            self.assertEqual(code, 200)
-            with Image.open(BytesIO(body)) as image:
-                picture = np.asarray(image)
-            self.assertEqual((picture.size, picture.any()), (z * y * x, False))
-
-    async def test_levels_in_two_encodings(self) -> None:
-        """Ids whose levels are stored in different ways are read right in each format."""
-        ids = mitochondria().astype(np.uint64)
-        directory = self.place / "bucket" / "kat"
-        formats.precomputed(directory, ids, 2, kind="segmentation", chunk=(32, 32, 4))
-        info = json.loads((directory / "info").read_text())
-        finest = info["scales"][0]
-        shutil.rmtree(directory / finest["key"])
-        formats.precomputed(self.place / "other", ids, 1, kind="segmentation", chunk=(256, 256, 20))
-        shutil.copytree(self.place / "other" / finest["key"], directory / finest["key"])
-        finest["chunk_sizes"] = [[256, 256, 20]]
-        (directory / "info").write_text(json.dumps(info))
-        section = "[dataset kat]\ntype = precomputed\nurl = {url}/kat\n"
-        daemon = await self.before(doubles.Bucket(directory=self.place / "bucket"), section)
-        _, body, _ = await daemon.get("precomputed/kat/annotation/info")
-        encodings = [scale["encoding"] for scale in json.loads(body)["scales"]]
-        self.assertEqual(encodings, ["compressed_segmentation", "raw"])
-        for name, readers in READERS.items():
-            found = await deferToThread(readers["TensorStore"], f"{daemon.url}/{name}/kat/annotation")
-            for number, got in enumerate(found):
-                np.testing.assert_array_equal(got, level(ids, number), f"{name} {number}")
-
-    async def test_damaged_file(self) -> None:
-        """A kept chunk in which a byte has changed is fetched again, for clients of any kind."""
-        service = ocpserver.Service(em(), 2, channels={"ids": channels()["ids64"], "image": Served(em())})
-        daemon = await self.before(service, cache_memory="1")
-        chunk, zarr = "precomputed/kat/ids/0/0-128_0-128_1-9", "zarr/kat/ids/0/0/0/0"
-        plain = "precomputed/kat/image/0/0-128_0-128_1-17"
-        asked: list[tuple[str, dict[str, str]]] = [(chunk, {}), (chunk, GZIP), (zarr, {}), (plain, {})]
-        want = [(await raw_get(daemon, path, headers))[1] for path, headers in asked]
-        await daemon.rest()
-        await daemon.stop()
-        for file in (self.place / "cache" / "tiles").rglob("0_0/0.chunk"):
-            content = bytearray(file.read_bytes())
-            content[len(content) // 2] ^= 255
-            file.write_bytes(content)
-        for number, (path, headers) in enumerate(asked):
-            daemon = await self.start(self.place / "ocp.ini")
-            code, body, _ = await raw_get(daemon, path, headers)
-            self.assertEqual((code, body == want[number]), (200, True), path)
-            await daemon.stop()
-
-    async def test_head_of_a_range(self) -> None:
-        """A range means nothing to HEAD."""
-        daemon = await self.before(ocpserver.Service(em(), 2))
-        path = "precomputed/kat/image/0/0-128_0-128_1-17"
-        code, _, headers = await raw_get(daemon, path, {"Range": "bytes=0-9"}, "HEAD")
-        self.assertEqual((code, headers["content-length"]), (200, "262144"))
-
-    async def test_folders(self) -> None:
-        """A folder without its slash leads to the one with it."""
-        daemon = await self.before(ocpserver.Service(em(), 2))
-        code, _, headers = await raw_get(daemon, "zarr3/kat/image/0", {})
-        self.assertEqual((code, headers["location"]), (302, "0/"))
-        for path in ("zarr3/kat/image/0/c/", "zarr3/kat/", "precomputed/kat/image/1/"):
-            self.assertEqual((await raw_get(daemon, path, {}))[0], 200, path)
-
-
-class ChunkStorageTests(GatewayMixin):
-    """Chunks on disk and in the index."""
-
-    async def test_kept_like_tiles(self) -> None:
-        """They have rows, an account and a place in `usage`; fsck removes a damaged one; a flush forgets them alone."""
-        daemon = await self.gateway(ocpserver.Service(em(), 2))
-        path = "precomputed/kat/image/0/0-128_0-128_1-17"
-        _, whole, _ = await daemon.get(path)
-        await daemon.get("kat/1/0_0_0.png")
-        await daemon.rest()
-        self.assertEqual((await self.assert_consistent())[0], 16 + 16)
-        await daemon.stop()
-        files = sorted((self.place / "cache" / "tiles").rglob("*.chunk"))
-        self.assertEqual(len(files), 16)
-        body = bytearray(files[0].read_bytes())
-        body[1000] ^= 1
-        files[0].write_bytes(body)
-        files[1].write_bytes(files[1].read_bytes()[:-1])
-        code, out = await self.fsck()
-        self.assertEqual((code, out.count("torn tile")), (1, 2), out)
-        await self.assert_consistent()
-        daemon = await self.start(self.config)
-        _, again, _ = await daemon.get(path)
-        self.assertEqual(again, whole)
-        await daemon.rest()
-        await self.assert_consistent()
-
-    async def test_odd_rows(self) -> None:
-        """Rows of stacks that nobody knows, and of the historical cache, disturb neither fsck nor eviction."""
-        daemon = await self.gateway(ocpserver.Service(em(), 2))
-        await daemon.get("precomputed/kat/image/0/0-128_0-128_1-17")
-        await daemon.rest()
-        await daemon.stop()
-        database = await started(self, self.index)
-
-        def insert(tx: Transaction) -> None:
-            columns = "dataset, ximagesz, yimagesz, zoffset, zmaxslice, zscale"
-            tx.run(f"INSERT INTO datasets ({columns}) VALUES ('kasthuri11', 0, 0, 0, 0, 1)")
-            (own,) = tx.one("SELECT datasetid FROM datasets WHERE dataset = 'kasthuri11'")
-            for high in (999 << 16, int(own) << 16):
-                columns = "highkey, lowkey, filename, reftime, bytes"
-                tx.run(f"INSERT INTO contents ({columns}) VALUES ({high}, 5, 'x', '1999-01-01', 1)")
-
-        await database.run(insert)
-        code, out = await self.fsck()
-        self.assertEqual((code, out.count("row that names no tile")), (1, 2), out)
-        await self.assert_consistent()
-
-    async def test_killed(self) -> None:
-        """Four kill -9 while chunks and tiles are stored: never a wrong byte, and nothing is left for fsck."""
-        service = ocpserver.Service(em(), 2, delay=0.05)
-        daemon = await self.gateway(service, index_lease="1")
-        want: dict[str, bytes] = {}
-        for z in (0, 16):
-            for y in range(0, 600, 128):
-                for x in range(0, 640, 128):
-                    part = em()[z : z + 16, y : y + 128, x : x + 128]
-                    depth, height, width = part.shape
-                    name = f"{x}-{x + width}_{y}-{y + height}_{z + 1}-{z + 1 + depth}"
-                    want[f"precomputed/kat/image/0/{name}"] = part.tobytes()
-
-        async def one(daemon: Daemon, path: str) -> None:
-            code, body, _ = await daemon.get(path)
-            self.assertEqual((code, body == want[path]), (200, True), path)
-
-        for attempt in range(4):
-            work = [Deferred.fromCoroutine(one(daemon, path)) for path in want]
-            done = gatherResults([d.addErrback(self.died) for d in work])
-            await pause(0.05 + 0.08 * attempt)
-            await daemon.stop(signal.SIGKILL)
-            await done
-            daemon = await self.start(self.config)
-        await gatherResults([Deferred.fromCoroutine(one(daemon, path)) for path in want])
-        await daemon.rest()
-        while list((self.place / "cache" / "journal").rglob("tiles")):
-            await pause(0.05)
-        self.assertEqual(await daemon.stop(), 0)
-        code, out = await self.fsck()
-        self.assertEqual(code, 0, out)
-        await self.assert_consistent()
-
-    def died(self, failure: Any) -> None:
-        """Accept the failure of a request to a daemon that was killed, but not a wrong chunk."""
-        if failure.check(self.failureException):
-            failure.raiseException()
-
-
-class SQLiteChunkStorageTests(OnSQLite, ChunkStorageTests, DaemonCase):
-    """The same with SQLite."""
-
-
-class MariaDBChunkStorageTests(OnMariaDB, ChunkStorageTests, DaemonCase):
-    """The same with MariaDB."""
+            file.write(f"[dataset kat]\ntype = precomputed\nurl = {urls[0]}/kat\n  {urls[1]}/other\n")
+        daemon = await self.start(path)
+        await daemon.get("kat/")
+        first.mode = "error500"
+        return daemon, {self.channel: pyramid(self.voxels())}
