@@ -72,8 +72,10 @@ class TileAnswers:
 
     def collect(self) -> Iterable[Metric]:
         """Yield the metric families."""
-        tiles = CounterMetricFamily("ocpproxy_tiles", "Tile requests answered, by result", labels=["result"])
-        about = "From a tile's request to its answer, by result; that of a hit ends when it is given to the socket"
+        tiles = CounterMetricFamily(
+            "ocpproxy_tiles", "Requests for tiles and chunks answered, by result", labels=["result"]
+        )
+        about = "From the request for a tile or chunk to its answer; that of a hit ends when it is given to the socket"
         times = HistogramMetricFamily("ocpproxy_tile_seconds", about, labels=["result"])
         for result, counts in sorted(self._counts.items()):
             tiles.add_metric([result], sum(counts))
@@ -110,14 +112,14 @@ class Metrics:
             ["dataset", "home"],
             registry=registry,
         )
-        self.cache_tiles = Gauge("ocpproxy_cache_tiles", "Tiles on disk", registry=registry)
-        self.cache_bytes = Gauge("ocpproxy_cache_bytes", "Bytes of tiles on disk", registry=registry)
+        self.cache_tiles = Gauge("ocpproxy_cache_tiles", "Tiles and chunks on disk", registry=registry)
+        self.cache_bytes = Gauge("ocpproxy_cache_bytes", "Bytes of tiles and chunks on disk", registry=registry)
         self.cache_limit = Gauge(
             "ocpproxy_cache_limit_bytes",
             "Bytes of tiles that there may be: size, or less where keep_free leaves less",
             registry=registry,
         )
-        self.evicted = Counter("ocpproxy_reclaimed_tiles", "Tiles evicted", registry=registry)
+        self.evicted = Counter("ocpproxy_reclaimed_tiles", "Tiles and chunks evicted", registry=registry)
         self.mended = Counter(
             "ocpproxy_mended", "Differences between disk and index that were mended", ["what"], registry=registry
         )

@@ -149,6 +149,8 @@ class VoxelHttpTests(DaemonCase):
             "n5/kat/image/s9/attributes.json",
             "n5/kat/image/s0/0/0/0/0",
             "n5/kat/image@3/attributes.json",
+            "n5/kat/image@/attributes.json",
+            "n5/kat/image@00/attributes.json",
             "zarr/k%2fat/image/.zgroup",
             "zarr/kat/%e2%80%a8/.zgroup",
         ):

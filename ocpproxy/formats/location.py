@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from ocpproxy.formats.chunk_file import gzip
 from ocpproxy.model.chunks import ChunkedVolume, ChunkGrid
 from ocpproxy.model.dataset import Dataset, Level, Triple
 from ocpproxy.model.stack import Tile
@@ -20,11 +23,22 @@ T = TypeVar("T")
 _MOST_DIGITS = 9
 
 
-class FormatDocument(NamedTuple):
+@dataclass(frozen=True)
+class FormatDocument:
     """A document of metadata."""
 
     body: bytes
     content_type: bytes = b"application/json"
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hex digits that identify the body."""
+        return blake2b(self.body, digest_size=16).hexdigest()
+
+    @cached_property
+    def zipped(self) -> bytes:
+        """The body, compressed by gzip."""
+        return gzip(self.body)
 
 
 class Folder(NamedTuple):

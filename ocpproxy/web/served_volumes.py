@@ -7,20 +7,24 @@ channels take milliseconds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 from cachetools import LRUCache
 
 from ocpproxy.cache.entries import CatalogueEntry
-from ocpproxy.formats.location import ChunkPlace, Folder, FormatDocument, ServedVolume, VoxelFormat
+from ocpproxy.formats.location import ChunkPlace, Folder, FormatDocument, ServedVolume, VoxelFormat, number
 from ocpproxy.model.chunks import ChunkedVolume
 from ocpproxy.model.dataset import CannotDisplay
 
-_MOST_DOCUMENTS = 1000
+_MEMORY = 16 * 2**20
+"""Bytes of documents that are remembered."""
+_MOST_VOLUMES = 1000
 _MOST_CHANNELS = 64
 """Channels of an array that has them as an axis."""
+
+
+_Key = tuple[CatalogueEntry | str, ...]
+"""A dataset, and the segments of a path below its token."""
 
 
 class FoundChunk(NamedTuple):
@@ -30,35 +34,26 @@ class FoundChunk(NamedTuple):
     place: ChunkPlace
 
 
-@dataclass
-class _Known:
-    """What is known of one dataset."""
-
-    served: dict[str, ServedVolume | None] = field(default_factory=dict)
-    """By the first segment of a path; under an empty one that of all channels."""
-    documents: LRUCache[tuple[str, ...], FormatDocument] = field(default_factory=lambda: LRUCache(_MOST_DOCUMENTS))
-
-
 class ServedVolumes:
     """The volumes of all datasets in one format."""
 
     def __init__(self, voxel_format: VoxelFormat) -> None:
         self._format = voxel_format
-        self._known: WeakKeyDictionary[CatalogueEntry, _Known] = WeakKeyDictionary()
+        self._documents: LRUCache[_Key, FormatDocument] = LRUCache(_MEMORY, getsizeof=lambda one: len(one.body))
+        self._served: LRUCache[tuple[CatalogueEntry, str], ServedVolume | None] = LRUCache(_MOST_VOLUMES)
 
     def find(self, entry: CatalogueEntry, path: Sequence[str]) -> FormatDocument | Folder | FoundChunk | None:
         """Return what a path below a token means; None for no name of the format, and for what is off the grid.
 
         :raises CannotDisplay: a channel cannot be cut into chunks.
         """
-        known = self._known.setdefault(entry, _Known())
-        document = known.documents.get(tuple(path))
+        document = self._documents.get((entry, *path))
         if document is not None:
             return document
-        served, rest = self._served(entry, known, path)
+        served, rest = self._find_volume(entry, path)
         found = None if served is None else self._format.find(served, rest)
-        if isinstance(found, FormatDocument):
-            known.documents[tuple(path)] = found
+        if isinstance(found, FormatDocument) and len(found.body) <= _MEMORY // 4:
+            self._documents[(entry, *path)] = found
         if isinstance(found, ChunkPlace) and served is not None:
             return FoundChunk(served, found)
         if path:
@@ -66,23 +61,17 @@ class ServedVolumes:
         own = found.names if isinstance(found, Folder) else ()
         return Folder([*own, *(f"{channel.name}/" for channel in entry.dataset.channels)])
 
-    def _served(
-        self, entry: CatalogueEntry, known: _Known, path: Sequence[str]
-    ) -> tuple[ServedVolume | None, Sequence[str]]:
+    def _find_volume(self, entry: CatalogueEntry, path: Sequence[str]) -> tuple[ServedVolume | None, Sequence[str]]:
         """Return what a path is served from, and what is left of the path."""
         first = path[0] if path else ""
-        name, _, time = first.partition("@")
-        if any(channel.name == name for channel in entry.dataset.channels):
-            if first not in known.served:
-                volume = entry.volume(name)
-                served = _at_time(volume, time) if time else ServedVolume((volume,))
-                if served is None:
-                    return None, path
-                known.served[first] = served
-            return known.served[first], path[1:]
-        if "" not in known.served:
-            known.served[""] = self._all_channels(entry)
-        return known.served[""], path
+        name, at, time = first.partition("@")
+        is_channel = any(channel.name == name for channel in entry.dataset.channels)
+        key = (entry, first if is_channel else "")
+        if key not in self._served:
+            self._served[key] = (
+                _channel(entry.volume(name), time if at else None) if is_channel else self._all_channels(entry)
+            )
+        return self._served[key], path[1:] if is_channel else path
 
     def _all_channels(self, entry: CatalogueEntry) -> ServedVolume | None:
         """Return all channels as an axis of one array; None where they cannot be.
@@ -108,9 +97,10 @@ def _likeness(volume: ChunkedVolume) -> object:
     return (channel.dtype, channel.time, channel.kind == "annotation", grids)
 
 
-def _at_time(volume: ChunkedVolume, text: str) -> ServedVolume | None:
-    """Return a volume at one of its time points."""
+def _channel(volume: ChunkedVolume, time: str | None) -> ServedVolume | None:
+    """Return a volume, at one of its time points where one is named; None where it has no such one."""
+    if time is None:
+        return ServedVolume((volume,))
     first, last = volume.channel.time
-    if not text.isascii() or not text.isdecimal() or len(text) > 7 or not first <= int(text) <= last:
-        return None
-    return ServedVolume((volume,), time=int(text))
+    named = number(time)
+    return None if named is None or not first <= named <= last else ServedVolume((volume,), time=named)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from hashlib import blake2b
 from html import escape
 from math import ceil
 from urllib.parse import quote
@@ -12,7 +11,6 @@ from urllib.parse import quote
 from ocpproxy.cache.entries import Undescribed
 from ocpproxy.cache.lookup import EncodedTile
 from ocpproxy.cache.tiles import TileAnswer
-from ocpproxy.formats import chunk_file
 from ocpproxy.formats.chunk_file import BadChunk
 from ocpproxy.formats.location import FormatDocument
 from ocpproxy.model.address import BadAddress
@@ -73,17 +71,16 @@ def chunk(request: GatewayRequest, answer: TileAnswer, max_age: int) -> Reply:
 
 def document(request: GatewayRequest, found: FormatDocument, modified: float) -> Reply:
     """Return a document of metadata, or 304 when the client has it."""
-    values, body = request.requestHeaders.getRawHeaders, found.body
-    digest = blake2b(body, digest_size=16).hexdigest()
-    zipped = len(body) >= _SMALL and accepts_gzip(values(b"accept-encoding") or [])
-    encoded = EncodedTile(body, f'"{digest}{"-gzip" if zipped else ""}"', modified, gzipped=zipped)
+    values = request.requestHeaders.getRawHeaders
+    zipped = len(found.body) >= _SMALL and accepts_gzip(values(b"accept-encoding") or [])
+    body = found.zipped if zipped else found.body
+    encoded = EncodedTile(body, f'"{found.digest}{"-gzip" if zipped else ""}"', modified, gzipped=zipped)
     headers = {**answers.tile_headers(encoded.etag, modified, _DOCUMENT_AGE), b"vary": b"Accept-Encoding"}
     if Conditions.of(values(b"if-none-match"), None).has(encoded):
         return Reply(304, b"", headers)
     headers[b"content-type"] = found.content_type
     if zipped:
         headers[b"content-encoding"] = b"gzip"
-        body = chunk_file.gzip(body)
     return Reply(200, body, headers)
 
 
