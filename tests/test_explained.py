@@ -155,7 +155,10 @@ class ExplainedTests(PrefetchCase):
         self.assertIn("fwd=miss; stored", steps["carried out"])
         self.assertEqual((await traced(path))["answer"], "200: a hit, from memory")
         self.assertEqual((await traced("/zarr/kat/image/.zattrs"))["answer"][:4], "200:")
+        self.assertEqual((await traced("/zarr/kat/image/"))["answer"][:4], "200:")
         self.assertEqual((await traced("/zarr/kat/image/0/0/0/99"))["answer"][:4], "404:")
+        self.service.bad = frozenset({"/"})
+        self.assertEqual((await traced("/zarr/kat/image/0/1/1/1", "--fetch"))["answer"][:4], "503:")
 
     async def test_flying(self) -> None:
         """A trace sees the flight and the lease of a cuboid that is being fetched."""

@@ -24,7 +24,7 @@ from ocpproxy.store import keys
 from ocpproxy.store.flushing import flush, flushes
 from ocpproxy.store.flushing.cleaning import Cleaning
 from ocpproxy.store.flushing.flush import Flush, NoFlush
-from ocpproxy.store.part import ALL_PLANES, Area, TilePart, place_of
+from ocpproxy.store.part import ALL_PLANES, Area, TilePart, area_name_of
 from ocpproxy.store.provenance import Provenance
 from tests.databases import OnMariaDB, OnSQLite
 from tests.stores import PICTURES, OpenStore, OpenStoreMixin, tile
@@ -85,7 +85,7 @@ class FlushTests(SynchronousTestCase):
             one.times is None or one.times[0] <= tile_.time <= one.times[1],
         ]
         if one.areas is not None:
-            area = one.areas.get((place_of(tile_.stack), tile_.level), Area((0, 0), (0, 0), (0, 0)))
+            area = one.areas.get((area_name_of(tile_.stack), tile_.level), Area((0, 0), (0, 0), (0, 0)))
             for number, (low, high) in ((tile_.row, area.rows), (tile_.col, area.cols), (tile_.slice, area.slices)):
                 within.append(low <= number < high)
         self.assertEqual(one.has(tile_), all(within))

@@ -276,6 +276,26 @@ class OddVolumeTests(DaemonCase):
         code, _, headers = await raw_get(daemon, path, {"Range": "bytes=0-9"}, "HEAD")
         self.assertEqual((code, headers["content-length"]), (200, "262144"))
 
+    async def test_head_of_unfetched(self) -> None:
+        """HEAD fetches nothing; the length is there where it does not depend on the voxels."""
+        service = ocpserver.Service(em(), 2, channels={"ids": channels()["ids64"], "image": Served(em())})
+        daemon = await self.before(service)
+        for path, length in (
+            ("precomputed/kat/image/0/512-640_512-600_17-21", 128 * 88 * 4),
+            ("zarr/kat/image/0/1/4/4", 128 * 128 * 16),
+            ("n5/kat/image/s0/4/4/1", 16 + 128 * 88 * 4),
+            ("precomputed/kat/ids/0/0-128_0-128_1-9", None),
+        ):
+            code, body, headers = await raw_get(daemon, path, {}, "HEAD")
+            self.assertEqual((code, body), (200, b""), path)
+            self.assertEqual(headers.get("content-length"), None if length is None else str(length), path)
+            self.assertIn("not-fetched-for-head", headers["cache-status"])
+            self.assertEqual(len(service.cutouts), 0)
+        for path, _ in (("n5/kat/image/s0/4/4/1", 0), ("zarr/kat/image/0/1/4/4", 0)):
+            _, body, _ = await raw_get(daemon, path, {})
+            _, _, headers = await raw_get(daemon, path, {}, "HEAD")
+            self.assertEqual(headers["content-length"], str(len(body)))
+
     async def test_folders(self) -> None:
         """A folder without its slash leads to the one with it."""
         daemon = await self.before(ocpserver.Service(em(), 2))

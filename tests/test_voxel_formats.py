@@ -18,8 +18,8 @@ from ocpproxy.formats.location import ChunkPlace, FormatDocument, ServedVolume
 from ocpproxy.model.chunks import ChunkedVolume, NativeChunks
 from ocpproxy.model.dataset import TILE, Channel, Dataset, Level
 from ocpproxy.web import byte_ranges
+from ocpproxy.web.answers import accepts_gzip
 from ocpproxy.web.byte_ranges import NotSatisfiable
-from ocpproxy.web.voxel_answers import accepts_gzip
 from ocpproxy.web.voxels import FORMATS
 
 SIZES = st.tuples(st.integers(1, 1500), st.integers(1, 1500), st.integers(1, 100))

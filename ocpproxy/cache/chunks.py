@@ -17,8 +17,6 @@ from ocpproxy.upstream.base import UpstreamBroken
 from ocpproxy.upstream.codecs import precomputed_chunk, segmentation
 from ocpproxy.upstream.codecs.precomputed_chunk import ChunkForm
 
-LARGEST = 16 * 2**20
-"""Bytes of a chunk that is not compressed."""
 _MOST_ENCODED = 4
 """A chunk may be so many times larger than its voxels: compressed segmentation has tables."""
 
@@ -77,19 +75,17 @@ def decode(volume: ChunkedVolume, tile: Tile, body: bytes | memoryview, *, gzipp
     :raises BadChunk: it is damaged.
     """
     form, shape = chunk_form(volume, tile.level), volume.box(tile).shape
-    plain = plain_body(volume, tile, body, gzipped=gzipped)
+    plain = plain_body(volume, tile, body) if gzipped else bytes(body)
     try:
         return precomputed_chunk.decode(plain, form, shape)
     except UpstreamBroken as error:
         raise BadChunk(str(error)) from None
 
 
-def plain_body(volume: ChunkedVolume, tile: Tile, body: bytes | memoryview, *, gzipped: bool) -> bytes:
-    """Return the body of a kept chunk, not compressed.
+def plain_body(volume: ChunkedVolume, tile: Tile, body: bytes | memoryview) -> bytes:
+    """Return the body of a kept chunk that is compressed, without compression.
 
     :raises BadChunk: it is damaged.
     """
-    if not gzipped:
-        return bytes(body)
     nbytes = chunk_form(volume, tile.level).nbytes(volume.box(tile).shape)
     return chunk_file.gunzip(body, _MOST_ENCODED * nbytes + 2**16)

@@ -1,4 +1,4 @@
-"""The course of one fetch: when it began each of its stages, for metrics and answers."""
+"""The course of one fetch: when each of its stages began, for metrics and answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Course:
     answered: float = 0.0
     """When it had given the voxels."""
     rendered: float | None = None
-    """When the first tile was made."""
+    """When the first tile was made; None where it came ready-made."""
 
     def timing(self, now: float) -> Timing:
         """Return what a tile that is ready now has taken."""

@@ -128,12 +128,13 @@ class CatalogueEntry:
     def volume(self, name: str) -> ChunkedVolume:
         """Return a channel in chunks.
 
-        :raises CannotDisplay: there is no such channel, or a slice of it does not fit into a cutout.
+        :param name: that of one of the channels.
+        :raises CannotDisplay: not even a small chunk of it fits into a cutout.
         """
         volume = self.volumes.get(name)
         if volume is None:
             dataset, source = self.dataset, self.source
-            channel = next((one for one in dataset.channels if one.name == name), None) or dataset.channel(name)
+            channel = next(one for one in dataset.channels if one.name == name)  # not by its number
             native = partial(source.upstream.native_chunks, dataset, channel)
             volume = ChunkedVolume.build(dataset, channel, source.max_cutout, self._epoch_of, native)
             self.volumes[channel.name] = volume

@@ -57,7 +57,7 @@ class EncodedTile:
     """Seconds since 1970."""
     content_type: bytes = b"image/png"
     gzipped: bool = False
-    """Whether `picture` is compressed: only who accepts that gets it as it is."""
+    """Whether `picture` is compressed by gzip: clients that do not accept that get another representation."""
     home: str = ""
     """Where it comes from (`store.provenance`); empty where that is not known, or the file is open."""
     file: OpenTile | None = None
@@ -137,6 +137,7 @@ class TileLookup:
         """Return the tile, or None when it is not stored.
 
         :param lend: where no tiles are kept in memory, return the file open, so that it can be sent without copying it.
+            Only the ends of its content are checked then.
         :raises BlockingIOError: when the disk has to be read to know; use `find`.
         """
         in_memory = self._memory.get(tile)
@@ -173,7 +174,7 @@ class TileLookup:
 
     async def discard(self, tile: Tile) -> None:
         """Remove a tile that turned out to be damaged, from memory and disk."""
-        self._memory.forget(tile.__eq__)
+        self._memory.discard(tile)
         await self._store.discard([tile])
 
     def is_in_memory(self, tile: Tile) -> bool:

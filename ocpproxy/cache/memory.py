@@ -93,13 +93,19 @@ class S3FifoMemory(Generic[K, V]):
     def forget(self, wanted: Callable[[K], bool]) -> None:
         """Forget the values of these keys."""
         for key in [key for key in self._held if wanted(key)]:
-            held = self._held[key]
-            if key in self._small:
-                del self._small[key]
-                self._small_used -= held.size
-            else:
-                del self._main[key]
-            self._forget(key, held)
+            self.discard(key)
+
+    def discard(self, key: K) -> None:
+        """Forget the value of a key, if there is one."""
+        held = self._held.get(key)
+        if held is None:
+            return
+        if key in self._small:
+            del self._small[key]
+            self._small_used -= held.size
+        else:
+            del self._main[key]
+        self._forget(key, held)
 
     def _shift_small(self) -> None:
         """Take the oldest value from the small queue: to the main queue if it was used, else out."""

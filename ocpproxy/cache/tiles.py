@@ -138,7 +138,7 @@ class TileCache:
             if old is not None:
                 self._log.warn("{tile} is served from an earlier epoch: {reason}", tile=tile, reason=str(failure))
                 return old
-            # Whoever reads voxels takes them for true, so nothing stands for a chunk.
+            # Readers of voxels take them for true, so nothing stands for a chunk but that of an earlier epoch.
             stack = located.stack
             placeholder = await self._placeholders.find(stack, tile) if isinstance(stack, Stack) else None
             if placeholder is None:
@@ -146,7 +146,7 @@ class TileCache:
             return TileAnswer(placeholder, Result.PLACEHOLDER)
         return located.answer(found)
 
-    async def stored_tile(self, located: LocatedTile) -> TileAnswer | None:
+    async def stored_tile(self, located: LocatedTile | LocatedChunk) -> TileAnswer | None:
         """Return the tile if it is stored, None if it would have to be fetched.
 
         :raises NotIndexable: the address is beyond what the index can hold.
@@ -174,22 +174,27 @@ class TileCache:
                 return TileAnswer(found.tile, Result.STALE, cuboid=earlier.cuboid(old))
         return None
 
-    async def tile_again(self, located: LocatedChunk) -> TileAnswer:
-        """Return a chunk whose stored content cannot be used: it is removed, and fetched.
+    async def tile_again(self, located: LocatedChunk, damaged: EncodedTile) -> TileAnswer:
+        """Return a chunk whose stored content turned out to be damaged: that is removed, and fetched again.
 
+        :param damaged: what was found. If something else is stored by now, that stays.
         :raises UpstreamFailure: the upstream did not give its voxels.
         """
-        if located.tile is not None:
-            await self._lookup.discard(located.tile)
+        for stack in (located.stack, *located.stack.earlier_epochs()):
+            tile = located.tile and located.tile._replace(stack=stack.name)
+            found = None if tile is None else await self._lookup.find(tile)
+            if tile is not None and found is not None and found.tile.etag == damaged.etag:
+                await self._lookup.discard(tile)
         return await self.tile(located)
 
-    async def entry(self, token: str) -> CatalogueEntry:
-        """Return what is known of a token, in its current epoch.
+    async def entry(self, token: str, *, current: bool = True) -> CatalogueEntry:
+        """Return what is known of a token.
 
+        :param current: where an epoch has ended, ask the upstream for the next one first.
         :raises UpstreamFailure: nothing is known of it.
         """
         entry = self._catalogue.entry_now(token) or await self._catalogue.entry(token)
-        return await self._catalogue.current_entry(token, entry) if entry.epoch else entry
+        return await self._catalogue.current_entry(token, entry) if current and entry.epoch else entry
 
 
 def _locate(entry: CatalogueEntry, address: TileAddress) -> LocatedTile:

@@ -181,10 +181,15 @@ class SingleFlight(Generic[K, I, R]):
 
     def detach(self, wanted: Callable[[K], bool]) -> None:
         """Let nobody else join the flights of these keys: who wants the same from now on gets a new one."""
-        for key in [key for key in self._flights if wanted(key)]:
-            self._detached.add(self._flights.pop(key))
-        for key in [key for key in self._failures if wanted(key)]:
-            self._failures.pop(key, None)
+        for key in [key for key in (*self._flights, *self._failures) if wanted(key)]:
+            self.detach_key(key)
+
+    def detach_key(self, key: K) -> None:
+        """Let nobody else join the flight of a key, if there is one."""
+        flight = self._flights.pop(key, None)
+        if flight is not None:
+            self._detached.add(flight)
+        self._failures.pop(key, None)
 
     async def _run(self, flight: Flight[K, I, R]) -> None:
         error: Exception = NotDelivered(str(flight.key))

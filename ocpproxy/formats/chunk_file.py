@@ -24,6 +24,8 @@ _GZIP, _UNIFORM = 1, 2
 _GZIP_HEAD = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 _SAMPLE = 2**14
 """Bytes of a body from which it is judged whether compressing it is worth the time."""
+GZIP_LEVEL = 1
+"""It costs little time, and ids need no more."""
 _WORTH = 0.75
 """The share of a body that must be left of it."""
 
@@ -60,12 +62,12 @@ def pack(body: bytes, *, uniform: bool = False, compress: bool = True) -> bytes:
 def _is_compressible(body: bytes) -> bool:
     middle = max(0, len(body) // 2 - _SAMPLE // 2)
     sample = body[middle : middle + _SAMPLE]
-    return len(deflate(sample, 1)) < _WORTH * len(sample)
+    return len(deflate(sample, GZIP_LEVEL)) < _WORTH * len(sample)
 
 
 def gzip(body: bytes) -> bytes:
     """Return a body as one member of gzip (RFC 1952), without a time and a name."""
-    deflated = deflate(body, 1)
+    deflated = deflate(body, GZIP_LEVEL)
     return _GZIP_HEAD + deflated[2:-4] + struct.pack("<II", crc32(body), len(body) & 0xFFFFFFFF)
 
 

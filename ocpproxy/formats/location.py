@@ -25,10 +25,9 @@ _MOST_DIGITS = 9
 
 @dataclass(frozen=True)
 class FormatDocument:
-    """A document of metadata."""
+    """A JSON document of metadata."""
 
     body: bytes
-    content_type: bytes = b"application/json"
 
     @cached_property
     def digest(self) -> str:
@@ -67,6 +66,15 @@ class ChunkPlace(NamedTuple):
         """Its identity."""
         x, y, z = self.number
         return Tile(self.volume.name, self.time, self.level, z, y, x)
+
+    @property
+    def raw_length(self) -> int | None:
+        """Bytes of its voxels, where they are kept as they are; else None."""
+        box = self.grid.box(self.number)
+        if box is None or self.grid.encoding != "raw":
+            return None
+        z, y, x = box.shape
+        return z * y * x * self.volume.channel.itemsize
 
     @property
     def is_whole(self) -> bool:
@@ -188,7 +196,13 @@ class VoxelFormat(Protocol):
     """Whether several channels can be one array."""
 
     def find(self, served: ServedVolume, path: Sequence[str]) -> FormatItem | None:
-        """Return what the segments of a path mean; None for no name of the format, and for what is off the grid."""
+        """Return what the segments of a path mean; None where the format has no such name, or it is off the grid."""
+
+    def has_type(self, dtype: str) -> bool:
+        """Return whether the format has this type of voxels."""
+
+    def plain_length(self, served: ServedVolume, place: ChunkPlace) -> int | None:
+        """Return the bytes of a chunk's body; None where that depends on its voxels."""
 
     def is_as_kept(self, place: ChunkPlace) -> bool:
         """Return whether the body of a chunk is the one that is kept."""
@@ -212,7 +226,7 @@ def number(text: str) -> int | None:
 
 
 def numbers(texts: Sequence[str]) -> list[int] | None:
-    """Return all of them as numbers, or None when one is none."""
+    """Return the numbers, or None where a text is not one."""
     found = [number(text) for text in texts]
     known = [one for one in found if one is not None]
     return known if len(known) == len(found) else None

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from ocpproxy.formats.chunk_file import gzip
+from ocpproxy.formats.chunk_file import GZIP_LEVEL, gzip
 from ocpproxy.formats.location import (
     ChunkPlace,
     Folder,
@@ -24,7 +24,7 @@ from ocpproxy.formats.location import (
 from ocpproxy.model.voxels import Voxels
 
 ATTRIBUTES = "attributes.json"
-_GZIP = {"type": "gzip", "level": 1, "useZlib": False}
+_GZIP = {"type": "gzip", "level": GZIP_LEVEL, "useZlib": False}
 _UNITS = {"nanometer": "nm", None: "pixel"}
 
 
@@ -55,6 +55,18 @@ class N5Format:
         """Return False: every block has a header."""
         return False
 
+    def has_type(self, dtype: str) -> bool:
+        """Return True: N5 has all types."""
+        return True
+
+    def plain_length(self, served: ServedVolume, place: ChunkPlace) -> int | None:
+        """Return the bytes of a block with its header; see `VoxelFormat.plain_length`."""
+        box = place.grid.box(place.number)
+        if box is None or served.is_compressed(place.level):
+            return None
+        z, y, x = box.shape
+        return 4 + 4 * len(served.axes) + z * y * x * place.volume.channel.itemsize
+
     def body(self, served: ServedVolume, place: ChunkPlace, voxels: Voxels) -> bytes:
         """Return the body of a block; see `VoxelFormat.body`."""
         size = [*voxels.shape[::-1], *([1] * (len(served.axes) - 3))]
@@ -64,7 +76,7 @@ class N5Format:
 
 
 def _factors(served: ServedVolume, level: int) -> list[float]:
-    """Return how many voxels of the finest level one of this level stands for, along each axis."""
+    """Return the edge of this level's voxels in voxels of the finest level, along each axis."""
     finest, own = served.dataset.finest, served.dataset.levels[level]
     ratios = [a / b for a, b in zip(own.voxel, finest.voxel, strict=True)]
     found = [int(ratio) if ratio.denominator == 1 else float(ratio) for ratio in ratios]
@@ -95,7 +107,7 @@ def _root(served: ServedVolume) -> dict[str, Any]:
 
 
 def _transform(served: ServedVolume, level: int) -> dict[str, Any]:
-    """Return the place of a level: in the order of C, as those who wrote such metadata first have it."""
+    """Return scale and translation of a level in C order, as n5-viewer's metadata has them."""
     unit = _UNITS[served.unit]
     return {
         "axes": list(served.axes),

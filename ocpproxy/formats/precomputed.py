@@ -27,7 +27,7 @@ class PrecomputedFormat:
 
     def find(self, served: ServedVolume, path: Sequence[str]) -> FormatItem | None:
         """Return what a path means; see `VoxelFormat.find`."""
-        if served.dtype not in _TYPES:
+        if not self.has_type(served.dtype):
             return None
         if path == ["info"]:
             return json_document(info(served))
@@ -39,6 +39,14 @@ class PrecomputedFormat:
         if len(path) == 1:
             return Folder([])
         return _chunk(served, level, path[1]) if len(path) == 2 else None
+
+    def has_type(self, dtype: str) -> bool:
+        """Return whether the format has this type of voxels: it has no int64."""
+        return dtype in _TYPES
+
+    def plain_length(self, served: ServedVolume, place: ChunkPlace) -> int | None:
+        """Return the bytes of a chunk's body; see `VoxelFormat.plain_length`."""
+        return place.raw_length
 
     def is_as_kept(self, place: ChunkPlace) -> bool:
         """Return True: chunks are kept as this format has them."""

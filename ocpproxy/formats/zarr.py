@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ocpproxy.formats import ome
-from ocpproxy.formats.chunk_file import gzip
+from ocpproxy.formats.chunk_file import GZIP_LEVEL, gzip
 from ocpproxy.formats.location import (
     ChunkPlace,
     Folder,
@@ -24,9 +24,6 @@ from ocpproxy.formats.location import (
     numbers,
 )
 from ocpproxy.model.voxels import Voxels
-
-_LEVEL = 1
-"""The level of compression: it costs little time, and ids need no more."""
 
 
 def _padded(place: ChunkPlace, voxels: Voxels) -> bytes:
@@ -45,6 +42,20 @@ class _Zarr:
     def is_as_kept(self, place: ChunkPlace) -> bool:
         """Return whether it is a whole chunk of voxels that are not compressed."""
         return place.grid.encoding == "raw" and place.is_whole
+
+    def has_type(self, dtype: str) -> bool:
+        """Return True: Zarr has all types."""
+        return True
+
+    def plain_length(self, served: ServedVolume, place: ChunkPlace) -> int | None:
+        """Return the bytes of a chunk's body; see `VoxelFormat.plain_length`."""
+        z, y, x = place.grid.chunk
+        return None if served.is_compressed(place.level) else z * y * x * place.volume.channel.itemsize
+
+    def body(self, served: ServedVolume, place: ChunkPlace, voxels: Voxels) -> bytes:
+        """Return the body of a chunk; see `VoxelFormat.body`."""
+        plain = _padded(place, voxels)
+        return gzip(plain) if served.is_compressed(place.level) else plain
 
 
 class Zarr2Format(_Zarr):
@@ -69,11 +80,6 @@ class Zarr2Format(_Zarr):
             return json_document(_array(served, level) if path[1] == ".zarray" else _array_attributes(served))
         found = numbers(path[1:])
         return None if found is None else served.place(level, found)
-
-    def body(self, served: ServedVolume, place: ChunkPlace, voxels: Voxels) -> bytes:
-        """Return the body of a chunk; see `VoxelFormat.body`."""
-        plain = _padded(place, voxels)
-        return gzip(plain) if served.is_compressed(place.level) else plain
 
 
 _GROUP = {"zarr_format": 2}
@@ -105,7 +111,7 @@ def _array(served: ServedVolume, level: int) -> dict[str, Any]:
         "shape": served.shape(level),
         "chunks": served.chunk(level),
         "dtype": np.dtype(served.dtype).newbyteorder("<").str,
-        "compressor": {"id": "gzip", "level": _LEVEL} if served.is_compressed(level) else None,
+        "compressor": {"id": "gzip", "level": GZIP_LEVEL} if served.is_compressed(level) else None,
         "fill_value": 0,
         "order": "C",
         "filters": None,
@@ -143,11 +149,6 @@ class Zarr3Format(_Zarr):
         found = numbers(path[2:]) if path[1] == "c" else None
         return None if found is None else served.place(level, found)
 
-    def body(self, served: ServedVolume, place: ChunkPlace, voxels: Voxels) -> bytes:
-        """Return the body of a chunk; see `VoxelFormat.body`."""
-        plain = _padded(place, voxels)
-        return gzip(plain) if served.is_compressed(place.level) else plain
-
 
 def _group3(served: ServedVolume) -> dict[str, Any]:
     attributes = {"ome": {"version": "0.5", "multiscales": [ome.multiscale(served)], "omero": ome.omero(served)}}
@@ -163,7 +164,7 @@ def _group3(served: ServedVolume) -> dict[str, Any]:
 def _array3(served: ServedVolume, level: int) -> dict[str, Any]:
     codecs: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}]
     if served.is_compressed(level):
-        codecs.append({"name": "gzip", "configuration": {"level": _LEVEL}})
+        codecs.append({"name": "gzip", "configuration": {"level": GZIP_LEVEL}})
     return {
         "zarr_format": 3,
         "node_type": "array",

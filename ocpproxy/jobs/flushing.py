@@ -25,7 +25,7 @@ from ocpproxy.model.dataset import CHUNKS, CannotDisplay, Plane
 from ocpproxy.model.region import Block, level_box, part
 from ocpproxy.store.flushing import flush
 from ocpproxy.store.flushing.flush import Flush, Walked
-from ocpproxy.store.part import ALL_PLANES, Area, TilePart, place
+from ocpproxy.store.part import ALL_PLANES, Area, TilePart, area_name
 from ocpproxy.store.space import accounts
 from ocpproxy.store.space.usage import Usage
 from ocpproxy.store.tile_store import TileStore
@@ -89,9 +89,10 @@ class Flushing:
             if document.get("channels") is not None and not document["channels"]:
                 raise BadJob("channels: expected a list of names")
             document = {key: value for key, value in document.items() if key != "older_than"}
-        stacks, volumes, document = _planes(document)
+        planes, document = _planes(document)
         spec = read_spec(document, _KEYS)
-        planes = (*((plane.value for plane in spec.planes) if document.get("planes") else stacks), *volumes)
+        if document.get("planes"):
+            planes = (*(plane.value for plane in spec.planes), *planes)
         entry = None if spec.region.box is None else await self._describe(spec.token)
         return FlushRequest(make_part(spec, planes, entry), age)
 
@@ -145,15 +146,14 @@ def _next_sizes(files: Iterator[Walked]) -> list[int] | None:
     return [file[1].st_size for file in looked_at if file is not None] if looked_at else None
 
 
-def _planes(document: Any) -> tuple[tuple[str, ...], tuple[str, ...], Any]:
-    """Return the planes of a flush where it names none of stacks, whether its chunks go too, and the rest of it."""
+def _planes(document: Any) -> tuple[tuple[str, ...], Any]:
+    """Return the planes of a flush beside those of stacks that its document names, and the document with only those."""
     planes = document.get("planes") if isinstance(document, Mapping) else None
     if planes is None:
-        return ALL_PLANES, (), document
+        return ALL_PLANES, document
     if not isinstance(planes, list) or CHUNKS not in planes:
-        return (), (), document
-    others = [plane for plane in planes if plane != CHUNKS]
-    return (), (CHUNKS,), {**document, "planes": others or None}
+        return (), document
+    return (CHUNKS,), {**document, "planes": [plane for plane in planes if plane != CHUNKS] or None}
 
 
 def make_part(spec: JobSpec, planes: tuple[str, ...], entry: CatalogueEntry | None) -> TilePart:
@@ -167,12 +167,12 @@ def make_part(spec: JobSpec, planes: tuple[str, ...], entry: CatalogueEntry | No
 
 
 def _areas(spec: JobSpec, planes: tuple[str, ...], entry: CatalogueEntry) -> dict[tuple[str, int], Area]:
-    """Return the tiles and chunks that have a voxel of a box, by place and level."""
+    """Return the tiles and chunks that have a voxel of a box, by name and level."""
     areas: dict[tuple[str, int], Area] = {}
     for level in entry.dataset.levels:
         for plane in planes:
             if plane == CHUNKS:
-                areas |= {(place(plane, channel), level): area for channel, area in _chunks(spec, entry, level)}
+                areas |= {(area_name(plane, channel), level): area for channel, area in _chunks(spec, entry, level)}
                 continue
             try:
                 stack = entry.stack(ImageBase(spec.token, Plane(plane), ()))

@@ -14,7 +14,7 @@ def is_whole(tile: Tile, content: bytes | memoryview) -> bool:
 
 
 def is_undamaged(tile: Tile, content: bytes | memoryview) -> bool:
-    """Return whether a content is as it was written, as far as that can be told."""
+    """Return whether a chunk has its checksum, or a picture begins and ends as it should."""
     return chunk_file.is_undamaged(content) if is_chunk(tile) else pictures.is_whole(content)
 
 

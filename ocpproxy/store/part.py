@@ -57,7 +57,7 @@ class TilePart:
     times: tuple[int, int] | None = None
     """First and last; None for all."""
     areas: Mapping[tuple[str, int], Area] | None = None
-    """By `place` and level, where it is only a part of a level. Nothing of a level without one belongs to it."""
+    """By `area_name` and level, where it is only a part of a level. Nothing of a level without one belongs to it."""
     false_colours: bool = True
     """Whether false colours, of whatever channels, belong to it."""
 
@@ -72,12 +72,12 @@ class TilePart:
             return False
         if not (self.has_time(time) and self.has_level(level)):
             return False
-        return self.areas is None or (place(plane, channel), level) in self.areas
+        return self.areas is None or (area_name(plane, channel), level) in self.areas
 
     def _has_place(self, tile: Tile) -> bool:
         if self.areas is None:
             return True
-        return self.areas[place_of(tile.stack), tile.level].has(tile)
+        return self.areas[area_name_of(tile.stack), tile.level].has(tile)
 
     def has_channel(self, channel: str) -> bool:
         """Return whether the channel of a stack's name belongs to it."""
@@ -173,15 +173,15 @@ def _range(value: Any) -> tuple[int, int | None]:
     return (_number(first), None if last is None else _number(last))
 
 
-def place(plane: str, channel: str) -> str:
+def area_name(plane: str, channel: str) -> str:
     """Return what names an area beside its level: a plane, or a channel in chunks, which has a grid of its own."""
     return f"{plane}/{channel}" if plane == CHUNKS else plane
 
 
-def place_of(stack: str) -> str:
-    """Return the `place` of the tiles of a stack, or of the chunks of a volume."""
+def area_name_of(stack: str) -> str:
+    """Return the `area_name` of the tiles of a stack, or of the chunks of a volume."""
     _, plane, channel, _ = stack.split("/")
-    return place(plane, channel)
+    return area_name(plane, channel)
 
 
 def _plane(value: Any) -> str:
@@ -192,7 +192,7 @@ def _plane(value: Any) -> str:
 
 def _place(value: Any) -> str:
     plane, slash, channel = str(value).partition("/")
-    return place(_plane(plane), _name(channel) if slash else "")
+    return area_name(_plane(plane), _name(channel) if slash else "")
 
 
 def _area(value: Any) -> tuple[tuple[str, int], Area]:

@@ -1,9 +1,10 @@
 """Boxes of voxels read from chunks: an upstream that stores blocks of its own is read block by block.
 
 The chunks of a box are fetched concurrently. Boxes that need a chunk at the same time share one request, which is
-cancelled when the last of them is cancelled. A chunk that reaches beyond the box is kept for a moment, because
-the neighbouring boxes need it too. Other chunks are not kept: slabs of tiles begin where chunks begin
-(`ocpproxy.model.stack`), and whole cutouts are shared by `ocpproxy.cache.shared_cutouts`.
+cancelled when the last of them is cancelled. The voxels of a chunk that reaches beyond the box are kept for a moment,
+because the neighbouring boxes need it too. Those of other chunks are not: slabs of tiles begin where chunks begin
+(`ocpproxy.model.stack`), and whole cutouts are shared by `ocpproxy.cache.shared_cutouts`. Where chunks are served as
+they are, their objects are kept for a moment too (`SharedObjects`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ MEMORY = 32 * 2**20
 _KEEP = 15.0
 """Seconds that such a chunk is kept."""
 _VOLUMES = 1000
+_OBJECTS = 8 * 2**20
+"""Bytes of objects that are kept for who wants the same as voxels, or as it is."""
 _OVERHEAD = 1000
 """Bytes that an object takes beside its body."""
 V = TypeVar("V", bound=Hashable)
@@ -147,7 +150,7 @@ class Chunks(Generic[V]):
 
 
 class SharedObjects(Generic[V]):
-    """The objects of chunks, each fetched once for who wants its voxels and who wants it as it is.
+    """The stored objects of chunks, each fetched once for all who want its voxels, or the object itself.
 
     :param fetch: returns the object of one chunk, or None for a chunk that is missing.
     """
@@ -158,7 +161,7 @@ class SharedObjects(Generic[V]):
             self._fly, clock, remember_failure=0, finish=False
         )
         self._kept: TTLCache[_Chunk[V], HttpResponse] = TTLCache(
-            MEMORY, _KEEP, clock.seconds, getsizeof=lambda response: len(response.body) + _OVERHEAD
+            _OBJECTS, _KEEP, clock.seconds, getsizeof=lambda response: len(response.body) + _OVERHEAD
         )
 
     async def get(self, volume: V, chunk: Box) -> HttpResponse | None:
@@ -172,11 +175,13 @@ class SharedObjects(Generic[V]):
 
     def refuse(self, volume: V, chunk: Box) -> None:
         """Let nobody else share an object that turned out to be damaged: who wants it from now on fetches it again."""
-        self._flights.detach((generation.current(), volume, chunk).__eq__)
+        key = (generation.current(), volume, chunk)
+        self._flights.detach_key(key)
+        self._kept.pop(key, None)
 
     def keep(self, volume: V, chunk: Box, response: HttpResponse) -> None:
         """Keep an object for a moment. Call it when the object is known to be undamaged."""
-        if len(response.body) <= MEMORY // 16:
+        if len(response.body) <= _OBJECTS // 4:
             self._kept[generation.current(), volume, chunk] = response
 
     async def _fly(self, flight: Flight[_Chunk[V], None, HttpResponse | None]) -> None:

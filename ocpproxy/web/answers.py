@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -41,6 +42,7 @@ COMMON = {
 }
 """Headers of every answer."""
 ALLOWED = b"GET, HEAD, OPTIONS"
+_REFUSED_GZIP = re.compile(rb";\s*q=0(?:\.0*)?\s*(?:;|$)")
 NO_DESCRIPTOR = "this gateway has no descriptor left; try again"
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 
@@ -125,13 +127,24 @@ def preflight() -> Reply:
         {
             b"allow": ALLOWED,
             b"access-control-allow-methods": ALLOWED,
-            b"access-control-allow-headers": b"Authorization, If-None-Match, If-Modified-Since, Range",
+            b"access-control-allow-headers": b"Authorization, If-None-Match, If-Modified-Since, If-Range, Range",
             b"access-control-max-age": b"86400",
         },
     )
 
 
-# -- tiles
+# -- tiles and chunks
+
+
+def accepts_gzip(values: Sequence[bytes]) -> bool:
+    """Return whether a client accepts gzip, by the values of its ``Accept-Encoding``."""
+    accepted = False
+    for item in b",".join(values).lower().split(b","):
+        name = item.partition(b";")[0].strip()
+        if name in (b"gzip", b"x-gzip"):
+            return not _REFUSED_GZIP.search(item)
+        accepted |= name == b"*" and not _REFUSED_GZIP.search(item)
+    return accepted
 
 
 def cache_status(result: Result) -> bytes:
@@ -157,7 +170,7 @@ def chunk_headers(*, gzipped: bool) -> dict[bytes, bytes]:
 
 
 def found_headers(answer: TileAnswer) -> dict[bytes, bytes]:
-    """Return the headers that tell how and where a tile or a chunk was found."""
+    """Return the headers that describe where a tile or a chunk was found, and what that took."""
     headers = {b"cache-status": cache_status(answer.result)}
     if answer.cuboid is not None:
         headers |= provenance_headers(answer.cuboid, answer.tile)
@@ -228,13 +241,13 @@ def tile(request: Request, answer: TileAnswer, max_age: int) -> Reply:
     return Reply(200, bytes(encoded.picture), {**headers, b"content-type": encoded.content_type})
 
 
-def head_of_unfetched() -> Reply:
-    """Return the answer to HEAD of a tile that would have to be fetched: it will be a picture; more is not known."""
+def head_of_unfetched(content_type: bytes = b"image/png") -> Reply:
+    """Return the answer to HEAD of a tile or chunk that would have to be fetched: little is known of it."""
     return Reply(
         200,
         b"",
         {
-            b"content-type": b"image/png",
+            b"content-type": content_type,
             b"cache-control": b"no-store",
             b"cache-status": b"ocpproxy; fwd=miss; detail=not-fetched-for-head",
         },

@@ -49,7 +49,6 @@ from ocpproxy.web.answers import Conditions
 from ocpproxy.web.channel import header_lines
 from ocpproxy.web.front import FORWARDING, HOST, Front, Peer
 from ocpproxy.web.route_cache import Route, RouteCache
-from ocpproxy.web.voxel_answers import accepts_gzip
 
 Now = Callable[[], float]
 LONGEST_REQUEST = 8192
@@ -122,7 +121,7 @@ def _read_headers(block: bytes, front: Front) -> HeaderBlock | None:
         front.forwarded_client(forwarded),
         agent_fields(others.get(b"referer"), others.get(b"user-agent")),
         request_ids.own_id(others.get(request_ids.HEADER)),
-        accepts_gzip(encodings),
+        answers.accepts_gzip(encodings),
     )
 
 

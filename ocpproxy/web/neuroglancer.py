@@ -1,7 +1,7 @@
 """Neuroglancer, as the package ``neuroglancer`` from PyPI has it, with a dataset open.
 
 ===============================  ==================================================================================
-``/neuroglancer/TOKEN``          leads to the page; ``?x=&y=&z=`` is a place in voxels of the finest level
+``/neuroglancer/TOKEN``          redirects to the page; ``?x=&y=&z=`` is a place in voxels of the finest level
 ``/neuroglancer/v/TOKEN/``       the page and its files
 ``/neuroglancer/TOKEN/state``    what the page opens: all channels, ids as segmentation, and the place
 ``/neuroglancer/LICENSE``        its licence
@@ -33,7 +33,7 @@ from ocpproxy.web import answers, voxel_answers
 from ocpproxy.web.answers import Reply
 from ocpproxy.web.request import GatewayRequest
 from ocpproxy.web.resources import AsyncResource
-from ocpproxy.web.voxels import VoxelSources
+from ocpproxy.web.voxels import PRECOMPUTED, VoxelSources
 
 _NOT_INSTALLED = (
     "Neuroglancer is not installed here; the administrator can do that: pip install 'ocpproxy[neuroglancer]'"
@@ -63,8 +63,6 @@ _POLICY = (
 _LARGEST_FILE = 16 * 2**20
 _FOR_EVER = b"public, max-age=31536000, immutable"
 _PLACE = re.compile(r"-?\d{1,9}(?:\.\d{1,3})?", re.ASCII)
-_SHOWN_IN_TIME = ("precomputed", "zarr3")
-"""The formats of channels without and with an axis of time."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ class NeuroglancerResource(AsyncResource):
                 return await self._open(request, token)
             case [token, "state"] if _TOKEN.fullmatch(token):
                 entry = await self._sources.cache.entry(token)
-                return answers.document(200, state(entry, request.root_url, _place(request)))
+                return answers.document(200, state(entry, request.root_url, _position(request)))
             case ["v", token, name] if _TOKEN.fullmatch(token):
                 return await self._file(request, name or "index.html")
         raise BadAddress("expected the token of a dataset below /neuroglancer/")
@@ -133,7 +131,7 @@ class NeuroglancerResource(AsyncResource):
         if self._files.directory is None:
             return answers.text(501, _NOT_INSTALLED)
         await self._sources.cache.entry(token)
-        root, query = request.root_url, "&".join(f"{axis}={value}" for axis, value in _place(request).items())
+        root, query = request.root_url, "&".join(f"{axis}={value}" for axis, value in _position(request).items())
         state_url = f"{root}/neuroglancer/{token}/state" + (f"?{query}" if query else "")
         where = f"{root}/neuroglancer/v/{token}/#!{state_url}"
         reply = answers.text(302, "Neuroglancer")
@@ -164,7 +162,7 @@ class NeuroglancerResource(AsyncResource):
             b"content-security-policy": _POLICY,
             b"vary": b"Accept-Encoding",
         }
-        if voxel_answers.accepts_gzip(request.requestHeaders.getRawHeaders(b"accept-encoding", [])):
+        if answers.accepts_gzip(request.requestHeaders.getRawHeaders(b"accept-encoding", [])):
             headers[b"content-encoding"] = b"gzip"
             body = await self._compressed(name, body)
         return Reply(200, body, headers)
@@ -180,7 +178,7 @@ class NeuroglancerResource(AsyncResource):
         return voxel_answers.failure(error)
 
 
-def _place(request: GatewayRequest) -> dict[str, str]:
+def _position(request: GatewayRequest) -> dict[str, str]:
     """Return the place that a request names, by axis."""
     found: dict[str, str] = {}
     for axis in "xyz":
@@ -215,7 +213,8 @@ def state(entry: CatalogueEntry, root: str, place: Mapping[str, str]) -> dict[st
 
 def _layer(token: str, channel: Channel, root: str) -> dict[str, Any]:
     first, last = channel.time
-    name = _SHOWN_IN_TIME[last > first]
+    is_precomputed = last == first and PRECOMPUTED.has_type(channel.dtype)
+    name = "precomputed" if is_precomputed else "zarr3"
     address = f"{root}/{name}/{token}/{channel.name}"
     layer: dict[str, Any] = {"name": channel.name, "source": f"{name}://{address}"}
     if channel.kind == "annotation":

@@ -1,7 +1,6 @@
 """What the paths below a token mean in one format, remembered for as long as the dataset is described as it is.
 
-Documents are asked for again and again, and nobody is to wait while they are made: those of a dataset with many
-channels take milliseconds.
+Documents are kept, because making those of a dataset with many channels takes milliseconds.
 """
 
 from __future__ import annotations
@@ -43,10 +42,18 @@ class ServedVolumes:
         self._served: LRUCache[tuple[CatalogueEntry, str], ServedVolume | None] = LRUCache(_MOST_VOLUMES)
 
     def find(self, entry: CatalogueEntry, path: Sequence[str]) -> FormatDocument | Folder | FoundChunk | None:
-        """Return what a path below a token means; None for no name of the format, and for what is off the grid.
+        """Return what a path below a token means; None where the format has no such name, or it is off the grid.
 
+        :param path: its segments. The last one is empty in the address of a folder; without it, a `Folder` is returned
+            too, which the caller leads to.
         :raises CannotDisplay: a channel cannot be cut into chunks.
         """
+        if path[-1:] == [""]:
+            found = self._find(entry, path[:-1])
+            return found if isinstance(found, Folder) else None
+        return self._find(entry, path)
+
+    def _find(self, entry: CatalogueEntry, path: Sequence[str]) -> FormatDocument | Folder | FoundChunk | None:
         document = self._documents.get((entry, *path))
         if document is not None:
             return document
@@ -94,7 +101,7 @@ def _likeness(volume: ChunkedVolume) -> object:
     """Return what channels have in common that can be an axis of one array."""
     channel = volume.channel
     grids = tuple((n, grid.chunk, grid.encoding == "compressed_segmentation") for n, grid in volume.grids.items())
-    return (channel.dtype, channel.time, channel.kind == "annotation", grids)
+    return (channel.dtype, channel.time, ServedVolume((volume,)).holds_ids, grids)
 
 
 def _channel(volume: ChunkedVolume, time: str | None) -> ServedVolume | None:

@@ -181,7 +181,7 @@ def description(
         ],
         "default_channel": entry.source.display.channel or dataset.default_channel,
         "image_bases": [f"{root}/ocpcatmaid/{write_base(base)}" for base in bases],
-        "voxels": {channel.name: addresses(dataset.token, channel.name, root) for channel in dataset.channels},
+        "voxels": {channel.name: addresses(dataset.token, channel, root) for channel in dataset.channels},
         "neuroglancer": f"{root}/neuroglancer/{dataset.token}",
         "catmaid_project": catmaid.project_id(dataset.token),
         "notes": [*dataset.notes, *([] if trouble is None else [f"shown by an earlier description: {trouble}"])],

@@ -34,12 +34,14 @@ from ocpproxy.store.keys import NotIndexable
 from ocpproxy.store.tile_store import TileStore
 from ocpproxy.upstream import trail
 from ocpproxy.upstream.base import UpstreamFailure
-from ocpproxy.web import answers, target
+from ocpproxy.web import answers, target, voxel_answers
 from ocpproxy.web.served_volumes import FoundChunk, ServedVolumes
 from ocpproxy.web.target import RefusedRequest
 from ocpproxy.web.voxels import FORMATS
 
 _CLIENT = "ocpproxy trace"
+_AS_VOXELS = tuple(f", as {one.name}" for one in FORMATS)
+"""How the step of an address ends that is below a format of voxels."""
 
 
 class Step(NamedTuple):
@@ -80,10 +82,11 @@ class Tracer:
         try:
             async for step in self._steps(asked, fetch=fetch):
                 steps.append(step)
-        except (RefusedRequest, BadAddress, CannotDisplay, NotIndexable) as error:
-            steps.append(Step("answer", f"{400 if isinstance(error, RefusedRequest) else 404}: {error}"))
-        except (Undescribed, UpstreamFailure) as error:
-            reply = answers.failure(error, "it", as_text=True)
+        except RefusedRequest as error:
+            steps.append(Step("answer", f"400: {error}"))
+        except (BadAddress, CannotDisplay, NotIndexable, Undescribed, UpstreamFailure) as error:
+            of_voxels = any(step.step == "address" and step.found.endswith(_AS_VOXELS) for step in steps)
+            reply = voxel_answers.failure(error) if of_voxels else answers.failure(error, "it", as_text=True)
             steps.append(Step("answer", f"{reply.code if reply else 500}: {error}"))
         return steps
 
@@ -129,7 +132,7 @@ class Tracer:
         """Return what an address means, or the last step where that is neither a tile nor a chunk."""
         if isinstance(parsed, TileAddress):
             return await self._parts.cache.locate(parsed, current=current)
-        entry = await self._parts.cache.entry(parsed.token)
+        entry = await self._parts.cache.entry(parsed.token, current=current)
         found = parsed.volumes.find(entry, parsed.path)
         if isinstance(found, FoundChunk):
             return LocatedChunk(entry, found.place.volume, found.place.tile)
@@ -251,7 +254,8 @@ def _read_voxels(path: str) -> _VoxelAddress | None:
 
 def _address(parsed: TileAddress | _VoxelAddress) -> str:
     if isinstance(parsed, _VoxelAddress):
-        return f"{'/'.join(parsed.path) or 'the folder'} of {parsed.token}, as {parsed.title}"
+        path = "/".join(parsed.path).rstrip("/") or "the folder"
+        return f"{path} of {parsed.token}, as {parsed.title}"
     base = parsed.base
     channels = ", ".join(one.name + (f":{one.colour}" if one.colour else "") for one in base.channels)
     when = "" if parsed.time is None else f"time {parsed.time}, "

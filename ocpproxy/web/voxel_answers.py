@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from math import ceil
 from urllib.parse import quote
 
 from ocpproxy.cache.entries import Undescribed
-from ocpproxy.cache.lookup import EncodedTile
+from ocpproxy.cache.lookup import CHUNK_TYPE, EncodedTile
 from ocpproxy.cache.tiles import TileAnswer
 from ocpproxy.formats.chunk_file import BadChunk
 from ocpproxy.formats.location import FormatDocument
@@ -29,18 +29,6 @@ _SMALL = 1024
 _RETRY_AFTER = 5
 _LASTING = 60
 """Seconds after which what does not get better by itself may be tried again."""
-_REFUSED_GZIP = re.compile(rb";\s*q=0(?:\.0*)?\s*(?:;|$)")
-
-
-def accepts_gzip(values: Sequence[bytes]) -> bool:
-    """Return whether a client accepts gzip, by the values of its ``Accept-Encoding``."""
-    accepted = False
-    for item in b",".join(values).lower().split(b","):
-        name = item.partition(b";")[0].strip()
-        if name in (b"gzip", b"x-gzip"):
-            return not _REFUSED_GZIP.search(item)
-        accepted |= name == b"*" and not _REFUSED_GZIP.search(item)
-    return accepted
 
 
 def chunk(request: GatewayRequest, answer: TileAnswer, max_age: int) -> Reply:
@@ -69,16 +57,27 @@ def chunk(request: GatewayRequest, answer: TileAnswer, max_age: int) -> Reply:
     return Reply(206, body[first:end], headers)
 
 
+def head_of_unfetched(length: int | None) -> Reply:
+    """Return the answer to HEAD of a chunk that would have to be fetched.
+
+    :param length: bytes of its body, where that is known.
+    """
+    reply = answers.head_of_unfetched(CHUNK_TYPE)
+    if length is None:
+        return reply
+    return replace(reply, headers={**reply.headers, b"accept-ranges": b"bytes", b"content-length": b"%d" % length})
+
+
 def document(request: GatewayRequest, found: FormatDocument, modified: float) -> Reply:
     """Return a document of metadata, or 304 when the client has it."""
     values = request.requestHeaders.getRawHeaders
-    zipped = len(found.body) >= _SMALL and accepts_gzip(values(b"accept-encoding") or [])
+    zipped = len(found.body) >= _SMALL and answers.accepts_gzip(values(b"accept-encoding") or [])
     body = found.zipped if zipped else found.body
     encoded = EncodedTile(body, f'"{found.digest}{"-gzip" if zipped else ""}"', modified, gzipped=zipped)
     headers = {**answers.tile_headers(encoded.etag, modified, _DOCUMENT_AGE), b"vary": b"Accept-Encoding"}
     if Conditions.of(values(b"if-none-match"), None).has(encoded):
         return Reply(304, b"", headers)
-    headers[b"content-type"] = found.content_type
+    headers[b"content-type"] = b"application/json"
     if zipped:
         headers[b"content-encoding"] = b"gzip"
     return Reply(200, body, headers)

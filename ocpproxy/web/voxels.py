@@ -25,7 +25,7 @@ from ocpproxy.formats.n5 import N5Format
 from ocpproxy.formats.precomputed import PrecomputedFormat
 from ocpproxy.formats.zarr import Zarr2Format, Zarr3Format
 from ocpproxy.model.address import BadAddress
-from ocpproxy.model.dataset import NAME
+from ocpproxy.model.dataset import NAME, Channel
 from ocpproxy.web import answers, voxel_answers
 from ocpproxy.web.answers import Reply
 from ocpproxy.web.request import GatewayRequest
@@ -33,18 +33,19 @@ from ocpproxy.web.resources import AsyncResource
 from ocpproxy.web.route_cache import RouteCache
 from ocpproxy.web.served_volumes import FoundChunk, ServedVolumes
 
-_MEMORY = 32 * 2**20
-"""Bytes of chunks that were made of kept ones for another format."""
+_MEMORY = 8 * 2**20
+"""Bytes of chunks that were made of kept ones, of each format."""
 _TOKEN = re.compile(NAME, re.ASCII)
 
 
-FORMATS: tuple[VoxelFormat, ...] = (PrecomputedFormat(), Zarr3Format(), Zarr2Format(), N5Format())
+PRECOMPUTED = PrecomputedFormat()
+FORMATS: tuple[VoxelFormat, ...] = (PRECOMPUTED, Zarr3Format(), Zarr2Format(), N5Format())
 """The formats in which voxels are served."""
 
 
-def addresses(token: str, channel: str, root: str) -> dict[str, str]:
-    """Return the address of a channel in each format, by the name of the format."""
-    return {one.name: f"{root}/{one.name}/{token}/{channel}" for one in FORMATS}
+def addresses(token: str, channel: Channel, root: str) -> dict[str, str]:
+    """Return the address of a channel in each format that has its type, by the name of the format."""
+    return {one.name: f"{root}/{one.name}/{token}/{channel.name}" for one in FORMATS if one.has_type(channel.dtype)}
 
 
 class NoSuchName(BadAddress):
@@ -80,15 +81,14 @@ class VoxelResource(AsyncResource):
         if not segments or not _TOKEN.fullmatch(segments[0]):
             raise NoSuchName(f"expected a token, and one of its channels, below /{self._format.name}/")
         entry = await self._sources.cache.entry(segments[0])
-        path = segments[1:]
-        is_folder = path[-1:] == [""]
-        found = self._volumes.find(entry, path[:-1] if is_folder else path)
+        found = self._volumes.find(entry, segments[1:])
         match found:
             case Folder():
-                return voxel_answers.folder(found.names) if is_folder else voxel_answers.folder_elsewhere(segments[-1])
-            case FormatDocument() if not is_folder:
+                name = segments[-1]
+                return voxel_answers.folder_elsewhere(name) if name else voxel_answers.folder(found.names)
+            case FormatDocument():
                 return voxel_answers.document(request, found, entry.read_at)
-            case FoundChunk() if not is_folder:
+            case FoundChunk():
                 return await self._chunk(request, entry, found.served, found.place)
         raise NoSuchName(f"{self._format.name} has no such name here")
 
@@ -97,11 +97,17 @@ class VoxelResource(AsyncResource):
     ) -> Reply:
         sources = self._sources
         located = LocatedChunk(entry, place.volume, place.tile)
-        answer = await sources.cache.tile(located)
+        if request.method == b"HEAD":
+            stored = await sources.cache.stored_tile(located)
+            if stored is None:
+                return voxel_answers.head_of_unfetched(self._format.plain_length(served, place))
+            answer = stored
+        else:
+            answer = await sources.cache.tile(located)
         try:
             tile = await self._form_of(request, served, place, answer.tile)
         except BadChunk:  # the file is damaged: it is made again, once
-            answer = await sources.cache.tile_again(located)
+            answer = await sources.cache.tile_again(located, answer.tile)
             tile = await self._form_of(request, served, place, answer.tile)
         if self._format.is_as_kept(place):
             sources.routes.remember(request.uri, located)
@@ -118,16 +124,16 @@ class VoxelResource(AsyncResource):
         """
         encoded = kept if self._format.is_as_kept(place) else await self._other_form(served, place, kept)
         headers = request.requestHeaders
-        takes_gzip = voxel_answers.accepts_gzip(headers.getRawHeaders(b"accept-encoding", []))
+        takes_gzip = answers.accepts_gzip(headers.getRawHeaders(b"accept-encoding", []))
         wants_part = request.method == b"GET" and headers.hasHeader(b"range")
-        return await self._plain(encoded) if encoded.gzipped and (wants_part or not takes_gzip) else encoded
+        return await self._plain(place, encoded) if encoded.gzipped and (wants_part or not takes_gzip) else encoded
 
     async def _other_form(self, served: ServedVolume, place: ChunkPlace, kept: EncodedTile) -> EncodedTile:
         """Return a chunk as the format has it, made of the one that is kept."""
         key = (kept.etag, served.axes)
         found = self._made.get(key)
         if found is not None:
-            return found
+            return replace(found, modified=kept.modified, home=kept.read_home())
         volume, body, gzipped = place.volume, bytes(kept.picture), kept.gzipped
         tile = place.tile
 
@@ -142,9 +148,10 @@ class VoxelResource(AsyncResource):
             self._made[key] = made
         return made
 
-    async def _plain(self, encoded: EncodedTile) -> EncodedTile:
-        """Return a compressed chunk as those get it who do not accept that: another representation, so another tag."""
-        plain = await self._sources.run_in_thread(chunk_file.gunzip, bytes(encoded.picture), chunks.LARGEST)
+    async def _plain(self, place: ChunkPlace, encoded: EncodedTile) -> EncodedTile:
+        """Return a chunk without compression, with an ETag of its own."""
+        body = bytes(encoded.picture)
+        plain = await self._sources.run_in_thread(chunks.plain_body, place.volume, place.tile, body)
         return replace(encoded, picture=plain, gzipped=False, etag=f'{encoded.etag[:-1]}-plain"')
 
     def failure(self, request: GatewayRequest, error: Exception) -> Reply | None:

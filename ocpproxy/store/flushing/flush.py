@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ocpproxy.model.stack import Tile
 from ocpproxy.store import keys
-from ocpproxy.store.part import TilePart, place_of
+from ocpproxy.store.part import TilePart, area_name_of
 
 _VERSION = 1
 _WRONG_CLOCK = 60.0
@@ -121,7 +121,7 @@ def walk(directory: Path, flush: Flush, now: float) -> Iterator[Walked]:
 
 def _walk_level(flush: Flush, stack: str, time: int, level: os.DirEntry[str]) -> Iterator[Walked]:
     areas = flush.part.areas
-    area = None if areas is None else areas.get((place_of(stack), int(level.name)))
+    area = None if areas is None else areas.get((area_name_of(stack), int(level.name)))
     if areas is not None and area is None:
         return
     for place in _folders(level.path):
