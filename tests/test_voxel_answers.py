@@ -296,6 +296,25 @@ class OddVolumeTests(DaemonCase):
             _, _, headers = await raw_get(daemon, path, {}, "HEAD")
             self.assertEqual(headers["content-length"], str(len(body)))
 
+    async def test_serve(self) -> None:
+        """A dataset may be served as tiles only, or as chunks only."""
+        section = "[dataset katt]\nurl = {url}\nserve = tiles\n[dataset katc]\nurl = {url}\nserve = chunks\n"
+        daemon = await self.before(ocpserver.Service(em(), 2), section)
+        for path, code in (
+            ("katt/1/0_0_0.png", 200),
+            ("katt/image/info", 404),
+            ("precomputed/katt/image/info", 404),
+            ("zarr/katt/", 404),
+            ("neuroglancer/katt/state", 404),
+            ("katc/1/0_0_0.png", 404),
+            ("precomputed/katc/image/info", 200),
+            ("neuroglancer/katc/state", 200),
+        ):
+            self.assertEqual((await daemon.get(path))[0], code, path)
+        tiles, chunks = [json.loads((await daemon.get(f"{token}/"))[1]) for token in ("katt", "katc")]
+        self.assertEqual(("voxels" in tiles, len(tiles["image_bases"])), (False, 4))
+        self.assertEqual((sorted(chunks["voxels"]["image"]), chunks["image_bases"]), (sorted(READERS), []))
+
     async def test_folders(self) -> None:
         """A folder without its slash leads to the one with it."""
         daemon = await self.before(ocpserver.Service(em(), 2))

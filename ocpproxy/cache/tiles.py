@@ -198,6 +198,8 @@ class TileCache:
 
 
 def _locate(entry: CatalogueEntry, address: TileAddress) -> LocatedTile:
+    if not entry.source.display.as_tiles:
+        raise CannotDisplay(f"{address.base.token} is served as chunks of voxels only")
     stack = entry.stack(address.base)
     return LocatedTile(entry, stack, stack.tile(address.time, address.level, address.slice, address.row, address.col))
 

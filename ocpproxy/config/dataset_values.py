@@ -36,6 +36,14 @@ def pinned_levels(text: str, _: Path) -> tuple[int, int | None] | None:
     return first, (int(found[3]) if found[3] else None if found[2] else first)
 
 
+def served(text: str, _: Path) -> frozenset[str]:
+    """Read what a dataset is served as: ``tiles``, ``chunks`` or both."""
+    found = frozenset(part.strip() for part in text.split(","))
+    if not found <= {"tiles", "chunks"}:
+        raise BadValue("tiles, chunks, or both with a comma between them")
+    return found
+
+
 def broken_slices(text: str, _: Path) -> BrokenSlices | None:
     """Read slices that are broken, and what is shown instead; None for none."""
     if not text:

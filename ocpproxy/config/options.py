@@ -76,6 +76,7 @@ UPSTREAM: Mapping[str, Option] = {
 """What every kind of upstream has."""
 DISPLAY: Mapping[str, Option] = {
     "token": Option(values.name("token"), ""),
+    "serve": Option(dataset_values.served, "tiles, chunks"),
     "channel": Option(values.name("channel"), ""),
     "slice_coordinate": Option(values.choice("level", "full"), "level"),
     "aspect": Option(values.choice("isotropic", "native"), "isotropic"),

@@ -167,6 +167,8 @@ class _Reader:
             opaque=found["opaque"],
             red=found["probability"] == "red",
             broken=found["broken"],
+            as_tiles="tiles" in found["serve"],
+            as_chunks="chunks" in found["serve"],
         )
         upstream = upstreams.make_settings(found, self._kinds[found["type"]])
         return DatasetSettings(upstream, found["token"], display, found["quota"], found["pin"])

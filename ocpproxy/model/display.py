@@ -50,6 +50,10 @@ class DisplaySettings:
     """Float channels are drawn in red instead of grey."""
     broken: BrokenSlices | None = None
     """Slices of xy that are broken."""
+    as_tiles: bool = True
+    """Whether the dataset is served as tiles."""
+    as_chunks: bool = True
+    """Whether the dataset is served as chunks of voxels."""
 
     def window(self, channel: Channel) -> Window | None:
         """Return the window of a channel, or None: the operator's, else the upstream's where its type allows one."""

@@ -28,7 +28,7 @@ _TYPES = (1, 4, 5)
 
 def image_bases(entry: CatalogueEntry, planes: tuple[Plane, ...] = tuple(Plane)) -> Iterator[ImageBase]:
     """Yield the image bases of each channel that can be shown by itself."""
-    for channel in entry.dataset.channels:
+    for channel in entry.dataset.channels if entry.source.display.as_tiles else ():
         for plane in planes:
             base = ImageBase(entry.dataset.token, plane, (ChannelName(channel.name),))
             try:

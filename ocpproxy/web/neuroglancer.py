@@ -28,7 +28,7 @@ from cachetools import LRUCache
 from ocpproxy.cache.entries import CatalogueEntry
 from ocpproxy.formats import chunk_file
 from ocpproxy.model.address import BadAddress
-from ocpproxy.model.dataset import NAME, Channel
+from ocpproxy.model.dataset import NAME, CannotDisplay, Channel
 from ocpproxy.web import answers, voxel_answers
 from ocpproxy.web.answers import Reply
 from ocpproxy.web.request import GatewayRequest
@@ -121,16 +121,22 @@ class NeuroglancerResource(AsyncResource):
             case [token] | [token, ""] if _TOKEN.fullmatch(token):
                 return await self._open(request, token)
             case [token, "state"] if _TOKEN.fullmatch(token):
-                entry = await self._sources.cache.entry(token)
+                entry = await self._entry(token)
                 return answers.document(200, state(entry, request.root_url, _position(request)))
             case ["v", token, name] if _TOKEN.fullmatch(token):
                 return await self._file(request, name or "index.html")
         raise BadAddress("expected the token of a dataset below /neuroglancer/")
 
+    async def _entry(self, token: str) -> CatalogueEntry:
+        entry = await self._sources.cache.entry(token)
+        if not entry.source.display.as_chunks:
+            raise CannotDisplay(f"{token} is served as tiles only")
+        return entry
+
     async def _open(self, request: GatewayRequest, token: str) -> Reply:
         if self._files.directory is None:
             return answers.text(501, _NOT_INSTALLED)
-        await self._sources.cache.entry(token)
+        await self._entry(token)
         root, query = request.root_url, "&".join(f"{axis}={value}" for axis, value in _position(request).items())
         state_url = f"{root}/neuroglancer/{token}/state" + (f"?{query}" if query else "")
         where = f"{root}/neuroglancer/v/{token}/#!{state_url}"

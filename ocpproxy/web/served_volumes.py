@@ -46,8 +46,10 @@ class ServedVolumes:
 
         :param path: its segments. The last one is empty in the address of a folder; without it, a `Folder` is returned
             too, which the caller leads to.
-        :raises CannotDisplay: a channel cannot be cut into chunks.
+        :raises CannotDisplay: a channel cannot be cut into chunks, or the dataset is served as tiles only.
         """
+        if not entry.source.display.as_chunks:
+            raise CannotDisplay(f"{entry.dataset.token} is served as tiles only")
         if path[-1:] == [""]:
             found = self._find(entry, path[:-1])
             return found if isinstance(found, Folder) else None

@@ -17,7 +17,7 @@ from ocpproxy.cache.tiles import TileAnswer, TileCache, max_age
 from ocpproxy.concurrency.pieces import in_pieces
 from ocpproxy.model import address
 from ocpproxy.model.address import BadAddress, ImageBase, OverviewAddress, TileAddress, write_base
-from ocpproxy.model.dataset import Level, Triple
+from ocpproxy.model.dataset import Dataset, Level, Triple
 from ocpproxy.model.display import PLACEHOLDER
 from ocpproxy.web import answers, catmaid
 from ocpproxy.web.answers import Reply
@@ -181,10 +181,16 @@ def description(
         ],
         "default_channel": entry.source.display.channel or dataset.default_channel,
         "image_bases": [f"{root}/ocpcatmaid/{write_base(base)}" for base in bases],
-        "voxels": {channel.name: addresses(dataset.token, channel, root) for channel in dataset.channels},
-        "neuroglancer": f"{root}/neuroglancer/{dataset.token}",
+        **(_voxels(dataset, root) if entry.source.display.as_chunks else {}),
         "catmaid_project": catmaid.project_id(dataset.token),
         "notes": [*dataset.notes, *([] if trouble is None else [f"shown by an earlier description: {trouble}"])],
+    }
+
+
+def _voxels(dataset: Dataset, root: str) -> dict[str, Any]:
+    return {
+        "voxels": {channel.name: addresses(dataset.token, channel, root) for channel in dataset.channels},
+        "neuroglancer": f"{root}/neuroglancer/{dataset.token}",
     }
 
 
