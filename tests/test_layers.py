@@ -127,6 +127,17 @@ class LayerTests(SynchronousTestCase):
         for path in modules():
             self.assertLessEqual(len(path.read_text().splitlines()), 400, path)
 
+    def test_packages_list_their_modules(self) -> None:
+        """The docstring of a package has a line for each of its modules and packages; that of commands needs none."""
+        for init in PACKAGE.rglob("__init__.py"):
+            if init.parent == PACKAGE or init.parent.name == "cli":
+                continue
+            text = init.read_text(encoding="utf-8")
+            own = [path.stem for path in init.parent.glob("*.py") if not path.stem.startswith("__")]
+            own += [path.parent.name for path in init.parent.glob("*/__init__.py")]
+            missing = [name for name in own if f"`{name}`" not in text]
+            self.assertEqual(missing, [], init.parent)
+
     def test_init_files_have_no_code(self) -> None:
         """An ``__init__.py`` has a docstring, imports and ``__all__``."""
         for path in modules():

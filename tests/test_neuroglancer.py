@@ -10,7 +10,7 @@ from PIL import Image
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SkipTest
 
-from ocpproxy.web.neuroglancer import ClientFiles
+from ocpproxy.web.voxels.neuroglancer import ClientFiles
 from tests import ocpserver
 from tests.browser import CHROMIUM, Page, browser
 from tests.channels import Array, channels

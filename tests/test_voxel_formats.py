@@ -17,10 +17,10 @@ from ocpproxy.formats.chunk_file import BadChunk
 from ocpproxy.formats.location import ChunkPlace, FormatDocument, ServedVolume
 from ocpproxy.model.chunks import ChunkedVolume, NativeChunks
 from ocpproxy.model.dataset import TILE, Channel, Dataset, Level
-from ocpproxy.web import byte_ranges
 from ocpproxy.web.answers import accepts_gzip
-from ocpproxy.web.byte_ranges import NotSatisfiable
-from ocpproxy.web.voxels import FORMATS
+from ocpproxy.web.voxels import byte_ranges
+from ocpproxy.web.voxels.byte_ranges import NotSatisfiable
+from ocpproxy.web.voxels.resource import FORMATS
 
 SIZES = st.tuples(st.integers(1, 1500), st.integers(1, 1500), st.integers(1, 100))
 OFFSETS = st.tuples(st.integers(-200, 200), st.integers(-200, 200), st.integers(-50, 50))

@@ -71,7 +71,7 @@ from ocpproxy.web.site import GatewaySite, SiteParts
 from ocpproxy.web.tiles import TilePolicy, TileSources, TokenResource
 from ocpproxy.web.tracing import TraceParts, Tracer
 from ocpproxy.web.tree import Root
-from ocpproxy.web.voxels import VoxelSources
+from ocpproxy.web.voxels.resource import VoxelSources
 
 _CONNECT_WITHIN = 10
 """Seconds."""

@@ -1,6 +1,6 @@
 """Tiles on disk and their rows in the index, as one promise.
 
-==============  =================================================================
+==============  ==============================================================
 `tile_store`    reads, stores and evicts tiles
 `files`         tiles as files: whole or not there
 `page_cache`    files that can be read without waiting for the disk
@@ -15,5 +15,6 @@
 `space`         how much tiles take and may take, and which have to go
 `flushing`      tiles that are not there any more, from one moment on
 `fsck`          finds and mends what disk and index do not agree on
-==============  =================================================================
+`contents`      what a tile's or a chunk's file has to look like
+==============  ==============================================================
 """

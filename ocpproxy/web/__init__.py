@@ -1,6 +1,6 @@
 """HTTP in.
 
-===============  =================================================================================
+===============  ==========================================================================
 `site`           the HTTP server: connections with the hot path, requests
 `channel`        one connection: answers leave at once; bounds for clients that do not read
 `hot_path`       hits answered within the HTTP channel
@@ -15,5 +15,13 @@
 `tiles`          tiles, and everything else behind a token
 `catmaid`        documents for CATMAID and its clients
 `pages`          the gateway's own pages
-===============  =================================================================================
+`voxels`         the formats of other readers, and Neuroglancer
+`front`          the addresses of clients and of the gateway, directly or through a front
+`target`         a request's target, and which requests are refused
+`request`        what every answer has in common
+`connections`    how many connections there may be
+`log_file`       a file of the access log
+`admin`          the admin endpoint
+`tracing`        what the gateway does with a request, step by step
+===============  ==========================================================================
 """

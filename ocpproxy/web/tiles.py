@@ -24,7 +24,7 @@ from ocpproxy.web.answers import Reply
 from ocpproxy.web.request import GatewayRequest
 from ocpproxy.web.resources import AsyncResource
 from ocpproxy.web.route_cache import RouteCache
-from ocpproxy.web.voxels import addresses
+from ocpproxy.web.voxels.resource import addresses
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,10 +34,11 @@ from ocpproxy.store.keys import NotIndexable
 from ocpproxy.store.tile_store import TileStore
 from ocpproxy.upstream import trail
 from ocpproxy.upstream.base import UpstreamFailure
-from ocpproxy.web import answers, target, voxel_answers
-from ocpproxy.web.served_volumes import FoundChunk, ServedVolumes
+from ocpproxy.web import answers, target
 from ocpproxy.web.target import RefusedRequest
-from ocpproxy.web.voxels import FORMATS
+from ocpproxy.web.voxels import voxel_answers
+from ocpproxy.web.voxels.resource import FORMATS
+from ocpproxy.web.voxels.served_volumes import FoundChunk, ServedVolumes
 
 _CLIENT = "ocpproxy trace"
 _AS_VOXELS = tuple(f", as {one.name}" for one in FORMATS)

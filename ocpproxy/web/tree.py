@@ -8,11 +8,11 @@ from typing import Any
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from ocpproxy.web.neuroglancer import NeuroglancerResource
 from ocpproxy.web.pages import Pages
 from ocpproxy.web.resources import FunctionResource
 from ocpproxy.web.tiles import TokenResource
-from ocpproxy.web.voxels import FORMATS, VoxelResource, VoxelSources
+from ocpproxy.web.voxels.neuroglancer import NeuroglancerResource
+from ocpproxy.web.voxels.resource import FORMATS, VoxelResource, VoxelSources
 
 _PROJECT = re.compile(rb"\d{1,10}/(stacks|stack/\d{1,10}/info)")
 

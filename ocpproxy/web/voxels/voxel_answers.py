@@ -17,10 +17,11 @@ from ocpproxy.model.address import BadAddress
 from ocpproxy.model.dataset import CannotDisplay
 from ocpproxy.store.keys import NotIndexable
 from ocpproxy.upstream.base import UnknownToken, UpstreamFailure, UpstreamSlow
-from ocpproxy.web import answers, byte_ranges
+from ocpproxy.web import answers
 from ocpproxy.web.answers import Conditions, Reply
-from ocpproxy.web.byte_ranges import NotSatisfiable
 from ocpproxy.web.request import GatewayRequest
+from ocpproxy.web.voxels import byte_ranges
+from ocpproxy.web.voxels.byte_ranges import NotSatisfiable
 
 _DOCUMENT_AGE = 60
 """Seconds that a document counts as current."""

@@ -29,11 +29,12 @@ from ocpproxy.cache.entries import CatalogueEntry
 from ocpproxy.formats import chunk_file
 from ocpproxy.model.address import BadAddress
 from ocpproxy.model.dataset import NAME, CannotDisplay, Channel
-from ocpproxy.web import answers, voxel_answers
+from ocpproxy.web import answers
 from ocpproxy.web.answers import Reply
 from ocpproxy.web.request import GatewayRequest
 from ocpproxy.web.resources import AsyncResource
-from ocpproxy.web.voxels import PRECOMPUTED, VoxelSources
+from ocpproxy.web.voxels import voxel_answers
+from ocpproxy.web.voxels.resource import PRECOMPUTED, VoxelSources
 
 _NOT_INSTALLED = (
     "Neuroglancer is not installed here; the administrator can do that: pip install 'ocpproxy[neuroglancer]'"

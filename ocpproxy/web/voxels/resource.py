@@ -26,12 +26,13 @@ from ocpproxy.formats.precomputed import PrecomputedFormat
 from ocpproxy.formats.zarr import Zarr2Format, Zarr3Format
 from ocpproxy.model.address import BadAddress
 from ocpproxy.model.dataset import NAME, Channel
-from ocpproxy.web import answers, voxel_answers
+from ocpproxy.web import answers
 from ocpproxy.web.answers import Reply
 from ocpproxy.web.request import GatewayRequest
 from ocpproxy.web.resources import AsyncResource
 from ocpproxy.web.route_cache import RouteCache
-from ocpproxy.web.served_volumes import FoundChunk, ServedVolumes
+from ocpproxy.web.voxels import voxel_answers
+from ocpproxy.web.voxels.served_volumes import FoundChunk, ServedVolumes
 
 _MEMORY = 8 * 2**20
 """Bytes of chunks that were made of kept ones, of each format."""
