@@ -134,8 +134,33 @@ def header_blocks(port: int) -> Iterator[None]:
     yield
 
 
+@contextmanager
+def unknown_volumes(port: int) -> Iterator[None]:
+    """Sixty volumes a second that nobody knows, in all formats, whose clients leave at once."""
+    names = ("precomputed", "zarr", "zarr3", "n5")
+    with repeated(lambda n: send(port, f"/{names[n % 4]}/v{n}/image/info", leave=True), 60):
+        time.sleep(3)
+        yield
+
+
+@contextmanager
+def many_chunks(port: int) -> Iterator[None]:
+    """Four hundred chunks of as many cuboids at once, with ranges."""
+    clients = [
+        send(port, f"/zarr/kat/image/0/{n + 1}/{4 * (n % 40)}/{4 * (30 + n % 9)}", header="Range: bytes=0-9\r\n")
+        for n in range(400)
+    ]
+    time.sleep(0.5)
+    yield
+    for client in clients:
+        if client is not None:
+            client.close()
+
+
 ATTACKS = {
     "tokens": unknown_tokens,
+    "volumes": unknown_volumes,
+    "chunks": many_chunks,
     "misses": many_misses,
     "connections": hoarded_connections,
     "headers": header_blocks,

@@ -45,15 +45,29 @@ def targets() -> dict[str, Target]:
     from PIL import Image
     from twisted.web.http_headers import Headers
 
+    from ocpproxy.formats import chunk_file
+    from ocpproxy.formats.location import ServedVolume
     from ocpproxy.imagery import pictures, png
     from ocpproxy.model import address
+    from ocpproxy.model.chunks import ChunkedVolume
+    from ocpproxy.model.dataset import Channel, Dataset, Level
     from ocpproxy.store import keys
     from ocpproxy.upstream.base import UpstreamBroken, UpstreamFailure
-    from ocpproxy.upstream.codecs import blosc_array, content_encoding, images, npz, pickled, segmentation
+    from ocpproxy.upstream.codecs import (
+        blosc_array,
+        content_encoding,
+        images,
+        npz,
+        pickled,
+        precomputed_chunk,
+        segmentation,
+    )
     from ocpproxy.upstream.documents import multiscale, ocp_info, precomputed_info, pyramids
     from ocpproxy.upstream.documents.checks import Unexpected, parse_json
     from ocpproxy.web import target as targets_
     from ocpproxy.web.front import Front, Peer
+    from ocpproxy.web.voxels import byte_ranges
+    from ocpproxy.web.voxels.resource import FORMATS
 
     small = np.arange(512, dtype=np.uint8).reshape(8, 8, 8)
     tile = np.random.default_rng(1).integers(0, 9, (512, 512), np.uint8)
@@ -138,6 +152,32 @@ def targets() -> dict[str, Target]:
         found = precomputed_info.parse_info(None, body.decode("utf-8", "replace"), "here")
         return pyramids.build_dataset("t", {None: found})
 
+    def chunk(body: bytes) -> object:
+        for encoding, dtype, shape in (
+            ("jpeg", "uint8", (8, 512, 64)),
+            ("png", "uint8", (512, 32, 16)),
+            ("compressed_segmentation", "uint64", (16, 16, 16)),
+            ("raw", "uint8", (8, 8, 8)),
+        ):
+            form = precomputed_chunk.ChunkForm(encoding, dtype)
+            with contextlib.suppress(UpstreamBroken):
+                precomputed_chunk.check(body, form, shape)
+                precomputed_chunk.decode(body, form, shape)  # what passes the check can be decoded
+        return None
+
+    def kept_chunk(body: bytes) -> object:
+        chunk_file.is_undamaged(body)
+        found = chunk_file.unpack(body)
+        return chunk_file.gunzip(found.body, 10_000) if found.gzipped else None
+
+    level = Level((300, 200, 40), (-5, 3, 1), (128, 128, 16))
+    channel = Channel("image", "image", "uint8", time=(0, 2))
+    served = ServedVolume((ChunkedVolume.build(Dataset("t", {0: level}, (channel,)), channel),))
+
+    def voxels(body: bytes) -> object:
+        path = body.decode("latin-1").split("/")
+        return [one.find(served, path) for one in FORMATS]
+
     return {
         "pickled": Target(pickled.parse, (pickled.NotAnArray,), [pickle.dumps(small, n) for n in range(6)]),
         "npz": Target(lambda body: npz.decode(body, "uint8", (8, 8, 8)), (UpstreamBroken,), [saved()]),
@@ -169,6 +209,16 @@ def targets() -> dict[str, Target]:
             [b"kat/image/xy/3/0_0_0.png", b"mcfc/kat/a:R,b/xy/1/0_0_0.png"],
         ),
         "fronts": Target(front, (targets_.RefusedRequest,), [b"h\nfor=1.2.3.4;proto=https\n1.2.3.4\n//a/b?c"]),
+        "chunks": Target(chunk, (UpstreamBroken,), [picture("PNG"), picture("JPEG"), bytes(4 * 200)]),
+        "chunk files": Target(
+            kept_chunk, (chunk_file.BadChunk,), [chunk_file.pack(small.tobytes()), chunk_file.pack(bytes(4096))]
+        ),
+        "voxels": Target(
+            voxels, (), [b"0/0-128_0-128_0-16", b"0/c/0/1/2", b"0/.zarray", b"s0/0/1/2", b"s0/attributes.json"]
+        ),
+        "ranges": Target(
+            lambda body: byte_ranges.read(body.split(b"\n"), 1000), (byte_ranges.NotSatisfiable,), [b"bytes=1-9"]
+        ),
         "paths": Target(
             lambda body: keys.tile_at(body.decode("latin-1")), (), [b"kat/xy/image/0123abcd/0/0/1_2/3.png"]
         ),

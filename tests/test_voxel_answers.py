@@ -116,11 +116,27 @@ class VoxelHttpTests(DaemonCase):
             self.assertEqual((code, zipped["content-encoding"], gzip.decompress(body)), (200, "gzip", plain))
             self.assertLess(len(body), len(plain) / 2)
             self.assertNotEqual(headers["etag"], zipped["etag"])
+        edge = "zarr/kat/ids/0/2/4/4"  # it is filled up, and compressed
+        whole = await deferToThread(READERS["zarr"]["zarr over fsspec"], f"{daemon.url}/zarr/kat/ids")
+        code, body, _ = await raw_get(daemon, edge, {})
+        block = np.frombuffer(gzip.decompress(body), "<u8").reshape(8, 128, 128)
+        np.testing.assert_array_equal(block[:4, :88, :128], whole[0][16:20, 512:600, 512:640])
         code, body, headers = await raw_get(daemon, path, GZIP | {"Range": "bytes=0-9"})
         self.assertEqual((code, body, headers.get("content-encoding")), (206, plain[:10], None))
         code, body, headers = await raw_get(daemon, "precomputed/kat/ids/info", GZIP)
         found = json.loads(gzip.decompress(body))["data_type"]
         self.assertEqual((headers["content-encoding"], found), ("gzip", "uint64"))
+
+    async def test_edges(self) -> None:
+        """Chunks of background at the end of a volume are filled up, with and without compression."""
+        volume = np.zeros((20, 600, 640), np.uint8)
+        daemon = await self.before(ocpserver.Service(volume, 2))
+        for path in ("zarr/kat/image/0/1/4/4", "zarr3/kat/image/0/c/1/4/4"):
+            for _ in range(2):
+                _, body, _ = await raw_get(daemon, path, {})
+                self.assertEqual(body, bytes(16 * 128 * 128), path)
+                _, body, headers = await raw_get(daemon, path, GZIP)
+                self.assertEqual((headers["content-encoding"], gzip.decompress(body)), ("gzip", bytes(16 * 128 * 128)))
 
     async def test_not_there(self) -> None:
         """What is off the grid, and no name of the format, is 404, for browsers of other origins too."""

@@ -83,9 +83,10 @@ def decode(volume: ChunkedVolume, tile: Tile, body: bytes | memoryview, *, gzipp
 
 
 def plain_body(volume: ChunkedVolume, tile: Tile, body: bytes | memoryview) -> bytes:
-    """Return the body of a kept chunk that is compressed, without compression.
+    """Return the body of a chunk that is compressed, in whatever format, without compression.
 
     :raises BadChunk: it is damaged.
     """
-    nbytes = chunk_form(volume, tile.level).nbytes(volume.box(tile).shape)
+    # Of a whole chunk: Zarr fills up those at the end of a volume.
+    nbytes = chunk_form(volume, tile.level).nbytes(volume.grids[tile.level].chunk)
     return chunk_file.gunzip(body, _MOST_ENCODED * nbytes + 2**16)
