@@ -104,37 +104,38 @@ class ExplainedTests(PrefetchCase):
         self.assertEqual((len(homes), headers["x-upstream"]), (2, homes[1]))
         self.assertGreater(sick.asked["cutout"], 0)
 
+    async def traced(self, *words: str) -> dict[str, str]:
+        """Return what ``ocpproxy trace`` finds at each step."""
+        code, out = await self.command("trace", *words, "--json")
+        self.assertEqual(code, 0, out)
+        return {step["step"]: step["found"] for step in map(json.loads, out.splitlines())}
+
     async def test_trace(self) -> None:
         """A trace tells what a request would do, and changes nothing; --fetch does it and tells how it went."""
         daemon = await self.begin()
 
-        async def traced(*words: str) -> dict[str, str]:
-            code, out = await self.command("trace", *words, "--json")
-            self.assertEqual(code, 0, out)
-            return {step["step"]: step["found"] for step in map(json.loads, out.splitlines())}
-
-        steps = await traced(f"{daemon.url}/{PATH}")
+        steps = await self.traced(f"{daemon.url}/{PATH}")
         names = "address, upstream's answer, dataset, tile, cuboid, memory, disk, index, flight, upstream, answer"
         self.assertEqual(", ".join(steps), f"request, {names}")
         self.assertIn("of kat, channel by default, plane xy: slice 3, row 0, column 1, level 0", steps["address"])
         self.assertEqual((steps["disk"], steps["answer"][:6]), ("no file", "a miss"))
         self.assertIn("the cuboid's lease is free", steps["index"])
         self.assertEqual(self.service.asked["cutout"], 0)
-        steps = await traced(f"/{PATH}", "--fetch")
+        steps = await self.traced(f"/{PATH}", "--fetch")
         self.assertIn("fwd=miss; stored", steps["carried out"])
         self.assertIn(self.upstream, steps["upstream's answer"])
         self.assertEqual(len(re.findall(r"[\d.]+ ms", steps["times"])), 3)
         self.assertEqual(self.service.asked["cutout"], 1)
         await daemon.rest()
-        steps = await traced(f"/ocpcatmaid/{PATH}")
+        steps = await self.traced(f"/ocpcatmaid/{PATH}")
         self.assertEqual(steps["answer"], "200: a hit, from memory")
         self.assertIn("a row, last use", steps["index"])
-        self.assertEqual((await traced("/kat/3/99_0_0.png"))["answer"][:19], "200: a blank tile: ")
-        self.assertEqual((await traced("/kat/nix/xy/3/0_0_0.png"))["answer"][:4], "404:")
-        self.assertEqual((await traced("/kat/3/0_0_0.jpg"))["answer"][:4], "404:")
-        self.assertEqual((await traced("http://a b/"))["answer"][:4], "400:")
+        self.assertEqual((await self.traced("/kat/3/99_0_0.png"))["answer"][:19], "200: a blank tile: ")
+        self.assertEqual((await self.traced("/kat/nix/xy/3/0_0_0.png"))["answer"][:4], "404:")
+        self.assertEqual((await self.traced("/kat/3/0_0_0.jpg"))["answer"][:4], "404:")
+        self.assertEqual((await self.traced("http://a b/"))["answer"][:4], "400:")
         self.service.bad = frozenset({"/"})
-        steps = await traced("/kat/20/0_0_0.png", "--fetch")
+        steps = await self.traced("/kat/20/0_0_0.png", "--fetch")
         self.assertIn("500", steps["upstream's answer"])
         self.assertEqual(steps["answer"][:4], "503:")
 
@@ -142,23 +143,18 @@ class ExplainedTests(PrefetchCase):
         """A chunk is traced like a tile, and everything else below a format is named."""
         daemon = await self.begin()
 
-        async def traced(*words: str) -> dict[str, str]:
-            code, out = await self.command("trace", *words, "--json")
-            self.assertEqual(code, 0, out)
-            return {step["step"]: step["found"] for step in map(json.loads, out.splitlines())}
-
         path = "/zarr/kat/image/0/0/0/0"
-        steps = await traced(f"{daemon.url}{path}")
+        steps = await self.traced(f"{daemon.url}{path}")
         self.assertEqual((steps["answer"][:6], steps["disk"]), ("a miss", "no file"))
         self.assertIn("/3d/image/", steps["chunk"])
-        steps = await traced(path, "--fetch")
+        steps = await self.traced(path, "--fetch")
         self.assertIn("fwd=miss; stored", steps["carried out"])
-        self.assertEqual((await traced(path))["answer"], "200: a hit, from memory")
-        self.assertEqual((await traced("/zarr/kat/image/.zattrs"))["answer"][:4], "200:")
-        self.assertEqual((await traced("/zarr/kat/image/"))["answer"][:4], "200:")
-        self.assertEqual((await traced("/zarr/kat/image/0/0/0/99"))["answer"][:4], "404:")
+        self.assertEqual((await self.traced(path))["answer"], "200: a hit, from memory")
+        self.assertEqual((await self.traced("/zarr/kat/image/.zattrs"))["answer"][:4], "200:")
+        self.assertEqual((await self.traced("/zarr/kat/image/"))["answer"][:4], "200:")
+        self.assertEqual((await self.traced("/zarr/kat/image/0/0/0/99"))["answer"][:4], "404:")
         self.service.bad = frozenset({"/"})
-        self.assertEqual((await traced("/zarr/kat/image/0/1/1/1", "--fetch"))["answer"][:4], "503:")
+        self.assertEqual((await self.traced("/zarr/kat/image/0/1/1/1", "--fetch"))["answer"][:4], "503:")
 
     async def test_flying(self) -> None:
         """A trace sees the flight and the lease of a cuboid that is being fetched."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
 
 import numpy as np
 from twisted.internet.defer import Deferred, gatherResults
@@ -70,11 +69,6 @@ class StorageTests(GatewayMixin):
         code, out = await self.fsck()
         self.assertEqual(code, 0, out)
         await self.assert_consistent()
-
-    def died(self, failure: Any) -> None:
-        """Accept the failure of a request to a daemon that was killed, but not a wrong tile."""
-        if failure.check(self.failureException):
-            failure.raiseException()
 
     async def test_fsck(self) -> None:
         """fsck reports what it mends and exits with 1; then there is nothing left, and it exits with 0."""

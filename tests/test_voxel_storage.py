@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 
@@ -95,11 +94,6 @@ class ChunkStorageTests(GatewayMixin):
         code, out = await self.fsck()
         self.assertEqual(code, 0, out)
         await self.assert_consistent()
-
-    def died(self, failure: Any) -> None:
-        """Accept the failure of a request to a daemon that was killed, but not a wrong chunk."""
-        if failure.check(self.failureException):
-            failure.raiseException()
 
 
 class SQLiteChunkStorageTests(OnSQLite, ChunkStorageTests, DaemonCase):

@@ -45,7 +45,7 @@ class ServedVolumes:
         """Return what a path below a token means; None where the format has no such name, or it is off the grid.
 
         :param path: its segments. The last one is empty in the address of a folder; without it, a `Folder` is returned
-            too, which the caller leads to.
+            too, and the caller redirects to its address.
         :raises CannotDisplay: a channel cannot be cut into chunks, or the dataset is served as tiles only.
         """
         if not entry.source.display.as_chunks:
