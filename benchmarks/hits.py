@@ -54,17 +54,7 @@ def hot(on: Stage) -> None:
     frugal: dict[str, list[float]] = {name: [] for name in servers}
     rates["ocpproxy, 304"] = []
     for turn in range(TURNS + 1):
-        for name, (where, target) in servers.items():
-            if where is None:
-                continue
-            began = on.processor_seconds(where)
-            load = wrk(where, target, 3)
-            spent = on.processor_seconds(where) - began
-            if load.failed:
-                print(f"    {name}: {load.failed} failed")
-            if turn:  # the first is to warm up
-                rates[name].append(load.rate)
-                frugal[name].append(load.rate * 3 / spent)
+        on.load_all(servers, 3, *((rates, frugal) if turn else ({}, {})))  # the first is to warm up
         load = wrk(port, path, 3, headers=[etag])
         if turn:
             rates["ocpproxy, 304"].append(load.rate)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -125,6 +125,28 @@ class Stage:
         """What the server at a port, with all its processes, has spent until now; only listeners of ours are known."""
         listeners = {self.listeners[port].pid} if port in self.listeners else set()
         return sum(_spent(pid) for pid in _family(listeners))
+
+    def load_all(
+        self,
+        servers: Mapping[str, tuple[int | None, str]],
+        seconds: int,
+        rates: dict[str, list[float]],
+        frugal: dict[str, list[float]],
+    ) -> None:
+        """Load each server in turn, and add its answers a second, and by a second of its processor time.
+
+        :param servers: port and path by name; a port is None where the server is not installed.
+        """
+        for name, (port, path) in servers.items():
+            if port is None:
+                continue
+            began = self.processor_seconds(port)
+            load = wrk(port, path, seconds)
+            spent = self.processor_seconds(port) - began
+            if load.failed:
+                print(f"    {name}: {load.failed} failed")
+            rates.setdefault(name, []).append(load.rate)
+            frugal.setdefault(name, []).append(load.rate * seconds / spent)
 
     def gateway(self, name: str = "gateway", **options: str) -> tuple[int, subprocess.Popen[bytes]]:
         """The gateway with ``section_option = value`` for each that is said; its port and process."""

@@ -19,7 +19,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.stage import ROOT, Stage, answers, free_port, get, stage, told, wait_for, wrk
+from benchmarks.stage import ROOT, Stage, answers, free_port, get, stage, told, wait_for
 
 TURNS = 5
 SIDE = 512
@@ -81,17 +81,7 @@ def hot(on: Stage) -> None:
     rates: dict[str, list[float]] = {title: [] for title in servers}
     frugal: dict[str, list[float]] = {title: [] for title in servers}
     for turn in range(TURNS + 1):
-        for title, (where, target) in servers.items():
-            if where is None:
-                continue
-            began = on.processor_seconds(where)
-            load = wrk(where, target, 3)
-            spent = on.processor_seconds(where) - began
-            if load.failed:
-                print(f"    {title}: {load.failed} failed")
-            if turn:
-                rates[title].append(load.rate)
-                frugal[title].append(load.rate * 3 / spent)
+        on.load_all(servers, 3, *((rates, frugal) if turn else ({}, {})))
     for what, found in (("hot chunk", rates), ("by a second of processor", frugal)):
         for title, values in found.items():
             if values:

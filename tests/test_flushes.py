@@ -46,7 +46,7 @@ TILES = st.builds(
     st.sampled_from([*STACKS, "kat1/xy/image/00000000", "ka/xy/image/00000000"]),
     *(st.integers(0, 3) for _ in range(5)),
 )
-PLANES = [plane.value for plane in Plane]
+AREA_NAMES = st.sampled_from([*(plane.value for plane in Plane), "3d/image"])
 PARTS = st.builds(
     TilePart,
     st.sampled_from(["kat", "kat1", "ka"]),
@@ -55,11 +55,7 @@ PARTS = st.builds(
     st.sampled_from([(0, None), (1, 2), (3, 3), (2, None)]),
     st.none() | SPANS,
     st.none()
-    | st.dictionaries(
-        st.tuples(st.sampled_from([*PLANES, "3d/image"]), st.integers(0, 3)),
-        st.builds(Area, SPANS, SPANS, SPANS),
-        max_size=4,
-    ),
+    | st.dictionaries(st.tuples(AREA_NAMES, st.integers(0, 3)), st.builds(Area, SPANS, SPANS, SPANS), max_size=4),
 )
 FLUSHES = st.builds(Flush, st.floats(0, 1e9), PARTS, st.booleans())
 

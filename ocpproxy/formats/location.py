@@ -7,7 +7,7 @@ of a path, and knows the names of everything that it has; whatever else is asked
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -187,6 +187,10 @@ def chunk_place(volume: ChunkedVolume, time: int, level: int, number: Triple) ->
     return None if level not in volume.grids or place.grid.box(number) is None else place
 
 
+Encode = Callable[[Voxels], bytes]
+"""Makes a body of the voxels of a chunk, axes (z, y, x), which are cut at the end of the volume."""
+
+
 class VoxelFormat(Protocol):
     """A format in which voxels are served."""
 
@@ -204,14 +208,8 @@ class VoxelFormat(Protocol):
     def plain_length(self, served: ServedVolume, place: ChunkPlace) -> int | None:
         """Return the bytes of a chunk's body; None where that depends on its voxels."""
 
-    def is_as_kept(self, place: ChunkPlace) -> bool:
-        """Return whether the body of a chunk is the one that is kept."""
-
-    def body(self, served: ServedVolume, place: ChunkPlace, voxels: Voxels) -> bytes:
-        """Return the body of a chunk, where it is not the one that is kept.
-
-        :param voxels: of the chunk, axes (z, y, x), cut at the end of the volume.
-        """
+    def encoder(self, served: ServedVolume, place: ChunkPlace) -> Encode | None:
+        """Return what makes the body of a chunk; None where the body is the one that is kept."""
 
 
 def json_document(value: object) -> FormatDocument:

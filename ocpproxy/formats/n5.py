@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ocpproxy.formats.chunk_file import GZIP_LEVEL, gzip
 from ocpproxy.formats.location import (
     ChunkPlace,
+    Encode,
     Folder,
     FormatItem,
     ServedVolume,
@@ -51,9 +53,9 @@ class N5Format:
         found = numbers(path[1:])
         return None if found is None else served.place(level, found[::-1])
 
-    def is_as_kept(self, place: ChunkPlace) -> bool:
-        """Return False: every block has a header."""
-        return False
+    def encoder(self, served: ServedVolume, place: ChunkPlace) -> Encode:
+        """Return what makes the body of a block: every one has a header."""
+        return partial(_body, len(served.axes), compressed=served.is_compressed(place.level))
 
     def has_type(self, dtype: str) -> bool:
         """Return True: N5 has all types."""
@@ -67,12 +69,13 @@ class N5Format:
         z, y, x = box.shape
         return 4 + 4 * len(served.axes) + z * y * x * place.volume.channel.itemsize
 
-    def body(self, served: ServedVolume, place: ChunkPlace, voxels: Voxels) -> bytes:
-        """Return the body of a block; see `VoxelFormat.body`."""
-        size = [*voxels.shape[::-1], *([1] * (len(served.axes) - 3))]
-        header = struct.pack(f">HH{len(size)}I", 0, len(size), *size)
-        plain = voxels.astype(voxels.dtype.newbyteorder(">")).tobytes()
-        return header + (gzip(plain) if served.is_compressed(place.level) else plain)
+
+def _body(axes: int, voxels: Voxels, *, compressed: bool) -> bytes:
+    """Return the header and the voxels of a block."""
+    size = [*voxels.shape[::-1], *([1] * (axes - 3))]
+    header = struct.pack(f">HH{axes}I", 0, axes, *size)
+    plain = voxels.astype(voxels.dtype.newbyteorder(">")).tobytes()
+    return header + (gzip(plain) if compressed else plain)
 
 
 def _factors(served: ServedVolume, level: int) -> list[float]:

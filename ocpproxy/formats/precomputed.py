@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from ocpproxy.formats.location import ChunkPlace, Folder, FormatItem, ServedVolume, chunk_place, json_document, number
-from ocpproxy.model.voxels import Voxels
 
 _TYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "float32")
 """The types that the format has."""
@@ -48,13 +47,9 @@ class PrecomputedFormat:
         """Return the bytes of a chunk's body; see `VoxelFormat.plain_length`."""
         return place.raw_length
 
-    def is_as_kept(self, place: ChunkPlace) -> bool:
-        """Return True: chunks are kept as this format has them."""
-        return True
-
-    def body(self, served: ServedVolume, place: ChunkPlace, voxels: Voxels) -> bytes:
-        """See `is_as_kept`."""
-        raise NotImplementedError
+    def encoder(self, served: ServedVolume, place: ChunkPlace) -> None:
+        """Return None: chunks are kept as this format has them."""
+        return
 
 
 def _chunk(served: ServedVolume, level: int, name: str) -> ChunkPlace | None:

@@ -8,6 +8,7 @@ specifications at zarr-specs.readthedocs.io, v2.0 and v3.0.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ocpproxy.formats import ome
 from ocpproxy.formats.chunk_file import GZIP_LEVEL, gzip
 from ocpproxy.formats.location import (
     ChunkPlace,
+    Encode,
     Folder,
     FormatItem,
     ServedVolume,
@@ -26,12 +28,12 @@ from ocpproxy.formats.location import (
 from ocpproxy.model.voxels import Voxels
 
 
-def _padded(place: ChunkPlace, voxels: Voxels) -> bytes:
-    """Return the voxels of a whole chunk, little endian, in C order."""
+def _body(place: ChunkPlace, voxels: Voxels, *, compressed: bool) -> bytes:
+    """Return the voxels of a whole chunk, little endian, in C order; those beyond the volume are 0."""
     whole = np.zeros(place.grid.chunk[::-1], voxels.dtype.newbyteorder("<"))
     z, y, x = voxels.shape
     whole[:z, :y, :x] = voxels
-    return whole.tobytes()
+    return gzip(whole.tobytes()) if compressed else whole.tobytes()
 
 
 class _Zarr:
@@ -39,9 +41,11 @@ class _Zarr:
 
     axis_of_channels = True
 
-    def is_as_kept(self, place: ChunkPlace) -> bool:
-        """Return whether it is a whole chunk of voxels that are not compressed."""
-        return place.grid.encoding == "raw" and place.is_whole
+    def encoder(self, served: ServedVolume, place: ChunkPlace) -> Encode | None:
+        """Return what makes the body of a chunk; None for a whole chunk of voxels that are not compressed."""
+        if place.grid.encoding == "raw" and place.is_whole:
+            return None
+        return partial(_body, place, compressed=served.is_compressed(place.level))
 
     def has_type(self, dtype: str) -> bool:
         """Return True: Zarr has all types."""
@@ -51,11 +55,6 @@ class _Zarr:
         """Return the bytes of a chunk's body; see `VoxelFormat.plain_length`."""
         z, y, x = place.grid.chunk
         return None if served.is_compressed(place.level) else z * y * x * place.volume.channel.itemsize
-
-    def body(self, served: ServedVolume, place: ChunkPlace, voxels: Voxels) -> bytes:
-        """Return the body of a chunk; see `VoxelFormat.body`."""
-        plain = _padded(place, voxels)
-        return gzip(plain) if served.is_compressed(place.level) else plain
 
 
 class Zarr2Format(_Zarr):

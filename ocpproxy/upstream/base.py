@@ -198,8 +198,8 @@ class NoNativeChunks:
         return None
 
     async def chunk(self, cutout: Cutout) -> bytes:
-        """Refuse: there are no native chunks."""
-        raise NotImplementedError
+        """Fail: there are no native chunks."""
+        raise UpstreamBroken(f"{type(self).__name__} has no chunks that are served as they are")
 
 
 class VoxelsOnly(NoNativeChunks):

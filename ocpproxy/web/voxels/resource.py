@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from cachetools import LRUCache
 
@@ -20,7 +21,7 @@ from ocpproxy.cache.tiles import LocatedChunk, TileCache, max_age
 from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.formats import chunk_file
 from ocpproxy.formats.chunk_file import BadChunk
-from ocpproxy.formats.location import ChunkPlace, Folder, FormatDocument, ServedVolume, VoxelFormat
+from ocpproxy.formats.location import ChunkPlace, Encode, Folder, FormatDocument, ServedVolume, VoxelFormat
 from ocpproxy.formats.n5 import N5Format
 from ocpproxy.formats.precomputed import PrecomputedFormat
 from ocpproxy.formats.zarr import Zarr2Format, Zarr3Format
@@ -66,6 +67,15 @@ class VoxelSources:
     """Seconds that a reader may keep a chunk."""
 
 
+class _FormattedChunk(NamedTuple):
+    """A chunk in one format."""
+
+    served: ServedVolume
+    place: ChunkPlace
+    encode: Encode | None
+    """`VoxelFormat.encoder`."""
+
+
 class VoxelResource(AsyncResource):
     """All datasets in one format."""
 
@@ -105,32 +115,33 @@ class VoxelResource(AsyncResource):
             answer = stored
         else:
             answer = await sources.cache.tile(located)
+        encode = self._format.encoder(served, place)
+        form = _FormattedChunk(served, place, encode)
         try:
-            tile = await self._form_of(request, served, place, answer.tile)
+            tile = await self._form_of(request, form, answer.tile)
         except BadChunk:  # the file is damaged: it is made again, once
             answer = await sources.cache.tile_again(located, answer.tile)
-            tile = await self._form_of(request, served, place, answer.tile)
-        if self._format.is_as_kept(place):
+            tile = await self._form_of(request, form, answer.tile)
+        if encode is None:
             sources.routes.remember(request.uri, located)
         request.count(answer.result)
         age = max_age(answer.expires, sources.now(), sources.longest_age)
         return voxel_answers.chunk(request, replace(answer, tile=tile), age)
 
-    async def _form_of(
-        self, request: GatewayRequest, served: ServedVolume, place: ChunkPlace, kept: EncodedTile
-    ) -> EncodedTile:
+    async def _form_of(self, request: GatewayRequest, form: _FormattedChunk, kept: EncodedTile) -> EncodedTile:
         """Return a chunk as the format has it and the client takes it.
 
         :raises BadChunk: the one that is kept is damaged.
         """
-        encoded = kept if self._format.is_as_kept(place) else await self._other_form(served, place, kept)
+        encoded = kept if form.encode is None else await self._other_form(form, form.encode, kept)
         headers = request.requestHeaders
         takes_gzip = answers.accepts_gzip(headers.getRawHeaders(b"accept-encoding", []))
         wants_part = request.method == b"GET" and headers.hasHeader(b"range")
-        return await self._plain(place, encoded) if encoded.gzipped and (wants_part or not takes_gzip) else encoded
+        return await self._plain(form.place, encoded) if encoded.gzipped and (wants_part or not takes_gzip) else encoded
 
-    async def _other_form(self, served: ServedVolume, place: ChunkPlace, kept: EncodedTile) -> EncodedTile:
+    async def _other_form(self, form: _FormattedChunk, encode: Encode, kept: EncodedTile) -> EncodedTile:
         """Return a chunk as the format has it, made of the one that is kept."""
+        served, place, _ = form
         key = (kept.etag, served.axes)
         found = self._made.get(key)
         if found is not None:
@@ -140,9 +151,7 @@ class VoxelResource(AsyncResource):
 
         def make() -> bytes:
             voxels = chunks.decode(volume, tile, body, gzipped=gzipped)
-            return chunk_file.pack(
-                self._format.body(served, place, voxels), compress=not served.is_compressed(place.level)
-            )
+            return chunk_file.pack(encode(voxels), compress=not served.is_compressed(place.level))
 
         made = EncodedTile.of(tile, await self._sources.run_in_thread(make), kept.modified, kept.read_home())
         if len(made.picture) <= _MEMORY // 4:
