@@ -17,7 +17,7 @@ setup(
     python_requires=">=3.11",
     # twisted.plugins has no __init__.py, and must not have one, so it is named here.
     packages=[*find_packages(include=["ocpproxy", "ocpproxy.*"]), "twisted.plugins"],
-    package_data={"ocpproxy": ["py.typed", "index/schema/*/*.sql"]},
+    package_data={"ocpproxy": ["py.typed", "index/schema/*/*.sql", "web/pages/static/*"]},
     install_requires=[
         "Twisted[tls]>=24.10",
         "treq>=24.9",
@@ -27,6 +27,7 @@ setup(
         "blosc>=1.11",
         "brotli>=1.2",  # the first with a bound on what comes out
         "compressed-segmentation>=2.3",
+        "XStatic-Leaflet>=1.9.3,<1.10",  # the pages show slices with it
         "cachetools>=5.3,<9",  # the majors that are tested
         "prometheus_client>=0.20",
         "tqdm>=4.66",

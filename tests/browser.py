@@ -28,8 +28,12 @@ from PIL import Image
 CHROMIUM = shutil.which("chromium")
 _FLAGS = (
     *("--headless=new", "--no-sandbox", "--no-first-run", "--disable-background-networking", "--hide-scrollbars"),
-    *("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--window-size=1280,800"),
+    "--window-size=1280,800",
 )
+_GL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+"""For pages with WebGL: all is drawn by a graphics card that is imitated, which is slow."""
+_CODES = {"Tab": 9, "Enter": 13, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+"""Numbers of keys that have no letter."""
 
 
 @dataclass
@@ -106,10 +110,68 @@ class Page:
         self.call("Page.navigate", url=url)
         self.call("Page.bringToFront")
 
+    def resize(self, width: int, height: int) -> None:
+        """Give the page a size, in pixels."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
+        )
+
+    def evaluate(self, expression: str) -> Any:
+        """Return the value of an expression of JavaScript, which may be a promise.
+
+        :raises ValueError: it has thrown something.
+        """
+        found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in found:
+            raise ValueError(json.dumps(found["exceptionDetails"])[:2000])
+        return found["result"].get("value")
+
+    def until(self, expression: str, seconds: float = 60) -> Any:
+        """Return the value of an expression as soon as it is true in the sense of JavaScript.
+
+        :raises TimeoutError: it is not in time.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                value = self.evaluate(expression)
+            except ValueError:  # while it changes from one page to another
+                value = None
+            if value:
+                return value
+            if time.monotonic() > deadline:
+                raise TimeoutError(expression, self.messages)
+            while (event := self._next(0.02)) is not None:
+                self._note(event)
+
+    def key(self, key: str, *, hold: float = 0.0, modifiers: int = 0) -> None:
+        """Press a key; while it is held it repeats 30 times a second, as keyboards do.
+
+        :param hold: seconds.
+        :param modifiers: 8 for shift.
+        """
+        event: dict[str, Any] = {"key": key, "modifiers": modifiers}
+        if len(key) == 1:
+            event["text"] = key
+        elif key in _CODES:
+            event |= {"code": key, "windowsVirtualKeyCode": _CODES[key]}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **event)
+        end = time.monotonic() + hold
+        while time.monotonic() < end:
+            time.sleep(1 / 30)
+            self.call("Input.dispatchKeyEvent", type="keyDown", autoRepeat=True, **event)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **{k: v for k, v in event.items() if k != "text"})
+
+    def png(self, *, whole: bool = False) -> bytes:
+        """Return what is seen as a PNG.
+
+        :param whole: the whole page, and not only what is in the window.
+        """
+        return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
+
     def screenshot(self) -> npt.NDArray[Any]:
         """Return what is seen, axes (row, column, red green blue)."""
-        data = base64.b64decode(self.call("Page.captureScreenshot")["data"])
-        with Image.open(BytesIO(data)) as image:
+        with Image.open(BytesIO(self.png())) as image:
             return np.asarray(image.convert("RGB")).astype(int)
 
     def wait(self, what: Callable[[npt.NDArray[Any]], bool], seconds: float = 120) -> npt.NDArray[Any]:
@@ -127,17 +189,26 @@ class Page:
 
 
 @contextmanager
-def browser(place: Path) -> Iterator[Page]:
+def browser(place: Path, *, webgl: bool = False) -> Iterator[Page]:
     """Run a browser for the time of a block.
 
     :param place: a directory for what it keeps.
+    :param webgl: whether its pages need WebGL.
     """
     if CHROMIUM is None:
         raise FileNotFoundError("chromium")
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
     # The shell puts the pipes where the browser expects them.
-    command = [CHROMIUM, *_FLAGS, f"--user-data-dir={place}/chromium", "--remote-debugging-pipe", "about:blank"]
+    graphics = _GL if webgl else ("--disable-gpu",)
+    command = [
+        CHROMIUM,
+        *_FLAGS,
+        *graphics,
+        f"--user-data-dir={place}/chromium",
+        "--remote-debugging-pipe",
+        "about:blank",
+    ]
     script = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
     process = subprocess.Popen(
         ["/bin/bash", "-c", script, "-", *command],

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ocpproxy.cache.catalogue import Catalogue
 from ocpproxy.cache.entries import DatasetSource
+from ocpproxy.cache.fetch_times import FetchTimes
 from ocpproxy.cache.fetches import CuboidFetches, FetchContext
 from ocpproxy.cache.lookup import Found, Result, TileLookup
 from ocpproxy.cache.rendering import RenderThreads
@@ -120,7 +121,9 @@ class FetchTests(SynchronousTestCase):
         self.lookup = TileLookup(store, 2**24)
         catalogue = Catalogue({}, DatasetSource(Noise(), 60, 4, 60), NoDescriptions(), clock, clock.seconds)
         threads: Any = RenderThreads(self.urgent, self.ahead)
-        context = FetchContext(catalogue, SharedCutouts(clock, 2**24), threads, clock, Metrics())
+        context = FetchContext(
+            catalogue, SharedCutouts(clock, 2**24), threads, clock, Metrics(), FetchTimes(clock.seconds)
+        )
         self.fetches = CuboidFetches(self.lookup, store, EveryLease(), context)
 
     def fetch(self, slice_: int) -> Deferred[Found]:

@@ -92,7 +92,7 @@ class NeuroglancerTests(DaemonCase):
             coloured = (panel.max(2) - panel.min(2) > 30).mean()
             return bool(panel.std() > 20 and 0.005 < coloured < 0.7)
 
-        with browser(self.place) as page:
+        with browser(self.place, webgl=True) as page:
             page.open(url)
             seen = page.wait(shows_both)
             Image.fromarray(seen.astype("uint8")).save(self.place / "page.png")

@@ -12,6 +12,7 @@
 `eviction`          the least recently used tiles go
 `entries`           what is known of one token
 `questions`         how many tokens without a section are asked for at a time
+`fetch_times`       how long fetches took
 `course`            when each stage of a fetch began
 `chunks`            chunks of voxels, made of a cuboid and read again
 `colourings`        which false colours are stored

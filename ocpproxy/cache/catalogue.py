@@ -13,14 +13,14 @@ dataset. While the upstream does not answer the epoch before goes on, for old ti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from cachetools import LRUCache, TTLCache
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 
@@ -164,6 +164,14 @@ class Catalogue(Service):
             except UpstreamFailure as error:
                 failure = error
         raise Undescribed(token, failure, configured=token in self._sources) from None
+
+    async def entries(self, tokens: Iterable[str], patience: float) -> list[CatalogueEntry]:
+        """Return the entries of those tokens that are described within so many seconds."""
+        asked = [Deferred.fromCoroutine(self.entry(token)) for token in tokens]
+        for deferred in asked:
+            deferred.addTimeout(patience, self._clock)
+        results = await DeferredList(asked, consumeErrors=True)
+        return [entry for success, entry in results if success and isinstance(entry, CatalogueEntry)]
 
     async def current_entry(self, token: str, entry: CatalogueEntry) -> CatalogueEntry:
         """Return the entry in the current epoch.

@@ -49,6 +49,8 @@ class DatasetSource:
     """Those of the homes of the upstream."""
     homes: tuple[tuple[str, str], ...] = ()
     """The name of each home (`upstream.breaker.GuardedUpstream.home`), and its address."""
+    allowed: frozenset[str] = frozenset()
+    """The groups that may see it; empty where everybody may."""
     is_asked: bool = True
     """False where the upstream is not asked for anything."""
 

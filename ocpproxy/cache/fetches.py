@@ -18,7 +18,6 @@ again need not fetch. A failure reaches everyone who waits.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from ocpproxy.cache.catalogue import Catalogue
 from ocpproxy.cache.colourings import Colourings
 from ocpproxy.cache.course import Course
 from ocpproxy.cache.entries import DatasetSource
+from ocpproxy.cache.fetch_times import FetchTimes
 from ocpproxy.cache.lookup import EncodedTile, Found, Result, TileLookup
 from ocpproxy.cache.rendering import CuboidFlight, CuboidRenderer, RenderThreads
 from ocpproxy.cache.shared_cutouts import SharedCutouts
@@ -62,10 +62,6 @@ _POLL_INTERVALS = (0.01, 0.05)
 _RETRY_LEASE_EVERY = 0.25
 _MOST_WAITING = 4096
 """Flights that wait for the slots of one upstream; an eighth of them for one client."""
-_USUAL_SECONDS = 0.5
-"""Seconds that a cuboid takes from an upstream that has given none yet."""
-_REMEMBERED = 25
-"""Cuboids whose time is remembered, for how long the next one will take."""
 _RETRY_AFTER = 5.0
 """Seconds after which a client who was turned away may ask again."""
 
@@ -111,6 +107,7 @@ class FetchContext:
     threads: RenderThreads
     clock: IReactorTime
     metrics: Metrics
+    times: FetchTimes
 
 
 class CuboidFetches(Service):
@@ -127,13 +124,12 @@ class CuboidFetches(Service):
         self._threads = context.threads
         self._clock = context.clock
         self._metrics = context.metrics
+        self._times = context.times
         self._slots: WeakKeyDictionary[DatasetSource, FairSemaphore] = WeakKeyDictionary()
         self._colourings = Colourings(context.clock)
         self._flights: SingleFlight[AnyCuboid, Tile | None, Found | None] = SingleFlight(
             self._fly, context.clock, forget=(UpstreamResting,)
         )
-        self._seconds: WeakKeyDictionary[DatasetSource, deque[float]] = WeakKeyDictionary()
-        """How long the last cuboids took."""
 
     def stopService(self) -> Deferred[None]:
         """Cancel flights that have received nothing yet, and finish the others."""
@@ -185,12 +181,8 @@ class CuboidFetches(Service):
         return len(await self._store.sizes(tiles)) == len(tiles)
 
     def expected_seconds(self, dataset: Dataset) -> float:
-        """Return how long the upstream of a dataset takes for a cuboid: what a quarter of the last ones took at most.
-
-        The others may have waited for a connection.
-        """
-        taken = sorted(self._seconds.get(self._catalogue.source_of(dataset), (_USUAL_SECONDS,)))
-        return taken[len(taken) // 4]
+        """Return how long the upstream of a dataset takes for a cuboid, as `FetchTimes.expected`."""
+        return self._times.expected(self._catalogue.source_of(dataset))
 
     def is_resting(self, dataset: Dataset) -> bool:
         """Return whether the upstream of a dataset is not asked for voxels now."""
@@ -227,6 +219,8 @@ class CuboidFetches(Service):
                     with generation.as_current(self._store.flushes.generation):
                         await self._fetch(flight, source, began)
         except UpstreamFailure as failure:
+            if not isinstance(failure, UpstreamResting):
+                self._times.note(flight.key, self._clock.seconds() - began, failure.outcome)
             self._log.warn(
                 "{cuboid}: {outcome}: {reason}", cuboid=flight.key.name, outcome=failure.outcome, reason=str(failure)
             )
@@ -247,7 +241,7 @@ class CuboidFetches(Service):
         course.answered = self._clock.seconds()
         homes = dict.fromkeys(one.home for one in fetched if one is not None)
         course.origin = course.origin._replace(home=",".join(homes))
-        self._measure(source, course.answered - course.asked)
+        self._times.note_answer(source, course.answered - course.asked)
         voxels = [None if one is None else one.voxels for one in fetched]
         renderer = CuboidRenderer(flight, voxels, self._threads, partial(self._deliver, flight, course))
         stored = not isinstance(cuboid, Cuboid) or self._colourings.is_stored(cuboid.stack)
@@ -259,12 +253,11 @@ class CuboidFetches(Service):
 
     def _finish(self, flight: CuboidFlight, course: Course) -> None:
         """Note that all tiles are stored that there is space for."""
-        for stage, seconds in course.stages(self._clock.seconds()).items():
+        now = self._clock.seconds()
+        for stage, seconds in course.stages(now).items():
             self._metrics.miss_seconds.labels(stage).observe(seconds)
+        self._times.note(flight.key, now - course.began)
         flight.deliver(None, None)
-
-    def _measure(self, source: DatasetSource, seconds: float) -> None:
-        self._seconds.setdefault(source, deque(maxlen=_REMEMBERED)).append(seconds)
 
     async def _fetch_ready_made(self, flight: CuboidFlight, upstream: Upstream, course: Course) -> bool:
         """Deliver and store the cuboid's only tile or chunk as the upstream has it; return False when it has none."""

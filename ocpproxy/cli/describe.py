@@ -15,7 +15,7 @@ from ocpproxy.config import Settings
 from ocpproxy.daemon import describing
 from ocpproxy.daemon.describing import DatasetReport
 from ocpproxy.model.dataset import Level
-from ocpproxy.web.catmaid import image_bases
+from ocpproxy.web.catmaid.stacks import image_bases
 from ocpproxy.web.tiles import description
 
 

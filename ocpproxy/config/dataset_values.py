@@ -44,6 +44,14 @@ def served(text: str, _: Path) -> frozenset[str]:
     return found
 
 
+def groups(text: str, _: Path) -> frozenset[str]:
+    """Read the groups that may see a dataset; none for everybody."""
+    found = frozenset(part.strip() for part in re.split(r"[,\n]", text) if part.strip())
+    if any(";" in name or len(name) > 200 for name in found) or (text.strip() and not found):
+        raise BadValue("names of groups with commas between them")
+    return found
+
+
 def broken_slices(text: str, _: Path) -> BrokenSlices | None:
     """Read slices that are broken, and what is shown instead; None for none."""
     if not text:

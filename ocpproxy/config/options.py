@@ -36,6 +36,8 @@ SERVER: Mapping[str, Option] = {
     "patience": Option(values.number(0, 300, "seconds"), "10"),
     "trusted_proxies": Option(values.networks, ""),
     "public_url": Option(values.public_url, ""),
+    "mirrors": Option(values.mirrors, ""),
+    "auth_header": Option(values.header_name, ""),
     "connections": Option(values.connections, "auto"),
 }
 CACHE: Mapping[str, Option] = {
@@ -92,6 +94,8 @@ STORED: Mapping[str, Option] = {
     "pin": Option(dataset_values.pinned_levels, ""),
 }
 """What a ``[dataset TOKEN]`` may take of the cache."""
+VISITORS: Mapping[str, Option] = {"allow": Option(dataset_values.groups, "")}
+"""Who may see a ``[dataset TOKEN]``."""
 
 HTTP_SCHEMES = ("http", "https")
 BUCKET_SCHEMES = (*HTTP_SCHEMES, "s3", "gs")

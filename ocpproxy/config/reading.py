@@ -18,7 +18,18 @@ from urllib.parse import quote
 
 from ocpproxy.config import upstreams, values
 from ocpproxy.config.faults import NOT_SHOWN, BadConfiguration, Fault
-from ocpproxy.config.options import ADMIN, CACHE, DISPLAY, INDEX, SERVER, STORED, UPSTREAM, Option, UpstreamKind
+from ocpproxy.config.options import (
+    ADMIN,
+    CACHE,
+    DISPLAY,
+    INDEX,
+    SERVER,
+    STORED,
+    UPSTREAM,
+    VISITORS,
+    Option,
+    UpstreamKind,
+)
 from ocpproxy.config.settings import (
     AdminSettings,
     CacheSettings,
@@ -127,6 +138,7 @@ class _Reader:
         self.faults += _faults_of_admin(single["admin"])
         upstream = self._read_upstream("upstream", {}, {})
         datasets = self._read_datasets(upstream)
+        self.faults += _faults_of_visitors(single["server"], datasets)
         if self.faults:
             return None
         return Settings(
@@ -154,7 +166,7 @@ class _Reader:
             elif token in datasets:
                 self.faults.append(Fault(section, "-", "", problem="another section is for the same token"))
             else:
-                datasets[token] = self._read_upstream(section, upstream, {**DISPLAY, **STORED})
+                datasets[token] = self._read_upstream(section, upstream, {**DISPLAY, **STORED, **VISITORS})
         return datasets
 
     def _dataset_settings(self, found: dict[str, Any]) -> DatasetSettings:
@@ -171,7 +183,7 @@ class _Reader:
             as_chunks="chunks" in found["serve"],
         )
         upstream = upstreams.make_settings(found, self._kinds[found["type"]])
-        return DatasetSettings(upstream, found["token"], display, found["quota"], found["pin"])
+        return DatasetSettings(upstream, found["token"], display, found["quota"], found["pin"], found["allow"])
 
     # -- one section
 
@@ -320,6 +332,13 @@ def _where(error: configparser.Error) -> str:
 def _faults_of_cache(cache: Mapping[str, Any]) -> Iterator[Fault]:
     if {"reclaim_to", "reclaim_above"} <= cache.keys() and cache["reclaim_to"] > cache["reclaim_above"]:
         yield Fault("cache", "reclaim_to", f"{cache['reclaim_to']:g}", "no more than reclaim_above")
+
+
+def _faults_of_visitors(server: Mapping[str, Any], datasets: Mapping[str, Mapping[str, Any]]) -> Iterator[Fault]:
+    private = [token for token, found in datasets.items() if found.get("allow")]
+    if private and server.get("auth_header") == "":
+        expected = f"the header in which a front names the groups of a visitor: [dataset {private[0]}] has allow"
+        yield Fault("server", "auth_header", "", expected)
 
 
 def _faults_of_admin(admin: Mapping[str, Any]) -> Iterator[Fault]:

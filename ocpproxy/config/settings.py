@@ -49,6 +49,10 @@ class ServerSettings:
     patience: float
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     public_url: str
+    mirrors: tuple[str, ...]
+    """The addresses of other gateways with the same datasets."""
+    auth_header: str
+    """The header in which a trusted front names the groups of a visitor; empty for none."""
     connections: int | None
     """Clients' connections at most; None for as many as descriptors allow."""
 
@@ -159,6 +163,8 @@ class DatasetSettings:
     """Bytes of tiles at most; 0 for no bound of its own."""
     pin: tuple[int, int | None] | None
     """The first and the last level that are never evicted; the last is None for the coarsest. None for no levels."""
+    allow: frozenset[str] = frozenset()
+    """The groups that may see it; empty for everybody."""
 
 
 @dataclass(frozen=True, slots=True)

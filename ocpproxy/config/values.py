@@ -223,6 +223,21 @@ def public_url(text: str, _: Path) -> str:
     return text.rstrip("/")
 
 
+def mirrors(text: str, path: Path) -> tuple[str, ...]:
+    """Read the addresses of other gateways, each without a slash at its end."""
+    found = tuple(public_url(part.strip(), path) for part in re.split(r"[,\n]", text) if part.strip())
+    if len(set(found)) != len(found):
+        raise BadValue("each address once")
+    return found
+
+
+def header_name(text: str, _: Path) -> str:
+    """Read the name of a header (RFC 9110, 5.6.2), or an empty text."""
+    if text and not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}", text, re.ASCII):
+        raise BadValue("the name of a header, such as X-Forwarded-Groups")
+    return text.lower()
+
+
 def connections(text: str, _: Path) -> int | None:
     """Read how many connections there may be; None for auto."""
     if text == "auto":

@@ -3,6 +3,7 @@
 ============  =====================================================================
 `tap`         what twistd finds: options and `makeService`
 `gateway`     one whole gateway, and the order in which its services start and stop
+`serving`     its HTTP server
 `storage`     the half of a gateway that ``ocpproxy fsck`` needs too
 `upstreams`   the half that ``ocpproxy describe`` needs too
 `describing`  what the gateway makes of a dataset, document by document

@@ -13,7 +13,6 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService
@@ -23,6 +22,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from ocpproxy.cache.catalogue import Catalogue
 from ocpproxy.cache.derived import DerivedTiles
 from ocpproxy.cache.eviction import Evictor
+from ocpproxy.cache.fetch_times import FetchTimes
 from ocpproxy.cache.fetches import CuboidFetches, FetchContext
 from ocpproxy.cache.lookahead import AheadContext, LookAhead
 from ocpproxy.cache.lookup import TileLookup
@@ -31,7 +31,7 @@ from ocpproxy.cache.quotas import Quotas
 from ocpproxy.cache.rendering import RenderThreads
 from ocpproxy.cache.shared_cutouts import SharedCutouts
 from ocpproxy.cache.tiles import TileCache
-from ocpproxy.concurrency.threads import Priority, RunInThread
+from ocpproxy.concurrency.threads import Priority
 from ocpproxy.config import BadConfiguration, Fault, Settings, UpstreamSettings
 from ocpproxy.daemon.admin import AdminServer, AdminSocket, AdoptedSocket
 from ocpproxy.daemon.log_output import LogOutput
@@ -44,6 +44,7 @@ from ocpproxy.daemon.services import (
     ShortSwitchInterval,
     endpoint,
 )
+from ocpproxy.daemon.serving import ServedParts, make_access_log, make_serving
 from ocpproxy.daemon.storage import Storage, open_storage
 from ocpproxy.daemon.upstreams import make_catalogue, make_sources, open_upstreams
 from ocpproxy.index.descriptions import Descriptions
@@ -57,21 +58,11 @@ from ocpproxy.jobs.service import Jobs
 from ocpproxy.jobs.space import SpaceReport
 from ocpproxy.metrics import Metrics
 from ocpproxy.store.flushing.cleaning import Cleaning
-from ocpproxy.web.access_log import COMBINED, JSON_LINES, AccessLog
+from ocpproxy.web.access import Access
 from ocpproxy.web.admin import AdminParts, AdminSite
-from ocpproxy.web.answer_record import AnswerRecord
-from ocpproxy.web.connections import Connections, most_connections
-from ocpproxy.web.front import Front
-from ocpproxy.web.hot_path import HotPath, KnownTiles
-from ocpproxy.web.log_file import LogFile
-from ocpproxy.web.open_requests import OpenRequests
-from ocpproxy.web.pages import GatewayState, Pages
-from ocpproxy.web.route_cache import RouteCache
-from ocpproxy.web.site import GatewaySite, SiteParts
-from ocpproxy.web.tiles import TilePolicy, TileSources, TokenResource
+from ocpproxy.web.site import GatewaySite
+from ocpproxy.web.tiles import TileSources
 from ocpproxy.web.tracing import TraceParts, Tracer
-from ocpproxy.web.tree import Root
-from ocpproxy.web.voxels.resource import VoxelSources
 
 _CONNECT_WITHIN = 10
 """Seconds."""
@@ -139,7 +130,8 @@ def make_gateway(
     live = LiveDatasets(settings, tokens, catalogue, storage.store, upstreams.context)
     lookup = TileLookup(storage.store, settings.cache.memory)
     threads = RenderThreads(renders.at(Priority.URGENT), renders.at(Priority.AHEAD))
-    context = FetchContext(catalogue, SharedCutouts(reactor, settings.cache.voxels), threads, reactor, metrics)
+    times = FetchTimes(now)
+    context = FetchContext(catalogue, SharedCutouts(reactor, settings.cache.voxels), threads, reactor, metrics, times)
     fetches = CuboidFetches(lookup, storage.store, storage.leases, context)
     storage.store.flushes.when_flushed(lookup.forget)
     storage.store.flushes.when_flushed(fetches.detach)
@@ -153,19 +145,21 @@ def make_gateway(
     evictor = Evictor(storage.store, storage.leases, settings.cache.reclaim_interval, reactor, metrics)
     ahead = AheadContext(fetches, evictor, reactor, now)
     lookahead = LookAhead(ahead, metrics, enabled=settings.cache.lookahead)
-    sources = TileSources(catalogue, cache, DerivedTiles(cache, threads.urgent), lookahead, now, reactor)
-    access_log = _access_log(settings.server.access_log, process.log, reactor)
-    state = _state(settings, storage, metrics, process)
-    site = _make_site(settings, reactor, sources, (lookup, threads.urgent), state, metrics, access_log)
+    derived, access = DerivedTiles(cache, threads.urgent), Access(catalogue)
+    sources = TileSources(catalogue, cache, derived, lookahead, access, now, reactor)
     run = RunContext(fetches, storage.store, evictor, reactor, now)
     estimator = Estimator(storage.store, storage.files.run, reactor, live.quotas)
-    rows = JobRows(storage.database, reactor)
+    rows, space = JobRows(storage.database, reactor), SpaceReport(storage.store, live.quotas)
+    served = ServedParts(storage, sources, lookup, times, space, rows, threads.urgent, metrics, process.all_metrics)
+    access_log = make_access_log(settings.server.access_log, process.log, reactor)
+    serving = make_serving(settings, reactor, served, access_log)
+    site = serving.site
     job_parts = JobParts(rows, storage.leases, catalogue, estimator, fetches, run, metrics)
     runner = JobRunner(job_parts, reactor)
     jobs = Jobs(job_parts, runner)
     tracer = Tracer(TraceParts(catalogue, cache, lookup, fetches, storage.store, storage.leases, now))
     pinning = Pinning(storage.store, PinContext(catalogue.entry, jobs.estimate, live.quotas, now))
-    flushing, space = Flushing(storage.store, catalogue.entry, now), SpaceReport(storage.store, live.quotas)
+    flushing = Flushing(storage.store, catalogue.entry, now)
     admin = AdminParts(jobs, flushing, space, pinning, tracer, process.reload)
     services = OrderedServices()
     for service in (
@@ -184,6 +178,7 @@ def make_gateway(
         lookahead,
         *_admin_services(settings, process, runner, admin, reactor),
         site.open_requests,
+        serving.live,
         ListeningPorts(_endpoints(settings, reactor, process.sockets), site),
     ):
         service.setServiceParent(services)
@@ -228,51 +223,3 @@ def _endpoints(settings: Settings, reactor: Any, sockets: Sequence[int]) -> list
         with socket.socket(fileno=os.dup(descriptor)) as duplicate:
             adopted.append(AdoptedStreamServerEndpoint(reactor, descriptor, duplicate.family))
     return adopted or [endpoint(reactor, line) for line in settings.server.listen]
-
-
-def _state(settings: Settings, storage: Storage, metrics: Metrics, process: GatewayProcess) -> GatewayState:
-    async def own_metrics() -> bytes:
-        return metrics.text()
-
-    return GatewayState(
-        usage=lambda: storage.store.usage,
-        size=settings.cache.size,
-        index_available=lambda: storage.database.available,
-        check_writable=lambda: storage.files.run(storage.store.files.check_writable),
-        metrics=process.all_metrics or own_metrics,
-    )
-
-
-def _access_log(where: bool | Path, log: LogOutput | None, reactor: Any) -> AccessLog | None:
-    """Return the access log; as JSON among other such lines, else in the format of log tools."""
-    if not where:
-        return None
-    if isinstance(where, Path):
-        return AccessLog(LogFile(where).write, reactor)
-    output = log or LogOutput(None, as_json=False)
-    return AccessLog(output.write_lines, reactor, form=JSON_LINES if output.as_json else COMBINED)
-
-
-def _make_site(
-    settings: Settings,
-    reactor: Any,
-    sources: TileSources,
-    kept: tuple[TileLookup, RunInThread],
-    state: GatewayState,
-    metrics: Metrics,
-    access_log: AccessLog | None,
-) -> GatewaySite:
-    """Return the HTTP server with its resource tree."""
-    server = settings.server
-    open_requests = OpenRequests(reactor, server.patience)
-    routes = RouteCache()
-    pages = Pages(sources.catalogue, state, open_requests, reactor)
-    policy = TilePolicy(server.max_age, errors_as_text=server.error_body == "text")
-    lookup, run_in_thread = kept
-    voxels = VoxelSources(sources.cache, run_in_thread, routes, sources.now, server.max_age)
-    root = Root(pages, TokenResource(sources, routes, policy), voxels)
-    front = Front(server.trusted_proxies, server.public_url)
-    record = AnswerRecord(metrics, access_log)
-    hot_path = HotPath(KnownTiles(routes, lookup, sources.lookahead.note), record, front, sources.now, server.max_age)
-    connections = Connections(most_connections(server.connections), reactor)
-    return GatewaySite(root, SiteParts(hot_path, open_requests, record, front, connections), reactor)

@@ -89,6 +89,7 @@ def make_sources(settings: Settings, context: UpstreamContext, metrics: Metrics)
         upstream: UpstreamSettings,
         alias_of: str | None = None,
         display: DisplaySettings = DEFAULT_DISPLAY,
+        allowed: frozenset[str] = frozenset(),
     ) -> DatasetSource:
         breakers: list[Breakers] = []
         homes: list[tuple[str, str]] = []
@@ -111,10 +112,11 @@ def make_sources(settings: Settings, context: UpstreamContext, metrics: Metrics)
             upstream.max_age,
             tuple(breakers),
             tuple(homes),
+            allowed,
             not upstream.cache_only,
         )
 
-    sources = {token: source(token, d.upstream, d.token, d.display) for token, d in settings.datasets.items()}
+    sources = {token: source(token, d.upstream, d.token, d.display, d.allow) for token, d in settings.datasets.items()}
     default, kind = settings.upstream, KINDS[settings.upstream.type]
     for token in kind.fixed_tokens:
         sources.setdefault(token, source(token, default))

@@ -14,7 +14,10 @@
 `resources`      resources that are answered by coroutines
 `tiles`          tiles, and everything else behind a token
 `catmaid`        documents for CATMAID and its clients
-`pages`          the gateway's own pages
+`pages`          the pages that people look at
+`health`         what supervisors and Prometheus ask for
+`access`         who may see a dataset
+`file_answers`   answers with files of installed packages
 `voxels`         the formats of other readers, and Neuroglancer
 `front`          the addresses of clients and of the gateway, directly or through a front
 `target`         a request's target, and which requests are refused

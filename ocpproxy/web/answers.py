@@ -12,7 +12,7 @@ import errno
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from math import ceil
 from time import gmtime, strftime
@@ -83,6 +83,20 @@ class Reply:
             request.write(self.body)
         request.finish()
 
+    def as_private(self) -> Reply:
+        """Return the answer as no shared cache keeps it."""
+        control = private(self.headers.get(b"cache-control", b""))
+        return replace(self, headers={**self.headers, b"cache-control": control})
+
+
+class NotAllowed(Exception):
+    """Somebody asks for a dataset that they may not see."""
+
+
+def private(cache_control: bytes) -> bytes:
+    """Return a ``Cache-Control`` by which no shared cache keeps an answer."""
+    return b", ".join([b"private", *(one for one in cache_control.split(b", ") if one and one != b"public")])
+
 
 def text(code: int, sentence: str, **headers: str) -> Reply:
     """Return one sentence as plain text that no cache keeps."""
@@ -107,16 +121,6 @@ def json_parts(value: object) -> Iterator[str]:
 def json_reply(code: int, parts: Iterable[str]) -> Reply:
     """Return a JSON document that consists of these parts."""
     return Reply(code, "".join(parts).encode(), {b"content-type": b"application/json", b"cache-control": b"no-cache"})
-
-
-def page(html: str) -> Reply:
-    """Return a page for people."""
-    headers = {
-        b"content-type": b"text/html; charset=utf-8",
-        b"cache-control": b"no-cache",
-        b"content-security-policy": b"default-src 'none'; style-src 'unsafe-inline'; img-src 'self'",
-    }
-    return Reply(200, html.encode(), headers)
 
 
 def preflight() -> Reply:
@@ -270,6 +274,8 @@ def failure(error: Exception, token: str, *, as_text: bool) -> Reply | None:
     """
     if isinstance(error, (BadAddress, CannotDisplay, NotIndexable)):
         return text(404, str(error), cache_status="ocpproxy; detail=not-found")
+    if isinstance(error, NotAllowed):
+        return not_allowed(token, as_text=as_text)
     if isinstance(error, Undescribed):
         return _undescribed(error, token, as_text=as_text)
     if isinstance(error, UnknownToken):
@@ -303,6 +309,17 @@ def _passing(failure: UpstreamFailure, sentence: str, *, as_text: bool) -> Reply
     """Return the answer to a failure of an upstream that may be over soon."""
     code = 504 if isinstance(failure, UpstreamSlow) else 503
     return picture_or_text(code, sentence, failure.outcome, ceil(failure.retry_after or 1), as_text=as_text)
+
+
+def not_allowed(token: str, *, as_text: bool) -> Reply:
+    """Return the answer to somebody who may not see a dataset."""
+    headers = {
+        b"content-type": b"text/plain; charset=utf-8" if as_text else b"image/png",
+        b"cache-control": b"no-store",
+        b"cache-status": b"ocpproxy; detail=not-allowed",
+    }
+    sentence = f"{token} is for some groups only, and you are in none of them, or have not logged in\n"
+    return Reply(403, sentence.encode() if as_text else png.blank(clear=False), headers)
 
 
 def picture_or_text(code: int, sentence: str, detail: str, retry_after: int, *, as_text: bool) -> Reply:

@@ -51,10 +51,12 @@ class Front:
 
     :param trusted: their networks.
     :param public_url: the address of this gateway for its clients; empty for the one that they ask for.
+    :param auth_header: the header in which a front names the groups of a visitor; empty for none.
     """
 
     trusted: tuple[Network, ...] = ()
     public_url: str = ""
+    auth_header: bytes = b""
 
     def peer(self, address: IAddress) -> Peer:
         """Return the peer at an address."""
@@ -89,6 +91,12 @@ class Front:
                 break
         return client
 
+    def groups(self, peer: Peer, headers: Headers) -> frozenset[str]:
+        """Return the groups of a visitor; none where no trusted front names any."""
+        if not self.auth_header or not peer.trusted:
+            return frozenset()
+        return read_groups(headers.getRawHeaders(self.auth_header, []))
+
     def root_url(self, peer: Peer, headers: Headers, *, secure: bool) -> str:
         """Return the address of the gateway as a client sees it, without a slash at its end; empty if unknown.
 
@@ -108,6 +116,12 @@ class Front:
             prefix = _first(headers, b"x-forwarded-prefix")
             prefix = prefix.rstrip("/") if _PREFIX.fullmatch(prefix) else ""
         return f"{scheme}://{host}{prefix}" if _SAFE_HOST.fullmatch(host) else ""
+
+
+def read_groups(values: Sequence[bytes]) -> frozenset[str]:
+    """Return the groups in the values of a header: names with commas or semicolons between them."""
+    names = (name.strip() for value in values for name in re.split("[,;]", value.decode("utf-8", "replace")))
+    return frozenset(name for name in names if name)
 
 
 def network(client: str) -> str:

@@ -43,11 +43,12 @@ from ocpproxy.cache.tiles import max_age
 from ocpproxy.model.stack import Stack, Tile
 from ocpproxy.store.files import OpenTile
 from ocpproxy.web import answers, request_ids
+from ocpproxy.web.access import allows
 from ocpproxy.web.access_log import Answered, agent_fields
 from ocpproxy.web.answer_record import AnswerRecord
 from ocpproxy.web.answers import Conditions
 from ocpproxy.web.channel import header_lines
-from ocpproxy.web.front import FORWARDING, HOST, Front, Peer
+from ocpproxy.web.front import FORWARDING, HOST, Front, Peer, read_groups
 from ocpproxy.web.route_cache import Route, RouteCache
 
 Now = Callable[[], float]
@@ -63,12 +64,20 @@ _MOST_BLOCKS = 512
 _LONGEST_BLOCK = 2048
 """Bytes; a longer header block is read each time, and so is one with many conditions: anybody can make them up."""
 _MOST_TAGS = 16
+_NO_GROUPS: frozenset[str] = frozenset()
 _MOST_TILES = 10_000
 """Tiles whose headers are remembered."""
 
 
 def _lines(headers: Mapping[bytes, bytes]) -> bytes:
     return header_lines(Headers({name: [value] for name, value in headers.items()}))
+
+
+def _tile_lines(etag: str, modified: float, age: int, is_private: bool) -> bytes:
+    headers = answers.tile_headers(etag, modified, age)
+    if is_private:
+        headers[b"cache-control"] = answers.private(headers[b"cache-control"])
+    return _lines(headers)
 
 
 _CHUNK_LINES = [_lines(answers.chunk_headers(gzipped=gzipped)) for gzipped in (False, True)]
@@ -85,6 +94,8 @@ class HeaderBlock(NamedTuple):
     """What the access log has of the page and the program that ask."""
     request_id: bytes | None
     """The id that the client has sent."""
+    groups: frozenset[str] = frozenset()
+    """The groups that a front names."""
     accepts_gzip: bool = False
 
 
@@ -97,6 +108,7 @@ def _read_headers(block: bytes, front: Front) -> HeaderBlock | None:
     hosts: list[bytes] = []
     encodings: list[bytes] = []
     forwarded: dict[bytes, list[bytes]] = {}
+    groups: list[bytes] = []
     others: dict[bytes, bytes] = {}
     for name, value in _FIELD.findall(block):
         name, value = name.lower(), value.strip(b" \t")
@@ -112,6 +124,8 @@ def _read_headers(block: bytes, front: Front) -> HeaderBlock | None:
             others.setdefault(name, value)
         elif name == b"accept-encoding":
             encodings.append(value)
+        elif name == front.auth_header:
+            groups.append(value)
         elif name in FORWARDING:
             forwarded.setdefault(name, []).append(value)
     if len(hosts) != 1 or not HOST.fullmatch(hosts[0]):
@@ -121,6 +135,7 @@ def _read_headers(block: bytes, front: Front) -> HeaderBlock | None:
         front.forwarded_client(forwarded),
         agent_fields(others.get(b"referer"), others.get(b"user-agent")),
         request_ids.own_id(others.get(request_ids.HEADER)),
+        read_groups(groups),
         answers.accepts_gzip(encodings),
     )
 
@@ -171,9 +186,7 @@ class HotPath:
         self._front = front
         self._now = now
         self._longest_age = longest_age
-        self._tile_headers = lru_cache(_MOST_TILES)(
-            lambda etag, modified, age: _lines(answers.tile_headers(etag, modified, age))
-        )
+        self._tile_headers = lru_cache(_MOST_TILES)(_tile_lines)
         self._provenance: dict[tuple[str, float], bytes] = {}
         self._blocks: dict[bytes, HeaderBlock | None] = {}
         self._openings: dict[tuple[int, Result], bytes] = {}
@@ -193,7 +206,7 @@ class HotPath:
             return None
         target, now = line[4:-9], self._now()
         route = self._routes.find(target, now)
-        if route is None:
+        if route is None or not allows(route.entry.source, header.groups if peer.trusted else _NO_GROUPS):
             return None
         try:
             found = self._lookup.find_now(route.tile, lend=True)
@@ -222,7 +235,9 @@ class HotPath:
         tile, result, _ = found
         request_id = header.request_id or request_ids.new_id()
         headers = b"%b%b%bX-Request-Id: %b\r\n" % (
-            self._tile_headers(tile.etag, tile.modified, max_age(route.expires, now, self._longest_age)),
+            self._tile_headers(
+                tile.etag, tile.modified, max_age(route.expires, now, self._longest_age), route.is_private
+            ),
             _CHUNK_LINES[tile.gzipped] if tile.content_type is CHUNK_TYPE else b"",
             self._provenance.get((tile.etag, tile.modified)) or self._make_provenance(route, tile),
             request_id,

@@ -22,6 +22,8 @@ class GatewayRequest(server.Request):
     tile_result: str | None = None
     """The result under which the answer is counted, where the request is for a tile."""
     request_id = b"-"
+    is_private = False
+    """True if the answer is about a dataset that not everybody may see: no shared cache may keep it."""
     began = 0.0
     """When the request had arrived, by the clock that measures how long things take."""
 
@@ -80,6 +82,13 @@ class GatewayRequest(server.Request):
         """The address of the client, behind a front or not."""
         channel: Any = self.channel
         return str(channel.site.front.client(channel.peer, self.requestHeaders))
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The groups of whoever asks, as a trusted front names them."""
+        channel: Any = self.channel
+        found: frozenset[str] = channel.site.front.groups(channel.peer, self.requestHeaders)
+        return found
 
     @property
     def root_url(self) -> str:

@@ -65,7 +65,7 @@ class AsyncResource(Resource):
                 self._log.failure("while answering {uri}", uri=request.uri.decode("latin-1"))
                 found = self.fault(request)
             reply = found
-        reply.send(request)
+        (reply.as_private() if request.is_private else reply).send(request)
 
 
 class FunctionResource(AsyncResource):

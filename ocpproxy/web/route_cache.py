@@ -36,6 +36,8 @@ class Route:
     entry: CatalogueEntry
     expires: float | None
     """When the tile is fetched again, None for never; seconds since 1970."""
+    is_private: bool
+    """Whether only some may see the dataset."""
     logged: bytes
     """The request line as the access log has it."""
 
@@ -50,8 +52,9 @@ class RouteCache:
         """Remember what the target means."""
         if located.tile is not None and len(target) <= _LONGEST_TARGET:
             logged = quote(b"GET %b HTTP/1.1" % target)
+            is_private = bool(located.entry.source.allowed)
             self._routes[target] = Route(
-                located.stack, located.tile, located.cuboid, located.entry, located.expires, logged
+                located.stack, located.tile, located.cuboid, located.entry, located.expires, is_private, logged
             )
             if len(self._routes) > _ROUTES:
                 self._routes.popitem(last=False)

@@ -19,8 +19,10 @@ from ocpproxy.model import address
 from ocpproxy.model.address import BadAddress, ImageBase, OverviewAddress, TileAddress, write_base
 from ocpproxy.model.dataset import Dataset, Level, Triple
 from ocpproxy.model.display import PLACEHOLDER
-from ocpproxy.web import answers, catmaid
+from ocpproxy.web import answers
+from ocpproxy.web.access import Access
 from ocpproxy.web.answers import Reply
+from ocpproxy.web.catmaid.stacks import image_bases, project_id
 from ocpproxy.web.request import GatewayRequest
 from ocpproxy.web.resources import AsyncResource
 from ocpproxy.web.route_cache import RouteCache
@@ -45,6 +47,7 @@ class TileSources:
     cache: TileCache
     derived: DerivedTiles
     lookahead: LookAhead
+    access: Access
     now: Callable[[], float]
     """Returns the seconds since 1970."""
     clock: IReactorTime
@@ -58,6 +61,7 @@ class TokenResource(AsyncResource):
         self._cache = sources.cache
         self._derived = sources.derived
         self._lookahead = sources.lookahead
+        self._access = sources.access
         self._catalogue = sources.catalogue
         self._routes = routes
         self._now = sources.now
@@ -67,6 +71,7 @@ class TokenResource(AsyncResource):
     async def answer(self, request: GatewayRequest) -> Reply:
         """Return a tile, an overview or a description."""
         query, asked = _read_address(request)
+        self._access.check(asked.token if isinstance(asked, ImageBase) else asked.base.token, request)
         if isinstance(asked, ImageBase):
             return await self._describe(request, asked)
         if request.method == b"HEAD":
@@ -124,7 +129,7 @@ class TokenResource(AsyncResource):
                 entry.dataset.channel(channel.name)
         trouble = self._catalogue.trouble(base.token)
         reason = None if trouble is None else trouble.failure.explanation
-        bases = await in_pieces(catmaid.image_bases(entry), self._clock)
+        bases = await in_pieces(image_bases(entry), self._clock)
         document = description(entry, bases, request.root_url, reason)
         return answers.json_reply(200, await in_pieces(answers.json_parts(document), self._clock))
 
@@ -159,7 +164,7 @@ def description(
 ) -> dict[str, Any]:
     """Return what the gateway knows of a dataset, with the image bases to paste into a viewer.
 
-    :param bases: `catmaid.image_bases`, which may be thousands.
+    :param bases: `image_bases`, which may be thousands.
     :param trouble: why its upstream does not describe it now.
     """
     dataset = entry.dataset
@@ -182,7 +187,7 @@ def description(
         "default_channel": entry.source.display.channel or dataset.default_channel,
         "image_bases": [f"{root}/ocpcatmaid/{write_base(base)}" for base in bases],
         **(_voxels(dataset, root) if entry.source.display.as_chunks else {}),
-        "catmaid_project": catmaid.project_id(dataset.token),
+        "catmaid_project": project_id(dataset.token),
         "notes": [*dataset.notes, *([] if trouble is None else [f"shown by an earlier description: {trouble}"])],
     }
 

@@ -3,39 +3,55 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from ocpproxy.web.pages import Pages
+from ocpproxy.web.catmaid.projects import CatmaidProjects
+from ocpproxy.web.health import Health
+from ocpproxy.web.pages.site_pages import SitePages
 from ocpproxy.web.resources import FunctionResource
 from ocpproxy.web.tiles import TokenResource
-from ocpproxy.web.voxels.neuroglancer import NeuroglancerResource
+from ocpproxy.web.voxels.neuroglancer import ClientFiles, NeuroglancerResource
 from ocpproxy.web.voxels.resource import FORMATS, VoxelResource, VoxelSources
 
 _PROJECT = re.compile(rb"\d{1,10}/(stacks|stack/\d{1,10}/info)")
 
 
+@dataclass(frozen=True)
+class RootParts:
+    """What the tree consists of."""
+
+    pages: SitePages
+    health: Health
+    catmaid: CatmaidProjects
+    tokens: TokenResource
+    voxels: VoxelSources
+    neuroglancer: ClientFiles
+
+
 class Root(Resource):
     """The tree: a few names of its own; everything else is behind a token."""
 
-    def __init__(self, pages: Pages, tokens: TokenResource, voxels: VoxelSources) -> None:
+    def __init__(self, parts: RootParts) -> None:
         super().__init__()
-        self._tokens = tokens
-        self.putChild(b"", FunctionResource(pages.index))
-        self.putChild(b"healthz", FunctionResource(pages.healthz))
-        self.putChild(b"readyz", FunctionResource(pages.readyz))
-        self.putChild(b"metrics", FunctionResource(pages.metrics))
+        tokens = self._tokens = parts.tokens
+        health, catmaid, voxels = parts.health, parts.catmaid, parts.voxels
+        self.putChild(b"healthz", FunctionResource(health.healthz))
+        self.putChild(b"readyz", FunctionResource(health.readyz))
+        self.putChild(b"metrics", FunctionResource(health.metrics))
+        parts.pages.put_into(self, tokens)
         for voxel_format in FORMATS:
             self.putChild(voxel_format.name.encode(), VoxelResource(voxel_format, voxels))
-        self.putChild(b"neuroglancer", NeuroglancerResource(voxels))
-        listing = FunctionResource(pages.projects)
+        self.putChild(b"neuroglancer", NeuroglancerResource(voxels, parts.neuroglancer))
+        listing = FunctionResource(catmaid.projects)
         projects = _Projects(tokens, listing)
         projects.putChild(b"", listing)
-        projects.putChild(b"export", FunctionResource(pages.export))
+        projects.putChild(b"export", FunctionResource(catmaid.export))
         self.putChild(b"projects", projects)
-        self._project = FunctionResource(pages.project)
+        self._project = FunctionResource(catmaid.project)
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         """Return CATMAID's projects, which have numbers, or the resource of tokens."""

@@ -23,14 +23,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cachetools import LRUCache
-
 from ocpproxy.cache.entries import CatalogueEntry
-from ocpproxy.formats import chunk_file
 from ocpproxy.model.address import BadAddress
 from ocpproxy.model.dataset import NAME, CannotDisplay, Channel
 from ocpproxy.web import answers
 from ocpproxy.web.answers import Reply
+from ocpproxy.web.file_answers import FOR_EVER, FileAnswers
 from ocpproxy.web.request import GatewayRequest
 from ocpproxy.web.resources import AsyncResource
 from ocpproxy.web.voxels import voxel_answers
@@ -40,15 +38,8 @@ _NOT_INSTALLED = (
     "Neuroglancer is not installed here; the administrator can do that: pip install 'ocpproxy[neuroglancer]'"
 )
 _TOKEN = re.compile(NAME, re.ASCII)
-_FILE = re.compile(r"[\w.-]{1,100}\.(js|css|wasm|html)", re.ASCII)
-_TYPES = {
-    "js": b"text/javascript; charset=utf-8",
-    "css": b"text/css; charset=utf-8",
-    "wasm": b"application/wasm",
-    "html": b"text/html; charset=utf-8",
-}
 _NO_EVENTS = "no-events.js"
-_NO_ICON = b'<link rel="icon" href="data:,">'
+_BEFORE_SCRIPTS = b'<link rel="icon" href="data:,"><script src="%b"></script><script ' % _NO_EVENTS.encode()
 _NO_EVENTS_SCRIPT = b"""\
 // Python's events, which this page has no need of.
 window.EventSource = class {
@@ -62,7 +53,6 @@ _POLICY = (
     b"style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src *; font-src 'self' data:"
 )
 _LARGEST_FILE = 16 * 2**20
-_FOR_EVER = b"public, max-age=31536000, immutable"
 _PLACE = re.compile(r"-?\d{1,9}(?:\.\d{1,3})?", re.ASCII)
 
 
@@ -72,6 +62,11 @@ class ClientFiles:
 
     directory: Path | None
     """None where it is not installed."""
+
+    @property
+    def are_installed(self) -> bool:
+        """True if the client can be shown."""
+        return self.directory is not None
 
     @classmethod
     def installed(cls) -> ClientFiles:
@@ -94,24 +89,27 @@ class ClientFiles:
         return "" if found is None else found.read_text()
 
     def read(self, name: str) -> bytes:
-        """Return a file of the client. (In a thread.)
+        """Return a file of the client, the page with our script before its own. (In a thread.)
 
         :raises OSError: there is none.
         """
         if self.directory is None:
             raise FileNotFoundError(name)
+        if name == _NO_EVENTS:
+            return _NO_EVENTS_SCRIPT
         with (self.directory / name).open("rb") as file:
-            return file.read(_LARGEST_FILE)
+            body = file.read(_LARGEST_FILE)
+        return body.replace(b"<script ", _BEFORE_SCRIPTS, 1) if name == "index.html" else body
 
 
 class NeuroglancerResource(AsyncResource):
     """The page, its files, and what it opens."""
 
-    def __init__(self, sources: VoxelSources) -> None:
+    def __init__(self, sources: VoxelSources, files: ClientFiles) -> None:
         super().__init__()
         self._sources = sources
-        self._files = ClientFiles.installed()
-        self._zipped: LRUCache[str, bytes] = LRUCache(32)
+        self._files = files
+        self._answers = FileAnswers(lambda name: self._files.read(name), sources.run_in_thread)
 
     async def answer(self, request: GatewayRequest) -> Reply:
         """Return a redirection, a file or a state."""
@@ -122,13 +120,14 @@ class NeuroglancerResource(AsyncResource):
             case [token] | [token, ""] if _TOKEN.fullmatch(token):
                 return await self._open(request, token)
             case [token, "state"] if _TOKEN.fullmatch(token):
-                entry = await self._entry(token)
+                entry = await self._entry(request, token)
                 return answers.document(200, state(entry, request.root_url, _position(request)))
             case ["v", token, name] if _TOKEN.fullmatch(token):
                 return await self._file(request, name or "index.html")
         raise BadAddress("expected the token of a dataset below /neuroglancer/")
 
-    async def _entry(self, token: str) -> CatalogueEntry:
+    async def _entry(self, request: GatewayRequest, token: str) -> CatalogueEntry:
+        self._sources.access.check(token, request)
         entry = await self._sources.cache.entry(token)
         if not entry.source.display.as_chunks:
             raise CannotDisplay(f"{token} is served as tiles only")
@@ -137,7 +136,7 @@ class NeuroglancerResource(AsyncResource):
     async def _open(self, request: GatewayRequest, token: str) -> Reply:
         if self._files.directory is None:
             return answers.text(501, _NOT_INSTALLED)
-        await self._entry(token)
+        await self._entry(request, token)
         root, query = request.root_url, "&".join(f"{axis}={value}" for axis, value in _position(request).items())
         state_url = f"{root}/neuroglancer/{token}/state" + (f"?{query}" if query else "")
         where = f"{root}/neuroglancer/v/{token}/#!{state_url}"
@@ -146,39 +145,17 @@ class NeuroglancerResource(AsyncResource):
 
     async def _file(self, request: GatewayRequest, name: str) -> Reply:
         """Return a file of the client."""
-        found = _FILE.fullmatch(name)
         if self._files.directory is None:
             return answers.text(501, _NOT_INSTALLED)
+        changes = name in ("index.html", _NO_EVENTS)
+        headers = {
+            b"cache-control": b"no-cache" if changes else FOR_EVER,
+            b"content-security-policy": _POLICY,
+        }
+        found = await self._answers.answer(request, name, headers)
         if found is None:
             raise BadAddress("Neuroglancer has no such file")
-        if name == _NO_EVENTS:
-            body = _NO_EVENTS_SCRIPT
-        else:
-            try:
-                body = await self._sources.run_in_thread(self._files.read, name)
-            except OSError:
-                raise BadAddress("Neuroglancer has no such file") from None
-        is_page = name == "index.html"
-        if is_page:
-            body = body.replace(
-                b"<script ", b'%b<script src="%b"></script><script ' % (_NO_ICON, _NO_EVENTS.encode()), 1
-            )
-        headers = {
-            b"content-type": _TYPES[found[1]],
-            b"cache-control": b"no-cache" if is_page or name == _NO_EVENTS else _FOR_EVER,
-            b"content-security-policy": _POLICY,
-            b"vary": b"Accept-Encoding",
-        }
-        if answers.accepts_gzip(request.requestHeaders.getRawHeaders(b"accept-encoding", [])):
-            headers[b"content-encoding"] = b"gzip"
-            body = await self._compressed(name, body)
-        return Reply(200, body, headers)
-
-    async def _compressed(self, name: str, body: bytes) -> bytes:
-        if name not in self._zipped:
-            self._zipped[name] = await self._sources.run_in_thread(chunk_file.gzip, body)
-        zipped: bytes = self._zipped[name]
-        return zipped
+        return found
 
     def failure(self, request: GatewayRequest, error: Exception) -> Reply | None:
         """Return 404 for what is not there, and 503 or 504 for what fails."""

@@ -28,6 +28,7 @@ from ocpproxy.formats.zarr import Zarr2Format, Zarr3Format
 from ocpproxy.model.address import BadAddress
 from ocpproxy.model.dataset import NAME, Channel
 from ocpproxy.web import answers
+from ocpproxy.web.access import Access
 from ocpproxy.web.answers import Reply
 from ocpproxy.web.request import GatewayRequest
 from ocpproxy.web.resources import AsyncResource
@@ -61,6 +62,7 @@ class VoxelSources:
     cache: TileCache
     run_in_thread: RunInThread
     routes: RouteCache
+    access: Access
     now: Callable[[], float]
     """Returns the seconds since 1970."""
     longest_age: int
@@ -91,6 +93,7 @@ class VoxelResource(AsyncResource):
         segments = [segment.decode("latin-1") for segment in (request.postpath or [])]
         if not segments or not _TOKEN.fullmatch(segments[0]):
             raise NoSuchName(f"expected a token, and one of its channels, below /{self._format.name}/")
+        self._sources.access.check(segments[0], request)
         entry = await self._sources.cache.entry(segments[0])
         found = self._volumes.find(entry, segments[1:])
         match found:

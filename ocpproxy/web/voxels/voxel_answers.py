@@ -18,7 +18,7 @@ from ocpproxy.model.dataset import CannotDisplay
 from ocpproxy.store.keys import NotIndexable
 from ocpproxy.upstream.base import UnknownToken, UpstreamFailure, UpstreamSlow
 from ocpproxy.web import answers
-from ocpproxy.web.answers import Conditions, Reply
+from ocpproxy.web.answers import Conditions, NotAllowed, Reply
 from ocpproxy.web.request import GatewayRequest
 from ocpproxy.web.voxels import byte_ranges
 from ocpproxy.web.voxels.byte_ranges import NotSatisfiable
@@ -96,9 +96,13 @@ def folder_elsewhere(name: str) -> Reply:
 def folder(names: Sequence[str]) -> Reply:
     """Return what is in a folder, as servers of files list it."""
     lines = "".join(f'<li><a href="{escape(name)}">{escape(name)}</a></li>\n' for name in names)
-    return answers.page(
-        f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>Index</title>\n<ul>\n{lines}</ul>\n'
-    )
+    html = f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>Index</title>\n<ul>\n{lines}</ul>\n'
+    headers = {
+        b"content-type": b"text/html; charset=utf-8",
+        b"cache-control": b"no-cache",
+        b"content-security-policy": b"default-src 'none'",
+    }
+    return Reply(200, html.encode(), headers)
 
 
 def failure(error: Exception) -> Reply | None:
@@ -107,6 +111,8 @@ def failure(error: Exception) -> Reply | None:
         return answers.text(503, str(error), retry_after=str(_LASTING))
     if isinstance(error, (BadAddress, CannotDisplay)):
         return answers.text(404, str(error), cache_status="ocpproxy; detail=not-found")
+    if isinstance(error, NotAllowed):
+        return answers.not_allowed("the dataset", as_text=True)
     if isinstance(error, Undescribed):
         if isinstance(error.failure, UnknownToken) and not error.configured:
             return answers.text(404, "unknown token", cache_status="ocpproxy; detail=unknown-token")

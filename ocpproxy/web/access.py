@@ -1,0 +1,57 @@
+"""Who may see a dataset: the groups of ``[dataset] allow``, in a header that a trusted front sets.
+
+A front that has logged somebody in names their groups in the header ``[server] auth_header``, with commas between them.
+Anybody can send such a header, so it counts only from a front that is trusted (`front`). An answer about a dataset with
+``allow`` is for one visitor: no shared cache may keep it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ocpproxy.cache.catalogue import Catalogue
+from ocpproxy.cache.entries import DatasetSource
+from ocpproxy.upstream.base import UnknownToken
+from ocpproxy.web.answers import NotAllowed
+from ocpproxy.web.request import GatewayRequest
+
+
+class Access:
+    """The rules of all datasets."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    def may_see(self, token: str, groups: frozenset[str]) -> bool:
+        """Return whether somebody of these groups may see a dataset."""
+        return allows(self._source(token), groups)
+
+    def check(self, token: str, request: GatewayRequest) -> None:
+        """Mark the answer to a request for a dataset as private where it is.
+
+        :raises NotAllowed: whoever asks may not see it.
+        """
+        source = self._source(token)
+        if source is None or not source.allowed:
+            return
+        request.is_private = True
+        if not allows(source, request.groups):
+            raise NotAllowed(token)
+
+    def visible(self, tokens: Iterable[str], request: GatewayRequest) -> list[str]:
+        """Return those datasets that whoever asks may see. The answer is private where some dataset is."""
+        tokens, groups = list(tokens), request.groups
+        sources = [self._source(token) for token in tokens]
+        request.is_private = request.is_private or any(one is not None and one.allowed for one in sources)
+        return [token for token, source in zip(tokens, sources, strict=True) if allows(source, groups)]
+
+    def _source(self, token: str) -> DatasetSource | None:
+        try:
+            return self._catalogue.source(token)
+        except UnknownToken:
+            return None
+
+
+def allows(source: DatasetSource | None, groups: frozenset[str]) -> bool:
+    """Return whether somebody of these groups may see what comes from a source."""
+    return source is None or not source.allowed or not source.allowed.isdisjoint(groups)

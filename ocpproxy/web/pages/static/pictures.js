@@ -1,0 +1,158 @@
+/**
+ * The pictures of tiles: fetched and decoded in the order in which they are wanted, and kept.
+ * @module
+ */
+
+const MOST_KEPT = 320;
+const AT_ONCE = 8;
+const PATIENCE = 400; // milliseconds for a request that nobody wants any more
+const TRIES = 4;
+
+/** @typedef {{bitmap: ImageBitmap} | {failure: string, tries: number}} Picture */
+
+/** All pictures. */
+export class Pictures {
+  /**
+   * @param {string} up the way to the gateway's root
+   * @param {() => void} changed called when a picture has arrived or failed
+   */
+  constructor(up, changed) {
+    this._up = up;
+    this._changed = changed;
+    /** the least recently used first @type {Map<string, Picture>} */
+    this._kept = new Map();
+    /** @type {Map<string, {began: number, abort: AbortController}>} */
+    this._loading = new Map();
+    /** by whoever wants them @type {Map<object, string[]>} */
+    this._wanted = new Map();
+  }
+
+  /**
+   * Return a picture; null where there is none yet, or it has failed.
+   * @param {string} path
+   */
+  get(path) {
+    const found = this._kept.get(path);
+    if (!found) return null;
+    this._kept.delete(path);
+    this._kept.set(path, found);
+    return 'bitmap' in found ? found.bitmap : null;
+  }
+
+  /**
+   * Return whether a picture is there, or has failed.
+   * @param {string} path
+   */
+  has(path) {
+    return this._kept.has(path);
+  }
+
+  /**
+   * Return why a picture has failed; empty where it has not.
+   * @param {string} path
+   */
+  failure(path) {
+    const found = this._kept.get(path);
+    return found && 'failure' in found ? found.failure : '';
+  }
+
+  /**
+   * Say which pictures are wanted now, the most urgent first. What was said before is forgotten.
+   * @param {object} owner whoever wants them
+   * @param {string[]} paths
+   */
+  want(owner, paths) {
+    this._wanted.set(owner, paths);
+    const wanted = new Set([...this._wanted.values()].flat());
+    const now = performance.now();
+    for (const [path, { began, abort }] of this._loading) {
+      if (!wanted.has(path) && now - began > PATIENCE) abort.abort();
+    }
+    this._load();
+  }
+
+  /** Ask again for all that has failed. */
+  retry() {
+    for (const [path, picture] of this._kept) {
+      if ('failure' in picture) this._kept.delete(path);
+    }
+    this._changed();
+  }
+
+  _load() {
+    const lists = [...this._wanted.values()];
+    const longest = Math.max(0, ...lists.map((list) => list.length));
+    for (let n = 0; n < longest; n += 1) {
+      for (const list of lists) {
+        if (this._loading.size >= AT_ONCE) return;
+        const path = list[n];
+        if (path && !this._kept.has(path) && !this._loading.has(path)) void this._fetch(path, 0);
+      }
+    }
+  }
+
+  /**
+   * @param {string} path
+   * @param {number} tries
+   */
+  async _fetch(path, tries) {
+    const abort = new AbortController();
+    this._loading.set(path, { began: performance.now(), abort });
+    let again = 0;
+    try {
+      const answer = await fetch(this._up + path, { signal: abort.signal });
+      if (answer.ok) {
+        const bitmap = await createImageBitmap(await answer.blob());
+        this._keep(path, { bitmap });
+      } else {
+        again = 1000 * Number(answer.headers.get('retry-after') ?? 0);
+        this._keep(path, { failure: reason(answer.status), tries });
+      }
+    } catch (error) {
+      if (!abort.signal.aborted) {
+        again = 2000;
+        this._keep(path, { failure: 'the gateway does not answer', tries });
+      }
+    }
+    this._loading.delete(path);
+    if (again && tries < TRIES) setTimeout(() => this._again(path, tries + 1), again * 2 ** tries);
+    this._changed();
+    this._load();
+  }
+
+  /**
+   * Ask again for a picture that has failed, if it is still wanted.
+   * @param {string} path
+   * @param {number} tries
+   */
+  _again(path, tries) {
+    const wanted = [...this._wanted.values()].some((list) => list.includes(path));
+    if (!this.failure(path)) return;
+    this._kept.delete(path);
+    if (wanted) void this._fetch(path, tries);
+  }
+
+  /**
+   * @param {string} path
+   * @param {Picture} picture
+   */
+  _keep(path, picture) {
+    this._kept.set(path, picture);
+    while (this._kept.size > MOST_KEPT) {
+      const [[oldest, dropped]] = this._kept;
+      if ('bitmap' in dropped) dropped.bitmap.close();
+      this._kept.delete(oldest);
+    }
+  }
+}
+
+/** @param {number} status */
+function reason(status) {
+  switch (status) {
+    case 403: return 'you may not see it';
+    case 404: return 'there is no such tile';
+    case 503: return 'the upstream does not answer';
+    case 504: return 'the upstream is too slow';
+    default: return `the gateway answers ${status}`;
+  }
+}

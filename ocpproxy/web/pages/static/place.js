@@ -1,0 +1,86 @@
+/** Where the viewer is: one point that all planes share, how large things are, and when. @module */
+
+import { axesOf } from './geometry.js';
+
+/** @typedef {import('./geometry.js').Volume} Volume */
+/** @typedef {import('./geometry.js').Triple} Triple */
+
+export const PLANES = ['xy', 'xz', 'zy'];
+export const LAYOUTS = [...PLANES, 'all'];
+
+/** The place. It sends the event "change" after each change. */
+export class Place extends EventTarget {
+  /** @param {Volume} volume */
+  constructor(volume) {
+    super();
+    this.volume = volume;
+    /** nm from the volume's start, x y z @type {Triple} */
+    this.point = /** @type {Triple} */ (volume.size.map((size, axis) => (Math.floor(size / 2) + 0.5) * volume.voxel[axis]));
+    /** nm of a pixel of the screen */
+    this.scale = 0;
+    this.time = 0;
+    this.layout = 'xy';
+    /** the plane that keys and slider move through */
+    this.active = 'xy';
+  }
+
+  /** The voxel at the point, counted absolutely. @returns {Triple} */
+  get voxel() {
+    const { offset, size, voxel } = this.volume;
+    return /** @type {Triple} */ (
+      this.point.map((at, axis) => offset[axis] + Math.min(size[axis] - 1, Math.max(0, Math.floor(at / voxel[axis]))))
+    );
+  }
+
+  /**
+   * Change some of it.
+   * @param {{point?: Triple, scale?: number, time?: number, layout?: string, active?: string}} change
+   */
+  set(change) {
+    Object.assign(this, change);
+    this.dispatchEvent(new Event('change'));
+  }
+
+  /**
+   * Return the number of the slice in a plane, counted absolutely.
+   * @param {string} plane
+   */
+  slice(plane) {
+    return this.voxel[axesOf(plane)[2]];
+  }
+
+  /**
+   * Return the first slice of a plane, and the one after the last.
+   * @param {string} plane
+   * @returns {[number, number]}
+   */
+  slices(plane) {
+    const axis = axesOf(plane)[2];
+    const first = this.volume.offset[axis];
+    return [first, first + this.volume.size[axis]];
+  }
+
+  /**
+   * Go to a voxel along one axis. Outside the volume the last one is meant.
+   * @param {number} axis
+   * @param {number} voxel counted absolutely
+   */
+  goTo(axis, voxel) {
+    const { offset, size, voxel: edge } = this.volume;
+    const number = Math.min(size[axis] - 1, Math.max(0, Math.round(voxel) - offset[axis]));
+    const point = /** @type {Triple} */ ([...this.point]);
+    point[axis] = (number + 0.5) * edge[axis];
+    this.set({ point });
+  }
+
+  /**
+   * Go on by some slices in the active plane.
+   * @param {number} count
+   * @returns {boolean} false at the end of the volume
+   */
+  step(count) {
+    const before = this.slice(this.active);
+    this.goTo(axesOf(this.active)[2], before + count);
+    return this.slice(this.active) !== before;
+  }
+}
