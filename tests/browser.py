@@ -32,8 +32,8 @@ _FLAGS = (
 )
 _GL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 """For pages with WebGL: all is drawn by a graphics card that is imitated, which is slow."""
-_CODES = {"Tab": 9, "Enter": 13, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
-"""Numbers of keys that have no letter."""
+_CODES = {"Tab": 9, "Enter": 13, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "+": 187, "-": 189}
+"""Numbers of keys, for scripts that ask for these."""
 
 
 @dataclass
@@ -126,21 +126,20 @@ class Page:
             raise ValueError(json.dumps(found["exceptionDetails"])[:2000])
         return found["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 60) -> Any:
-        """Return the value of an expression as soon as it is true in the sense of JavaScript.
+    def until(self, expression: str, seconds: float = 60) -> None:
+        """Wait until an expression is true in the sense of JavaScript.
 
         :raises TimeoutError: it is not in time.
         """
         deadline = time.monotonic() + seconds
         while True:
             try:
-                value = self.evaluate(expression)
+                if self.evaluate(f"Boolean({expression})"):
+                    return
             except ValueError:  # while it changes from one page to another
-                value = None
-            if value:
-                return value
+                pass
             if time.monotonic() > deadline:
-                raise TimeoutError(expression, self.messages)
+                raise TimeoutError(f"{expression} is not true: {self.messages}")
             while (event := self._next(0.02)) is not None:
                 self._note(event)
 
@@ -153,7 +152,7 @@ class Page:
         event: dict[str, Any] = {"key": key, "modifiers": modifiers}
         if len(key) == 1:
             event["text"] = key
-        elif key in _CODES:
+        if key in _CODES:
             event |= {"code": key, "windowsVirtualKeyCode": _CODES[key]}
         self.call("Input.dispatchKeyEvent", type="keyDown", **event)
         end = time.monotonic() + hold

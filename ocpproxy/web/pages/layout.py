@@ -85,7 +85,7 @@ async def page(
     html: bytes = await _flatten(tags.html(head, body, lang="en", **{"data-theme": "dark"}))
     headers = {
         b"content-type": b"text/html; charset=utf-8",
-        b"cache-control": b"no-cache",
+        b"cache-control": b"no-cache" if code == 200 else b"no-store",
         b"content-security-policy": POLICY,
         b"referrer-policy": b"same-origin",
     }
