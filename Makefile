@@ -26,14 +26,21 @@ $(VENV)/.coverage: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[test,coverage]' --config-settings editable_mode=compat
 	touch $@
 
+# TypeScript and axe-core check the pages; without npm their tests are skipped.
+PAGE := tests/page/node_modules/.package-lock.json
+
+$(PAGE): tests/page/package.json tests/page/package-lock.json
+	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix tests/page; \
+	else echo "npm is not installed: the scripts of the pages are not checked"; fi
+
 demo: $(VENV)/.installed
 	$(BIN)/twistd --nodaemon --pidfile= ocpproxy
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed $(PAGE)
 	$(BIN)/python tests/run.py
 
 # Every process writes a file of its own. The report is printed even if a test failed.
-coverage: $(VENV)/.coverage
+coverage: $(VENV)/.coverage $(PAGE)
 	$(COVERAGE) erase
 	$(COVERAGE) run tests/run.py; code=$$?; $(COVERAGE) combine --quiet && $(COVERAGE) report && exit $$code
 
@@ -44,10 +51,11 @@ docs: $(VENV)/.docs
 docs-check: $(VENV)/.installed
 	$(BIN)/python tests/run.py tests.test_docs tests.test_manual
 
-lint: $(VENV)/.linters
+lint: $(VENV)/.linters $(PAGE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@if command -v npm >/dev/null; then npm run --silent --prefix tests/page types; fi
 
 clean:
-	rm -rf $(VENV) build dist docs/_build *.egg-info _trial_temp* .coverage .coverage.*
+	rm -rf $(VENV) build dist docs/_build tests/page/node_modules *.egg-info _trial_temp* .coverage .coverage.*

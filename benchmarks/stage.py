@@ -148,8 +148,11 @@ class Stage:
             rates.setdefault(name, []).append(load.rate)
             frugal.setdefault(name, []).append(load.rate * seconds / spent)
 
-    def gateway(self, name: str = "gateway", **options: str) -> tuple[int, subprocess.Popen[bytes]]:
-        """The gateway with ``section_option = value`` for each that is said; its port and process."""
+    def gateway(self, name: str = "gateway", more: str = "", **options: str) -> tuple[int, subprocess.Popen[bytes]]:
+        """The gateway with ``section_option = value`` for each that is given; its port and process.
+
+        :param more: further sections.
+        """
         said: dict[str, dict[str, str]] = {
             "server": {"listen": "tcp:0:interface=127.0.0.1", "access_log": "off"},
             "cache": {"directory": "cache"},
@@ -162,6 +165,7 @@ class Stage:
             said[section][key] = value
         (self.place / f"{name}.ini").write_text(
             "".join(f"[{s}]\n" + "".join(f"{k} = {v}\n" for k, v in values.items()) for s, values in said.items())
+            + more
         )
         process = self.run(
             [PROGRAMS / "twistd", "-n", "--pidfile=", "ocpproxy", "--config", self.place / f"{name}.ini"], name

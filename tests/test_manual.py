@@ -88,6 +88,9 @@ class ManualTests(DaemonCase):
                     await self.run_command("ocpproxy", "pin", "demo", *(one for one in rest if one != "--prefetch"))
                 case ["ocpproxy", "jobs", *_, "--config", "ocp.ini"]:  # there is no job 3
                     outputs["jobs"] = await self.run_command("ocpproxy", "jobs", "--config", "ocp.ini")
+                case ["CATMAID_API_TOKEN=...", "ocpproxy", "catmaid-import", "--url", _, "--gateway", _, *rest]:
+                    asked = ["--url", daemon.url, "--gateway", daemon.url, *rest]  # its API is that of CATMAID
+                    await self.run_command("ocpproxy", "catmaid-import", *asked)
                 case ["ocpproxy", "describe", _, *rest]:
                     outputs["describe"] = await self.run_command("ocpproxy", "describe", "demo", *rest)
                 case ["twistd", "--help"] | ["ocpproxy", *_]:
@@ -103,7 +106,7 @@ class ManualTests(DaemonCase):
         self.assertIn("nothing mended", outputs["ocpproxy fsck --config ocp.ini"])
 
     async def test_addresses(self) -> None:
-        """The pages that the manual names are there, and so is the tile of ``make demo``."""
+        """The pages that the manual names are there."""
         daemon = await self.start(self.config)
         text = "".join(map(prose, (README, *MANUAL)))
         for path, content in (
@@ -114,9 +117,12 @@ class ManualTests(DaemonCase):
             ("projects/", "application/json"),
             ("projects/export", "application/json"),
             ("demo/", "application/json"),
-            ("demo/500/5_5_0.png", "image/png"),
+            ("view/demo/", "text/html"),
+            ("view/demo/catmaid", "text/html"),
+            ("status", "text/html"),
+            ("status.json", "application/json"),
         ):
-            named = path.replace("demo/", "TOKEN/") if path == "demo/" else path
+            named = path.replace("demo/", "TOKEN/")
             self.assertRegex(text, rf"[`0-9]/{re.escape(named)}`")
             code, _, headers = await daemon.get(path)
             self.assertEqual(code, 200, path)
