@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
+import signal
 import socket
+import time
 from fractions import Fraction
 from html.parser import HTMLParser
 from typing import Any
@@ -22,7 +25,7 @@ from ocpproxy.web.pages.home import DatasetCard, HomePage
 from ocpproxy.web.pages.layout import PageFrame
 from tests import ocpserver
 from tests.channels import SMALL, ViewsCase, channels
-from tests.daemons import Daemon
+from tests.daemons import Daemon, pause
 from tests.raw_http import GZIP, raw_get
 from tests.volumes import em
 
@@ -203,6 +206,19 @@ class PagesTests(ViewsCase):
         rest = await gatherResults([deferToThread(one.recv, 2**20) for one in streams])
         self.assertTrue(all(one.endswith(b"0\r\n\r\n") or not one for one in rest))
 
+    async def test_too_many_streams(self) -> None:
+        """One client has a bounded number of streams; a daemon that stops opens none."""
+        daemon = await self.before()
+        streams = [await deferToThread(self.stream, daemon) for _ in range(51)]
+        heads = await gatherResults([deferToThread(one.recv, 12) for one in streams])
+        self.assertEqual(sorted(heads), 50 * [b"HTTP/1.1 200"] + [b"HTTP/1.1 503"])
+        pipelined = b"GET /status.events HTTP/1.1\r\nHost: x\r\n\r\n" * 2
+        for one in streams:
+            one.sendall(pipelined)
+        began = time.monotonic()
+        self.assertEqual(await daemon.stop(), 0)
+        self.assertLess(time.monotonic() - began, 9)  # it has 10 s for open requests
+
     def stream(self, daemon: Daemon) -> socket.socket:
         """Open a stream of events. (In a thread.)"""
         client = socket.create_connection(("127.0.0.1", int(daemon.url.rpartition(":")[2])), timeout=60)
@@ -227,7 +243,13 @@ class AllowTests(ViewsCase):
         """Start a daemon with an open dataset and one for a group."""
         service = ocpserver.Service(em(), 2, **SMALL)
         extra = "[dataset kat]\n[dataset katzen]\nallow = cats, dogs\n"
-        return await self.view(service, extra, server_auth_header="X-Groups", server_trusted_proxies=trusted)
+        options: dict[str, Any] = {"server_auth_header": "X-Groups", "server_trusted_proxies": trusted}
+        self.config = self.configure(self.serve(service), **options)
+        # Without [upstream], tokens that have no section are not served.
+        before, _, upstream = self.config.read_text().partition("[upstream]\n")
+        sections = extra.replace("[dataset kat]\n", f"[dataset kat]\n{upstream}")
+        self.config.write_text(before + sections.replace("[dataset katzen]\n", f"[dataset katzen]\n{upstream}"))
+        return await self.start(self.config)
 
     PATHS = (
         "katzen/3/0_0_0.png",
@@ -268,13 +290,42 @@ class AllowTests(ViewsCase):
             self.assertNotIn(b"katzen", (await daemon.get(path))[1], path)
             _, body, headers = await daemon.get(path, X_Groups="cats")
             self.assertIn(b"katzen", body, path)
-            if path != "status.json":
-                self.assertIn("private", headers["cache-control"])
+            self.assertIn("private", headers["cache-control"], path)
         (project,) = [
             one for one in json.loads((await daemon.get("projects/", X_Groups="cats"))[1]) if "katzen" in one["title"]
         ]
         self.assertEqual((await daemon.get(f"{project['id']}/stacks"))[0], 404)
         self.assertEqual((await daemon.get(f"{project['id']}/stacks", X_Groups="cats"))[0], 200)
+
+    async def test_reload(self) -> None:
+        """Groups that are added, changed and removed count from the next request on; what is gone is hidden."""
+        daemon = await self.before()
+        path = "katzen/3/0_0_0.png"
+        await daemon.get(path, X_Groups="cats")
+        await daemon.rest()
+        text = self.config.read_text()
+        for line, anybody, cats, mice in (
+            ("allow = mice", 403, 403, 200),
+            ("", 200, 200, 200),
+            ("allow = cats", 403, 200, 403),
+        ):
+            self.config.write_text(text.replace("allow = cats, dogs", line))
+            await self.reloaded(daemon)
+            for _ in range(2):
+                codes = [
+                    (await daemon.get(path, **named))[0] for named in ({}, {"X_Groups": "cats"}, {"X_Groups": "mice"})
+                ]
+                self.assertEqual(codes, [anybody, cats, mice], line)
+        self.config.write_text(text.partition("[dataset katzen]")[0])
+        await self.reloaded(daemon)
+        self.assertNotIn(b"katzen", (await daemon.get("status.json", X_Groups="cats"))[1])
+
+    async def reloaded(self, daemon: Daemon) -> None:
+        """Let the daemon read its configuration again."""
+        count = daemon.log.count("was read again")
+        os.kill(daemon.pid, signal.SIGHUP)
+        while daemon.log.count("was read again") == count:
+            await pause(0.02)
 
     async def test_untrusted(self) -> None:
         """A header that no trusted front has sent opens nothing."""

@@ -123,11 +123,51 @@ class ViewerTests(ViewsCase):
             seen, want = self.expected(page, em()[7])
             self.assertLess((np.abs(seen[..., 0] - want) > 2).mean(), 0.01)
             self.assertLess((seen[..., 1] > 10).mean(), 0.01)
+            outside = page.screenshot()[100:800, 5:200]
+            self.assertEqual(outside.max(), 0)
             page.open(f"{self.daemon.url}/view/kat/?x=300&y=299&z=8&scale=1&show=moving&t=3")
             page.until(SHOWN)
             self.assert_shows(page, np.roll(em(), 120, 2)[7])
 
         await self.look(work, "view/kat/?x=300&y=299&z=8&scale=1&show=em")
+
+    async def test_bounds(self) -> None:
+        """Pictures that are wanted are no more than are kept; panels that are closed leave nothing behind."""
+
+        def work(page: Page) -> None:
+            page.until(SHOWN)
+            for _ in range(5):
+                page.key("4")
+                page.until(f"document.querySelectorAll('.panel').length === 3 && {SHOWN}")
+                page.key("1")
+                page.until(f"document.querySelectorAll('.panel').length === 1 && {SHOWN}")
+            self.assertEqual(page.evaluate("ocpproxy._pictures._lists.size"), 1)
+            paths = "Array.from({length: 1000}, (_, n) => `ocpcatmaid/kat/em/xy/${n % 20 + 1}/0_0_0.png?n=${n}`)"
+            page.evaluate(f"ocpproxy._pictures.want({{}}, {paths})")
+            page.until("!ocpproxy._pictures._loading.size && ocpproxy._pictures._kept.size > 190")
+            asked = page.evaluate("performance.getEntriesByType('resource').length")
+            time.sleep(1)
+            self.assertEqual(page.evaluate("performance.getEntriesByType('resource').length"), asked)
+            self.assertLess(page.evaluate("ocpproxy._pictures._kept.size"), 300)
+
+        await self.look(work, "view/kat/?x=300&y=299&z=8&scale=1&show=em")
+
+    async def test_flight_ends(self) -> None:
+        """The flight ends with the key, whatever its character is by then; shift goes by ten on any keyboard."""
+
+        def work(page: Page) -> None:
+            page.until(SHOWN)
+            event = "dispatchEvent(new KeyboardEvent('{}', {{key: '{}', code: 'Period', shiftKey: {}}}))"
+            page.evaluate(event.format("keydown", ":", "true"))
+            page.evaluate(event.format("keyup", ".", "false"))
+            page.until("ocpproxy.place.voxel[2] === 12")
+            page.evaluate(event.format("keydown", ".", "false"))
+            page.evaluate(event.format("keyup", ":", "true"))
+            page.until("ocpproxy.place.voxel[2] === 13")
+            time.sleep(0.6)
+            self.assertEqual(page.evaluate("ocpproxy.place.voxel[2]"), 13)
+
+        await self.look(work, "view/kat/?x=300&y=299&z=2&scale=1&show=em")
 
     async def test_failures(self) -> None:
         """Tiles that fail are marked, with the reason; when the upstream is back they are shown."""

@@ -87,6 +87,10 @@ class WorkerTests(OnDatabase, DaemonMixin):
         await daemon.rest()
         self.assertEqual(await daemon.metric("ocpproxy_tiles_total"), 24)
         self.assertEqual(await daemon.metric("ocpproxy_cache_tiles "), 16)
+        fresh = HTTPClient(Agent(reactor, pool=HTTPConnectionPool(reactor, persistent=False)))
+        for _ in range(12):  # by any of the workers
+            (slow,) = (await (await fresh.get(f"{daemon.url}/status.json")).json())["tables"]["slowest"]
+            self.assertEqual((slow["token"], slow["outcome"]), ("kat", "fetched"))
         workers = children(daemon.pid)
         self.assertEqual(len(workers), 2)
         os.kill(workers[0], signal.SIGKILL)

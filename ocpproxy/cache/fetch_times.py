@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from heapq import heappushpop, nlargest
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -39,6 +40,37 @@ class SlowFetch(NamedTuple):
     """The middle of the cuboid, in voxels of the finest level."""
     outcome: str
     """``fetched``, or what the upstream did instead."""
+
+
+class FetchReport(NamedTuple):
+    """How long fetches took."""
+
+    slowest: list[SlowFetch]
+    """The slowest of the last hour, the slowest first."""
+    lately: dict[str, list[float]]
+    """Seconds of the last fetches of each dataset."""
+
+    def usual(self, token: str) -> float | None:
+        """Return the seconds that half of the last fetches of a dataset took at most; None when there were none."""
+        lately = sorted(self.lately.get(token, ()))
+        return lately[len(lately) // 2] if lately else None
+
+    def to_json(self) -> bytes:
+        """Return it as JSON."""
+        return json.dumps(self).encode()
+
+    @classmethod
+    def of(cls, texts: Iterable[bytes]) -> FetchReport:
+        """Return the reports of several processes, each as JSON, as one."""
+        slowest: list[SlowFetch] = []
+        lately: dict[str, list[float]] = {}
+        for text in texts:
+            rows, of_tokens = json.loads(text)
+            for seconds, at, token, name, place, outcome in rows:
+                slowest.append(SlowFetch(seconds, at, token, name, tuple(place), outcome))
+            for token, taken in of_tokens.items():
+                lately.setdefault(token, []).extend(taken)
+        return cls(nlargest(_MOST, slowest), lately)
 
 
 class FetchTimes:
@@ -83,16 +115,14 @@ class FetchTimes:
         taken = sorted(self._answers.get(source, (_USUAL_SECONDS,)))
         return taken[len(taken) // 4]
 
-    def slowest(self) -> list[SlowFetch]:
-        """Return the slowest fetches of the last hour, the slowest first."""
-        since = self._now() - HOUR
-        return nlargest(_MOST, (one for part in self._parts.values() for one in part if one.at > since))
-
-    def usual(self, token: str) -> float | None:
-        """Return the seconds that half of the last fetches of a dataset took at most; None when there were none."""
-        since = self._now() - _LATELY
-        lately = sorted(seconds for at, seconds in self._recent.get(token, ()) if at > since)
-        return lately[len(lately) // 2] if lately else None
+    def report(self) -> FetchReport:
+        """Return what is known of the last hour."""
+        now = self._now()
+        slowest = [one for part in self._parts.values() for one in part if one.at > now - HOUR]
+        lately = {
+            token: [seconds for at, seconds in kept if at > now - _LATELY] for token, kept in self._recent.items()
+        }
+        return FetchReport(nlargest(_MOST, slowest), lately)
 
 
 def _middle(cuboid: AnyCuboid) -> Triple:

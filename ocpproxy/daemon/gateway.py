@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from ocpproxy.cache.catalogue import Catalogue
 from ocpproxy.cache.derived import DerivedTiles
 from ocpproxy.cache.eviction import Evictor
-from ocpproxy.cache.fetch_times import FetchTimes
+from ocpproxy.cache.fetch_times import FetchReport, FetchTimes
 from ocpproxy.cache.fetches import CuboidFetches, FetchContext
 from ocpproxy.cache.lookahead import AheadContext, LookAhead
 from ocpproxy.cache.lookup import TileLookup
@@ -84,6 +84,8 @@ class GatewayProcess:
     """The descriptor of the admin endpoint's socket to adopt, where the process does not open its own."""
     all_metrics: Callable[[], Awaitable[bytes]] | None = None
     """Returns the metrics of all processes."""
+    all_fetches: Callable[[], Awaitable[FetchReport]] | None = None
+    """Returns how long the fetches of all processes took."""
     log: LogOutput | None = None
     """Where the log goes; None where that is not ours."""
     reload: Callable[[], Awaitable[dict[str, Any]]] = _no_file
@@ -102,6 +104,7 @@ class Gateway:
     catalogue: Catalogue
     fetches: CuboidFetches
     evictor: Evictor
+    times: FetchTimes
     site: GatewaySite
     services: OrderedServices
     reload: Callable[[Settings], None]
@@ -150,7 +153,9 @@ def make_gateway(
     run = RunContext(fetches, storage.store, evictor, reactor, now)
     estimator = Estimator(storage.store, storage.files.run, reactor, live.quotas)
     rows, space = JobRows(storage.database, reactor), SpaceReport(storage.store, live.quotas)
-    served = ServedParts(storage, sources, lookup, times, space, rows, threads.urgent, metrics, process.all_metrics)
+    served = ServedParts(
+        storage, sources, lookup, times, space, rows, threads.urgent, metrics, process.all_metrics, process.all_fetches
+    )
     access_log = make_access_log(settings.server.access_log, process.log, reactor)
     serving = make_serving(settings, reactor, served, access_log)
     site = serving.site
@@ -186,7 +191,7 @@ def make_gateway(
     def reload(other: Settings) -> None:
         live.use(_share(settings.with_datasets_of(other), process.of), metrics)
 
-    return Gateway(storage, catalogue, fetches, evictor, site, services, reload)
+    return Gateway(storage, catalogue, fetches, evictor, times, site, services, reload)
 
 
 def _share(settings: Settings, of: int) -> Settings:

@@ -47,6 +47,18 @@ class GetAllMetrics(amp.Command):
     response = [(b"text", CompressedText())]  # noqa: RUF012
 
 
+class GetFetches(amp.Command):
+    """The parent asks a worker for its `cache.fetch_times.FetchReport`, as JSON."""
+
+    response = [(b"text", CompressedText())]  # noqa: RUF012
+
+
+class GetAllFetches(amp.Command):
+    """A worker asks its parent for those of all workers, as one."""
+
+    response = [(b"text", CompressedText())]  # noqa: RUF012
+
+
 class UseDatasets(amp.Command):
     """The parent has read the configuration again; a worker uses the upstreams and datasets in its text."""
 

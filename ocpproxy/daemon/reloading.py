@@ -14,7 +14,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredLock
 
 from ocpproxy.cache.catalogue import Catalogue
-from ocpproxy.config import BadConfiguration, Settings
+from ocpproxy.config import BadConfiguration, DatasetSettings, Settings
 from ocpproxy.daemon.storage import pinned_levels
 from ocpproxy.daemon.upstreams import Sources, make_sources
 from ocpproxy.index.database import DatabaseUnavailable
@@ -143,6 +143,11 @@ class LiveDatasets:
             releasing.addErrback(lambda failure: _log.failure("releasing what is not pinned any more", failure))
 
 
+def _source_options(dataset: DatasetSettings) -> tuple[object, ...]:
+    """Return the options that decide what a source is."""
+    return (dataset.upstream, dataset.token, dataset.display, dataset.allow)
+
+
 def _keep_unchanged(old: Settings, sources: Sources, new: Settings, made: Sources) -> Sources:
     """Return the new sources, with the old ones of tokens whose options are the same."""
     same_others = (old.upstream, old.any_token) == (new.upstream, new.any_token)
@@ -151,7 +156,7 @@ def _keep_unchanged(old: Settings, sources: Sources, new: Settings, made: Source
         before, after = old.datasets.get(token), new.datasets.get(token)
         if before is None or after is None:
             return before is after and same_others  # a token that its kind of upstream has of itself
-        return (before.upstream, before.token, before.display) == (after.upstream, after.token, after.display)
+        return _source_options(before) == _source_options(after)
 
     tokens = {
         token: sources.tokens[token] if token in sources.tokens and is_same(token) else source

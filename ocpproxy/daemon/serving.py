@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ocpproxy.cache.fetch_times import FetchTimes
+from ocpproxy.cache.fetch_times import FetchReport, FetchTimes
 from ocpproxy.cache.lookup import TileLookup
 from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.config import Settings
@@ -27,7 +27,6 @@ from ocpproxy.web.health import GatewayState, Health
 from ocpproxy.web.hot_path import HotPath, KnownTiles
 from ocpproxy.web.log_file import LogFile
 from ocpproxy.web.open_requests import OpenRequests
-from ocpproxy.web.pages.datasets import Condition
 from ocpproxy.web.pages.figures import StateSources
 from ocpproxy.web.pages.live_state import LiveState
 from ocpproxy.web.pages.site_pages import PageParts, SitePages
@@ -53,6 +52,8 @@ class ServedParts:
     metrics: Metrics
     all_metrics: Callable[[], Awaitable[bytes]] | None
     """Returns the metrics of all processes; None where there is one."""
+    all_fetches: Callable[[], Awaitable[FetchReport]] | None
+    """Returns how long the fetches of all processes took; None where there is one."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,12 @@ def make_serving(settings: Settings, reactor: Any, parts: ServedParts, access_lo
     voxels = VoxelSources(sources.cache, parts.run_in_thread, routes, access, sources.now, server.max_age)
     neuroglancer = ClientFiles.installed()
     live = _live_state(parts, access, reactor)
-    condition = Condition(catalogue, parts.times)
     canaries = Canaries(sources.cache, parts.run_in_thread, reactor)
     catmaid = CatmaidProjects(catalogue, access, canaries, server.mirrors, reactor)
     pages = SitePages(
-        PageParts(catalogue, catmaid, condition, live, access, reactor, parts.run_in_thread, neuroglancer.are_installed)
+        PageParts(
+            catalogue, catmaid, _fetches(parts), live, access, reactor, parts.run_in_thread, neuroglancer.are_installed
+        )
     )
     root = Root(
         RootParts(
@@ -104,6 +106,13 @@ def _own_metrics(metrics: Metrics) -> Callable[[], Awaitable[bytes]]:
     return text
 
 
+def _fetches(parts: ServedParts) -> Callable[[], Awaitable[FetchReport]]:
+    async def report() -> FetchReport:
+        return parts.times.report()
+
+    return parts.all_fetches or report
+
+
 def _state(parts: ServedParts) -> GatewayState:
     storage = parts.storage
     return GatewayState(
@@ -118,7 +127,7 @@ def _live_state(parts: ServedParts, access: Access, reactor: Any) -> LiveState:
         metrics=parts.all_metrics or _own_metrics(parts.metrics),
         usage=lambda: parts.space.usage("token"),
         jobs=parts.rows.load_all,
-        slowest=parts.times.slowest,
+        fetches=_fetches(parts),
         now=parts.sources.now,
     )
     return LiveState(sources, access, reactor)

@@ -22,13 +22,16 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from ocpproxy import config
+from ocpproxy.cache.fetch_times import FetchReport
 from ocpproxy.config import BadConfiguration, Fault, Settings
 from ocpproxy.daemon.gateway import GatewayProcess, make_gateway
 from ocpproxy.daemon.link import (
     ANSWER_WITHIN,
     FIRST_SOCKET,
     LINK,
+    GetAllFetches,
     GetAllMetrics,
+    GetFetches,
     GetMetrics,
     ReloadConfiguration,
     UseDatasets,
@@ -46,9 +49,16 @@ _log = Logger()
 class _ParentConnection(amp.AMP):
     """A worker's end of the link to its parent."""
 
-    def __init__(self, metrics: Metrics, use_datasets: Callable[[str], None], reactor: Any) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        fetches: Callable[[], FetchReport],
+        use_datasets: Callable[[str], None],
+        reactor: Any,
+    ) -> None:
         super().__init__()
         self._metrics = metrics
+        self._fetches = fetches
         self._use_datasets = use_datasets
         self._reactor = reactor
 
@@ -78,6 +88,11 @@ class _ParentConnection(amp.AMP):
         """Return the metrics of this worker."""
         return {"text": self._metrics.text()}
 
+    @GetFetches.responder
+    def own_fetches(self) -> dict[str, bytes]:
+        """Return how long the fetches of this worker took."""
+        return {"text": self._fetches().to_json()}
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End: the parent is dead, and nobody would pass TERM on, or restart this worker."""
         super().connectionLost(reason)
@@ -85,13 +100,20 @@ class _ParentConnection(amp.AMP):
 
     async def all_metrics(self) -> bytes:
         """Return the metrics of all workers; where the parent does not answer, those of this one."""
+        return await self._of_all(GetAllMetrics, self._metrics.text)
+
+    async def all_fetches(self) -> FetchReport:
+        """Return how long the fetches of all workers took; where the parent does not answer, those of this one."""
+        return FetchReport.of([await self._of_all(GetAllFetches, lambda: self._fetches().to_json())])
+
+    async def _of_all(self, command: type[amp.Command], own: Callable[[], bytes]) -> bytes:
         try:
-            answer = await self.callRemote(GetAllMetrics).addTimeout(2 * ANSWER_WITHIN, self._reactor)
+            answer = await self.callRemote(command).addTimeout(2 * ANSWER_WITHIN, self._reactor)
         except CancelledError:
             raise
         except Exception as error:  # whatever AMP makes of a link that is lost
-            _log.warn("only this worker's metrics are reported: {reason}", reason=str(error))
-            return self._metrics.text()
+            _log.warn("only this worker is reported: {reason}", reason=str(error))
+            return own()
         text: bytes = answer["text"]
         return text
 
@@ -111,11 +133,20 @@ def main() -> None:
     log = LogOutput(None, as_json=settings.server.log == "json", worker=task["number"])
     globalLogBeginner.beginLoggingTo([log], redirectStandardIO=False)
     metrics = Metrics()
-    parent = _ParentConnection(metrics, lambda text: gateway.reload(parse(text)), reactor)
+    parent = _ParentConnection(
+        metrics, lambda: gateway.times.report(), lambda text: gateway.reload(parse(text)), reactor
+    )
     sockets = range(FIRST_SOCKET, FIRST_SOCKET + task["sockets"])
     admin = sockets.stop if task["admin"] else None
     process = GatewayProcess(
-        task["number"], settings.server.workers, tuple(sockets), admin, parent.all_metrics, log, parent.reload
+        task["number"],
+        settings.server.workers,
+        tuple(sockets),
+        admin,
+        parent.all_metrics,
+        parent.all_fetches,
+        log,
+        parent.reload,
     )
     services = OrderedServices()
     Signals(reactor, log).setServiceParent(services)

@@ -30,13 +30,16 @@ from twisted.internet.task import LoopingCall
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
+from ocpproxy.cache.fetch_times import FetchReport
 from ocpproxy.config import BadConfiguration, Settings
 from ocpproxy.daemon.admin import AdminSocket
 from ocpproxy.daemon.link import (
     ANSWER_WITHIN,
     FIRST_SOCKET,
     LINK,
+    GetAllFetches,
     GetAllMetrics,
+    GetFetches,
     GetMetrics,
     ReloadConfiguration,
     UseDatasets,
@@ -99,6 +102,11 @@ class _WorkerConnection(amp.AMP):
     def all_metrics(self) -> Deferred[dict[str, bytes]]:
         """Return the metrics of all workers."""
         return Deferred.fromCoroutine(self._pool.all_metrics()).addCallback(lambda text: {"text": text})
+
+    @GetAllFetches.responder
+    def all_fetches(self) -> Deferred[dict[str, bytes]]:
+        """Return how long the fetches of all workers took."""
+        return Deferred.fromCoroutine(self._pool.all_fetches()).addCallback(lambda text: {"text": text})
 
 
 class _WorkerProcess(ProcessProtocol):
@@ -328,6 +336,16 @@ class WorkerPool(Service):
         """Return the sum of the metrics of all workers, the dead ones included."""
         await self._ask_all()
         return merge_metrics([worker.metrics for worker in self._living.values()], self._dead_counts)
+
+    async def all_fetches(self) -> bytes:
+        """Return how long the fetches of all living workers took, as JSON."""
+        asked = [
+            worker.connection.callRemote(GetFetches).addTimeout(ANSWER_WITHIN, self._reactor)
+            for worker in self._living.values()
+            if worker.connection.transport is not None
+        ]
+        answers = await DeferredList(asked, consumeErrors=True)
+        return FetchReport.of(answer["text"] for answered, answer in answers if answered).to_json()
 
 
 def _is_null(descriptor: int) -> bool:

@@ -23,8 +23,13 @@ class Access:
         self._catalogue = catalogue
 
     def may_see(self, token: str, groups: frozenset[str]) -> bool:
-        """Return whether somebody of these groups may see a dataset."""
-        return allows(self._source(token), groups)
+        """Return whether somebody of these groups may see a dataset; nobody sees what is not served any more."""
+        source = self._source(token)
+        return source is not None and allows(source, groups)
+
+    def mark(self, request: GatewayRequest) -> None:
+        """Mark the answer to a request as private if some dataset is not for everybody."""
+        self.visible(self._catalogue.tokens(), request)
 
     def check(self, token: str, request: GatewayRequest) -> None:
         """Mark the answer to a request for a dataset as private where it is.
@@ -41,9 +46,9 @@ class Access:
     def visible(self, tokens: Iterable[str], request: GatewayRequest) -> list[str]:
         """Return those datasets that whoever asks may see. The answer is private where some dataset is."""
         tokens, groups = list(tokens), request.groups
-        sources = [self._source(token) for token in tokens]
-        request.is_private = request.is_private or any(one is not None and one.allowed for one in sources)
-        return [token for token, source in zip(tokens, sources, strict=True) if allows(source, groups)]
+        sources = [(token, self._source(token)) for token in tokens]
+        request.is_private = request.is_private or any(one is not None and one.allowed for _, one in sources)
+        return [token for token, source in sources if source is not None and allows(source, groups)]
 
     def _source(self, token: str) -> DatasetSource | None:
         try:
@@ -52,6 +57,6 @@ class Access:
             return None
 
 
-def allows(source: DatasetSource | None, groups: frozenset[str]) -> bool:
+def allows(source: DatasetSource, groups: frozenset[str]) -> bool:
     """Return whether somebody of these groups may see what comes from a source."""
-    return source is None or not source.allowed or not source.allowed.isdisjoint(groups)
+    return not source.allowed or not source.allowed.isdisjoint(groups)

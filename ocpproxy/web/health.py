@@ -15,7 +15,7 @@ from ocpproxy.web.request import GatewayRequest
 
 @dataclass(frozen=True)
 class GatewayState:
-    """What the pages show of the gateway, looked up each time."""
+    """What is asked of the gateway's parts each time."""
 
     index_available: Callable[[], bool]
     check_writable: Callable[[], Awaitable[None]]

@@ -206,7 +206,9 @@ class HotPath:
             return None
         target, now = line[4:-9], self._now()
         route = self._routes.find(target, now)
-        if route is None or not allows(route.entry.source, header.groups if peer.trusted else _NO_GROUPS):
+        if route is None:
+            return None
+        if route.is_private and not allows(route.entry.source, header.groups if peer.trusted else _NO_GROUPS):
             return None
         try:
             found = self._lookup.find_now(route.tile, lend=True)

@@ -78,3 +78,20 @@ class FunctionResource(AsyncResource):
     async def answer(self, request: GatewayRequest) -> Reply:
         """Return what the function makes."""
         return await self._make(request)
+
+
+class PageOverToken(Resource):
+    """A page whose name a token may have too: what is below it, and is no child of its own, belongs to the token."""
+
+    def __init__(self, page: FunctionResource, tokens: Resource) -> None:
+        super().__init__()
+        self._page = page
+        self._tokens = tokens
+
+    def getChild(self, path: bytes, request: Any) -> Resource:
+        """Return the resource of tokens."""
+        return self._tokens
+
+    def render(self, request: Any) -> Any:
+        """Answer with the page."""
+        return self._page.render(request)

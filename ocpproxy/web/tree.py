@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from twisted.web.resource import Resource
 from twisted.web.server import Request
@@ -12,7 +11,7 @@ from twisted.web.server import Request
 from ocpproxy.web.catmaid.projects import CatmaidProjects
 from ocpproxy.web.health import Health
 from ocpproxy.web.pages.site_pages import SitePages
-from ocpproxy.web.resources import FunctionResource
+from ocpproxy.web.resources import FunctionResource, PageOverToken
 from ocpproxy.web.tiles import TokenResource
 from ocpproxy.web.voxels.neuroglancer import ClientFiles, NeuroglancerResource
 from ocpproxy.web.voxels.resource import FORMATS, VoxelResource, VoxelSources
@@ -47,7 +46,7 @@ class Root(Resource):
             self.putChild(voxel_format.name.encode(), VoxelResource(voxel_format, voxels))
         self.putChild(b"neuroglancer", NeuroglancerResource(voxels, parts.neuroglancer))
         listing = FunctionResource(catmaid.projects)
-        projects = _Projects(tokens, listing)
+        projects = PageOverToken(listing, tokens)  # with and without a slash
         projects.putChild(b"", listing)
         projects.putChild(b"export", FunctionResource(catmaid.export))
         self.putChild(b"projects", projects)
@@ -57,20 +56,3 @@ class Root(Resource):
         """Return CATMAID's projects, which have numbers, or the resource of tokens."""
         asked = b"/".join([path, *(request.postpath or [])])
         return self._project if _PROJECT.fullmatch(asked) else self._tokens
-
-
-class _Projects(Resource):
-    """``/projects``, ``/projects/`` and ``/projects/export``; other paths below are those of a token "projects"."""
-
-    def __init__(self, tokens: TokenResource, listing: FunctionResource) -> None:
-        super().__init__()
-        self._tokens = tokens
-        self._listing = listing
-
-    def getChild(self, path: bytes, request: Request) -> Resource:
-        """Return the resource of tokens."""
-        return self._tokens
-
-    def render(self, request: Any) -> Any:
-        """Answer ``/projects`` like ``/projects/``."""
-        return self._listing.render(request)

@@ -1,45 +1,52 @@
 """Canaries inside the data: CATMAID loads one tile of each mirror to see whether it works.
 
-The middle of a volume may be background, as in a brain that is curved. So slices of the coarsest level are looked at,
-the middle one first, until a voxel is found that is not, close to the middle. The result is kept for as long as the
-dataset is described as it is; who asks meanwhile gets the middle.
+The middle of a volume may be background, as in a brain that is curved. So a few slices of the coarsest level are looked
+at, the middle one first, until one shows something. The pixel closest to the middle is taken. It is kept for as long as
+the dataset is described as it is; who asks meanwhile gets the middle of the volume.
+
+Anybody can ask for a canary. So one dataset is searched at a time, one of its channels stands for all, and the search
+comes after everything that viewers want.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from cachetools import TTLCache
 from PIL import Image
+from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
 from ocpproxy.cache.entries import CatalogueEntry, Undescribed
 from ocpproxy.cache.lookup import Result
 from ocpproxy.cache.tiles import TileCache
-from ocpproxy.concurrency.gather import gather
 from ocpproxy.concurrency.shield import shield
 from ocpproxy.concurrency.threads import RunInThread
+from ocpproxy.concurrency.work import Lane, working_for
 from ocpproxy.log import Logger
-from ocpproxy.model.address import ChannelName, ImageBase, TileAddress
+from ocpproxy.model.address import TileAddress
 from ocpproxy.model.dataset import TILE, CannotDisplay, Plane, Triple, Z
+from ocpproxy.store.keys import NotIndexable
 from ocpproxy.upstream.base import UpstreamFailure
 from ocpproxy.web.catmaid.stacks import StackInfo
 
-_PARTS = (0.5, 0.375, 0.625, 0.25, 0.75)
+_PARTS = (0.5, 0.25, 0.75)
 """The slices that are looked at, as parts of the volume."""
 _MOST_TILES = 4
-"""Tiles of a slice that are looked at."""
-_MOST_CHANNELS = 16
-"""Channels of a dataset that are looked at; the others get the place of the first one."""
+"""Tiles of the coarsest level: one with more is not looked at, for that would take much of the upstream."""
+_ASK_AGAIN_AFTER = 60.0
+"""Seconds after an upstream has failed."""
+_MOST_DATASETS = 10_000
 _AROUND = 2
 """Pixels around the one that is found which are no background either."""
 
 
 class Canaries:
-    """The places, in voxels of level 0."""
+    """The places."""
 
     _log = Logger()
 
@@ -47,45 +54,50 @@ class Canaries:
         self._cache = cache
         self._run_in_thread = run_in_thread
         self._clock = clock
-        self._found: WeakKeyDictionary[CatalogueEntry, dict[str, Triple | None]] = WeakKeyDictionary()
-        """By channel; None while it is looked for, and where all that was seen is background."""
+        self._found: WeakKeyDictionary[CatalogueEntry, Triple | None] = WeakKeyDictionary()
+        """In voxels of level 0; None while it is looked for, and where all that was seen is background."""
+        self._failed: TTLCache[str, bool] = TTLCache(_MOST_DATASETS, _ASK_AGAIN_AFTER, clock.seconds)
+        self._one = DeferredLock()
 
-    async def placed(self, entry: CatalogueEntry, infos: Iterable[StackInfo], patience: float) -> list[StackInfo]:
-        """Return the stacks with canaries inside the data, as far as these are found in so many seconds."""
-        infos = list(infos)
-        names = dict.fromkeys(info.base.channels[0].name for info in infos)
-        found = self._found.setdefault(entry, {})
-        missing = [name for name in list(names)[:_MOST_CHANNELS] if name not in found]
-        if missing:
-            found.update(dict.fromkeys(missing))
-            looking = shield(gather([self._look(entry, name) for name in missing]))
-            await looking.addTimeout(patience, self._clock, lambda *_: [])
-        first = next((place for place in found.values() if place is not None), None)
-        return [_with(entry, info, found.get(info.base.channels[0].name) or first) for info in infos]
+    async def placed(self, entry: CatalogueEntry, infos: Sequence[StackInfo], patience: float) -> list[StackInfo]:
+        """Return the stacks of a dataset with canaries inside the data, if one is found in so many seconds."""
+        if infos and entry not in self._found and entry.dataset.token not in self._failed:
+            self._found[entry] = None
+            with working_for("", Lane.PREFETCH):
+                looking = shield(self._look(entry, infos[0]))
+            await looking.addTimeout(patience, self._clock, lambda *_: None)
+        place = self._found.get(entry)
+        return list(infos) if place is None else [_with(entry, info, place) for info in infos]
 
-    async def _look(self, entry: CatalogueEntry, name: str) -> None:
+    async def _look(self, entry: CatalogueEntry, info: StackInfo) -> None:
+        await self._one.acquire()
         try:
-            self._found[entry][name] = await self._search(entry, name)
-        except (UpstreamFailure, Undescribed, CannotDisplay) as error:
-            self._found[entry].pop(name, None)  # the next one who asks looks again
+            self._found[entry] = await self._search(entry, info)
+        except (UpstreamFailure, Undescribed, CannotDisplay, NotIndexable) as error:
+            del self._found[entry]
+            self._failed[entry.dataset.token] = True
             self._log.debug("no canary for {token}: {reason}", token=entry.dataset.token, reason=str(error))
         except Exception:
             self._log.failure("while looking for a place inside {token}", token=entry.dataset.token)
+        finally:
+            self._one.release()
 
-    async def _search(self, entry: CatalogueEntry, name: str) -> Triple | None:
-        """Return a voxel of level 0 that is no background."""
+    async def _search(self, entry: CatalogueEntry, info: StackInfo) -> Triple | None:
+        """Return a voxel of level 0 that is no background; None where none is seen."""
         dataset = entry.dataset
-        base = ImageBase(dataset.token, Plane.XY, (ChannelName(name),))
+        base = replace(info.base, plane=Plane.XY)
         stack = entry.stack(base)
         number = max(dataset.levels)
         level, finest = dataset.levels[number], dataset.levels[0]
         columns, rows = stack.tiles(level)
+        if columns * rows > _MOST_TILES:
+            return None
         middle = (level.size[0] / 2, level.size[1] / 2)
         tiles = [(row, col) for row in range(rows) for col in range(columns)]
         tiles.sort(key=lambda tile: _distance(tile, middle))
         for part in _PARTS:
             z = finest.offset[Z] + int(finest.size[Z] * part)
-            for row, col in tiles[:_MOST_TILES]:
+            for row, col in tiles:
                 address = TileAddress(base, stack.slice_at(level, z), row, col, number)
                 answer = await self._cache.tile(await self._cache.locate(address))
                 if answer.result in (Result.BLANK, Result.PLACEHOLDER):
@@ -127,10 +139,8 @@ def bright_pixel(picture: bytes, middle: tuple[float, float]) -> tuple[int, int]
     return int(columns[nearest]), int(rows[nearest])
 
 
-def _with(entry: CatalogueEntry, info: StackInfo, place: Triple | None) -> StackInfo:
+def _with(entry: CatalogueEntry, info: StackInfo, place: Triple) -> StackInfo:
     """Return a stack with its canary at a voxel: x and y from the volume's start, z absolute."""
-    if place is None:
-        return info
     finest = entry.dataset.levels[0]
     z = place[Z] - finest.offset[Z]
     inside = (place[0], place[1], z)

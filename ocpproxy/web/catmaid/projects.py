@@ -53,7 +53,7 @@ class CatmaidProjects:
     async def projects(self, request: GatewayRequest) -> Reply:
         """Return the datasets, as CATMAID lists its projects."""
         projects = [
-            documents.project(entry.dataset.token, await self.stacks(entry))
+            documents.project(entry.dataset.token, await self._stacks(entry))
             for entry in await self._catalogue.entries(self._visible(request), _PATIENCE)
         ]
         return await self._document(projects)
@@ -70,9 +70,10 @@ class CatmaidProjects:
             sentence = f"the upstream of {tokens[0]} does not describe it now; try again"
             return answers.text(503, sentence, retry_after="1")
         for entry in entries:
-            token, infos = entry.dataset.token, await self.stacks(entry)
+            token = entry.dataset.token
             if rest == ["stacks"]:
-                return await self._document(documents.stacks(token, infos))
+                return await self._document(documents.stacks(token, await self._stacks(entry)))
+            infos = await self.stacks(entry)
             document = documents.stack_document(token, infos, int(rest[1]), request.root_url)
             if document is not None:
                 return answers.document(200, document)
@@ -86,9 +87,11 @@ class CatmaidProjects:
         return [request.root_url, *(mirror for mirror in self._mirrors if mirror != request.root_url)]
 
     async def stacks(self, entry: CatalogueEntry) -> list[StackInfo]:
-        """Return the stacks of a dataset, of which there may be thousands."""
-        infos = await in_pieces(stack_infos(entry), self._clock)
-        return await self._canaries.placed(entry, infos, _CANARY_PATIENCE)
+        """Return the stacks of a dataset, of which there may be thousands, with canaries inside the data."""
+        return await self._canaries.placed(entry, await self._stacks(entry), _CANARY_PATIENCE)
+
+    async def _stacks(self, entry: CatalogueEntry) -> list[StackInfo]:
+        return await in_pieces(stack_infos(entry), self._clock)
 
     async def _document(self, value: object) -> Reply:
         """Return a document that may be long."""

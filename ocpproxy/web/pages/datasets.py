@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from ocpproxy.cache.catalogue import Catalogue
 from ocpproxy.cache.entries import CatalogueEntry
-from ocpproxy.cache.fetch_times import FetchTimes
+from ocpproxy.cache.fetch_times import FetchReport
 from ocpproxy.model.address import ImageBase, write_base
 from ocpproxy.model.dataset import Channel, Dataset, Plane
 from ocpproxy.web.catmaid.stacks import image_bases
@@ -45,7 +45,7 @@ class Condition:
     """Finds out how datasets are."""
 
     catalogue: Catalogue
-    times: FetchTimes
+    fetches: FetchReport
 
     def of(self, token: str) -> DatasetState:
         """Return how a dataset is."""
@@ -63,7 +63,7 @@ class Condition:
             reason = "Its upstream fails, and is left alone for a moment; what is cached is shown."
             return DatasetState(DatasetHealth.FAILING, reason)
         notes = " ".join(f"{note}." for note in entry.dataset.notes)
-        usual = self.times.usual(token)
+        usual = self.fetches.usual(token)
         if usual is not None and usual > SLOW:
             return DatasetState(DatasetHealth.SLOW, f"Its upstream takes {usual:.1f} s for a cuboid. {notes}".strip())
         return DatasetState(DatasetHealth.WELL, notes)

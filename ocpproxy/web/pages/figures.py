@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from ocpproxy.cache.fetch_times import SlowFetch
+from ocpproxy.cache.fetch_times import FetchReport, SlowFetch
 from ocpproxy.index.database import DatabaseUnavailable
 from ocpproxy.index.jobs import ENDED, Job
 from ocpproxy.jobs.progress import JobProgress
 from ocpproxy.jobs.space import PartUsage
 
 _HITS = ("hit_memory", "hit_disk", "stale")
-_MOST_ROWS = 50
+MOST_ROWS = 50
+"""Rows of a table that are shown."""
 _ENDED_SHOWN = 5
 """Jobs that have ended, of which the last ones are shown."""
 _BREAKER = {0.0: "well", 1.0: "tried again", 2.0: "left alone"}
@@ -63,7 +64,7 @@ GROUPS = (
             Figure("misses_rate", "of them fetched", "per second"),
             Figure("waiting", "Requests that wait", "count", "ocpproxy_waiters"),
             Figure("flights", "Cuboids being fetched", "count", "ocpproxy_flights"),
-            Figure("renders", "Renders that wait", "count", "ocpproxy_renders_queued"),
+            Figure("renders", "Tiles that wait to be drawn", "count", "ocpproxy_renders_queued"),
             Figure("index_up", "Index database", "switch", "ocpproxy_index_up"),
         ),
     ),
@@ -75,9 +76,9 @@ GROUPS = (
             Figure("limit", "of at most", "bytes", "ocpproxy_cache_limit_bytes"),
             Figure("tiles", "Tiles and chunks", "count", "ocpproxy_cache_tiles"),
             Figure("fill_rate", "Growing by", "bytes per second"),
-            Figure("evicted", "Evicted", "count", "ocpproxy_reclaimed_tiles_total"),
-            Figure("evicted_rate", "being evicted", "per second"),
-            Figure("pending", "Rows that are pending", "count", "ocpproxy_unsettled_tiles"),
+            Figure("evicted", "Evicted since the start", "count", "ocpproxy_reclaimed_tiles_total"),
+            Figure("evicted_rate", "Evicted just now", "per second"),
+            Figure("pending", "Not in the index yet", "count", "ocpproxy_unsettled_tiles"),
         ),
     ),
 )
@@ -133,7 +134,8 @@ class StateSources:
     usage: Callable[[], Awaitable[Sequence[PartUsage]]]
     """Raises DatabaseUnavailable, like `jobs`."""
     jobs: Callable[[], Awaitable[Sequence[Job]]]
-    slowest: Callable[[], Sequence[SlowFetch]]
+    fetches: Callable[[], Awaitable[FetchReport]]
+    """Returns how long fetches took."""
     now: Callable[[], float]
     """Returns the seconds since 1970."""
 
@@ -148,11 +150,11 @@ class StateSources:
         except DatabaseUnavailable:
             usage, jobs = [], []
         return {
-            "usage": [_usage(one) for one in usage[:_MOST_ROWS]],
+            "usage": [_usage(one) for one in usage],
             "jobs": [_job(one) for one in _shown(jobs)],
             "upstreams": upstreams(reading),
             "breakers": breakers(reading),
-            "slowest": [_slow(one) for one in self.slowest()],
+            "slowest": [_slow(one) for one in (await self.fetches()).slowest],
         }
 
 
@@ -240,7 +242,7 @@ def _shown(jobs: Iterable[Job]) -> list[Job]:
         ended += job.state in ENDED
         if job.state not in ENDED or ended <= _ENDED_SHOWN:
             kept.append(job)
-    return kept[:_MOST_ROWS]
+    return kept
 
 
 def _job(job: Job) -> dict[str, Any]:

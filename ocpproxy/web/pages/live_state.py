@@ -20,7 +20,8 @@ from ocpproxy.log import Logger
 from ocpproxy.web import answers
 from ocpproxy.web.access import Access
 from ocpproxy.web.answers import Reply
-from ocpproxy.web.pages.figures import PLOTS, Reading, StateSources, figures
+from ocpproxy.web.front import network
+from ocpproxy.web.pages.figures import MOST_ROWS, PLOTS, Reading, StateSources, figures
 from ocpproxy.web.request import GatewayRequest
 
 _EVERY = 2.0
@@ -28,7 +29,10 @@ _LONG_AGO = 3 * _EVERY
 """Seconds after which an earlier reading says nothing of what happens now."""
 _HISTORY = 300
 """Readings whose figures are kept for the plots."""
-_MOST_PAGES = 1000
+_MOST_PAGES, _MOST_OF_ONE = 1000, 50
+"""Pages that are open at a time: of all, and of one client."""
+_LONGEST = 600.0
+"""Seconds after which a stream ends, and the page opens another: its visitor may have other groups by now."""
 _AT_ONCE = 8
 """Pages that get an event in one turn of the event loop."""
 _PAUSE = 0.005
@@ -51,10 +55,19 @@ class _State(NamedTuple):
     def visible(self, may_see: Callable[[str], bool]) -> dict[str, Any]:
         """Return it as JSON, without the rows of datasets that somebody may not see."""
         tables = {
-            name: [row for row in rows if name not in _BY_TOKEN or may_see(str(row["token"]))]
+            name: [row for row in rows if name not in _BY_TOKEN or may_see(str(row["token"]))][:MOST_ROWS]
             for name, rows in self.tables.items()
         }
         return {"at": self.at, "figures": self.figures, "tables": tables}
+
+
+class _OpenPage(NamedTuple):
+    """A page that is open somewhere."""
+
+    groups: frozenset[str]
+    """Those of its visitor."""
+    client: str
+    until: float
 
 
 class LiveState(Service):
@@ -68,8 +81,7 @@ class LiveState(Service):
         self._clock = clock
         self._before: Reading | None = None
         self._history: deque[tuple[float, dict[str, float | None]]] = deque(maxlen=_HISTORY)
-        self._pages: dict[GatewayRequest, frozenset[str]] = {}
-        """The pages that are open somewhere, and the groups of their visitors."""
+        self._pages: dict[GatewayRequest, _OpenPage] = {}
         self._loop = LoopingCall(self._tick)
         self._loop.clock = clock
 
@@ -78,20 +90,27 @@ class LiveState(Service):
         super().stopService()
         if self._loop.running:
             self._loop.stop()
-        for request in list(self._pages):
-            request.finish()
+        while self._pages:
+            self._end(next(iter(self._pages)))
 
-    async def read(self, groups: frozenset[str]) -> dict[str, Any]:
-        """Return the state as it is now, as JSON, for somebody of these groups."""
-        return (await self._read(await self._sources.read())).visible(self._sees(groups))
+    def _end(self, request: GatewayRequest) -> None:
+        del self._pages[request]
+        request.finish()
+
+    async def read(self, request: GatewayRequest) -> dict[str, Any]:
+        """Return the state as it is now, as JSON, for whoever asks."""
+        self._access.mark(request)
+        return (await self._read(await self._sources.read())).visible(self._sees(request.groups))
 
     def open(self, request: GatewayRequest) -> Reply | None:
         """Send events to a page from now on. Return an answer where there are too many pages already."""
-        if len(self._pages) >= _MOST_PAGES:
-            return answers.text(503, "too many pages are open; try again", retry_after="30")
+        client = network(request.client_host)
+        of_one = sum(page.client == client for page in self._pages.values())
+        if not self.running or len(self._pages) >= _MOST_PAGES or of_one >= _MOST_OF_ONE:
+            return answers.text(503, "too many pages are open, or the gateway is stopping; try again", retry_after="30")
         for name, value in HEADERS.items():
             request.setHeader(name, value)
-        self._pages[request] = request.groups
+        self._pages[request] = _OpenPage(request.groups, client, self._clock.seconds() + _LONGEST)
         request.notifyFinish().addBoth(lambda _: self._pages.pop(request, None))
         request.write(b"retry: 5000\n" + _event(self._past(), b"history"))
         if not self._loop.running:
@@ -114,23 +133,27 @@ class LiveState(Service):
         try:
             reading = await self._sources.read()
             state = await self._read(reading)
+            self._before = reading
+            self._history.append((state.at, {plot.key: state.figures[plot.key] for plot in PLOTS}))
+            await self._send(state)
         except Exception:  # for once the pages show nothing new
-            self._log.failure("reading the state for the pages")
-            return
-        self._before = reading
-        self._history.append((state.at, {plot.key: state.figures[plot.key] for plot in PLOTS}))
-        await self._send(state)
+            self._log.failure("while the pages were shown the state")
 
     async def _send(self, state: _State) -> None:
         made: dict[frozenset[str], bytes] = {}
-        for n, (request, groups) in enumerate(list(self._pages.items())):
+        for n, (request, page) in enumerate(list(self._pages.items())):
             if n and n % _AT_ONCE == 0:
                 await deferLater(self._clock, _PAUSE)
-            event = made.get(groups)
+            if request not in self._pages:  # it was closed meanwhile
+                continue
+            if self._clock.seconds() > page.until:
+                self._end(request)
+                continue
+            event = made.get(page.groups)
             if event is None:
-                event = made[groups] = _event(state.visible(self._sees(groups)))
+                event = made[page.groups] = _event(state.visible(self._sees(page.groups)))
             channel: Any = request.channel
-            if channel is not None and not channel.behind:  # who does not read gets the next one
+            if not channel.behind:  # who does not read gets the next one
                 request.write(event)
 
     def _past(self) -> dict[str, Any]:

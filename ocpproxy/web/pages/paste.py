@@ -65,7 +65,7 @@ def _stack(info: StackInfo, roots: Sequence[str]) -> Tag:
         ("Dimension", exported["dimension"]),
         ("Resolution (nm)", exported["resolution"]),
         ("Downsample factors", "[" + ", ".join(exported["downsample_factors"]) + "]"),
-        ("Canary location", exported["canary_location"]),
+        ("Canary location (where CATMAID tries a mirror)", exported["canary_location"]),
         ("Orientation", f"{exported['orientation']} ({info.base.plane.value.upper()})"),
         ("Broken sections", ", ".join(map(str, exported["broken_sections"])) or "none"),
     ]

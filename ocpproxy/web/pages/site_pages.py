@@ -19,11 +19,12 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import NOT_DONE_YET
 from twisted.web.template import Flattenable
 
 from ocpproxy.cache.catalogue import Catalogue
 from ocpproxy.cache.entries import CatalogueEntry, Undescribed
+from ocpproxy.cache.fetch_times import FetchReport
 from ocpproxy.concurrency.pieces import in_pieces
 from ocpproxy.concurrency.threads import RunInThread
 from ocpproxy.model.dataset import NAME
@@ -41,7 +42,7 @@ from ocpproxy.web.pages.layout import PageFrame, tags
 from ocpproxy.web.pages.live_state import HEADERS, LiveState
 from ocpproxy.web.pages.page_files import PageFiles
 from ocpproxy.web.request import GatewayRequest
-from ocpproxy.web.resources import AsyncResource, FunctionResource
+from ocpproxy.web.resources import AsyncResource, FunctionResource, PageOverToken
 
 _PATIENCE = 0.5
 """Seconds that the list of datasets waits for those that are not described yet."""
@@ -57,7 +58,8 @@ class PageParts:
 
     catalogue: Catalogue
     catmaid: CatmaidProjects
-    condition: Condition
+    fetches: Callable[[], Awaitable[FetchReport]]
+    """Returns how long fetches took."""
     live: LiveState
     access: Access
     clock: IReactorTime
@@ -81,7 +83,7 @@ class SitePages:
         root.putChild(b"", FunctionResource(self._home))
         root.putChild(b"view", FunctionResource(self._view))
         root.putChild(b"static", FunctionResource(self._file))
-        root.putChild(b"status", _StatusPage(FunctionResource(self._status), tokens))
+        root.putChild(b"status", PageOverToken(FunctionResource(self._status), tokens))
         root.putChild(b"status.json", FunctionResource(self._state))
         root.putChild(b"status.events", _EventsResource(self._parts.live))
 
@@ -94,7 +96,8 @@ class SitePages:
         tokens = parts.access.visible(catalogue.tokens(), request)
         missing = [token for token in tokens if catalogue.entry_now(token) is None]
         await catalogue.entries(missing[:_MOST_ASKED], _PATIENCE)
-        cards = [DatasetCard(token, parts.condition.of(token), catalogue.entry_now(token)) for token in tokens]
+        condition = Condition(catalogue, await parts.fetches())
+        cards = [DatasetCard(token, condition.of(token), catalogue.entry_now(token)) for token in tokens]
         frame = self._frame("")
         content = HomePage(frame, request.root_url, parts.has_neuroglancer).content(cards)
         return await layout.page(frame, "ocpproxy", content, scripts=("home.js", "page.js"), here="Datasets")
@@ -160,11 +163,11 @@ class SitePages:
 
     async def _status(self, request: GatewayRequest) -> Reply:
         frame = self._frame("")
-        content = state.content(frame, await self._parts.live.read(request.groups))
+        content = state.content(frame, await self._parts.live.read(request))
         return await layout.page(frame, "Status of ocpproxy", content, scripts=state.SCRIPTS, here="Status")
 
     async def _state(self, request: GatewayRequest) -> Reply:
-        reply = answers.document(200, await self._parts.live.read(request.groups))
+        reply = answers.document(200, await self._parts.live.read(request))
         return Reply(reply.code, reply.body, {**reply.headers, b"cache-control": b"no-store"})
 
     async def _file(self, request: GatewayRequest) -> Reply:
@@ -176,23 +179,6 @@ class SitePages:
                 if found is not None:
                     return found
         return answers.text(404, "expected the address of a file as a page of this gateway has it")
-
-
-class _StatusPage(Resource):
-    """``/status``; what is below belongs to a token of that name."""
-
-    def __init__(self, page: FunctionResource, tokens: Resource) -> None:
-        super().__init__()
-        self._page = page
-        self._tokens = tokens
-
-    def getChild(self, path: bytes, request: Request) -> Resource:
-        """Return the resource of tokens."""
-        return self._tokens
-
-    def render(self, request: Any) -> Any:
-        """Answer with the page."""
-        return self._page.render(request)
 
 
 class _EventsResource(AsyncResource):

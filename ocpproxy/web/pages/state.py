@@ -14,8 +14,8 @@ SCRIPTS = ("status.js", "page.js", "plots.js", "units.js")
 _TABLES = {
     "usage": ("Who uses the space", ("Dataset", "Stored", "Share", "Tiles and chunks", "Last used", "Quota")),
     "jobs": ("Jobs", ("Job", "What", "State", "Progress", "Failed", "Time left")),
-    "upstreams": ("Upstreams", ("What is asked for", "Requests", "Failed", "Mean time")),
-    "breakers": ("Upstreams that are left alone", ("Dataset", "Home", "State")),
+    "upstreams": ("Upstreams", ("Kind of request", "Requests", "Failed", "Mean time")),
+    "breakers": ("Upstreams that are left alone", ("Dataset", "Address", "State")),
     "slowest": ("The slowest cuboids of the last hour", ("Time", "When", "Dataset", "Cuboid", "Outcome")),
 }
 

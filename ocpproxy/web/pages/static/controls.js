@@ -2,7 +2,7 @@
 
 import { COLOURS } from './channels.js';
 import { axesOf } from './geometry.js';
-import { copy, element, make } from './page.js';
+import { announce, copy, element, make } from './page.js';
 import { LAYOUTS, PLANES } from './place.js';
 
 /** @typedef {import('./place.js').Place} Place */
@@ -11,6 +11,8 @@ import { LAYOUTS, PLANES } from './place.js';
 /** @typedef {import('./flight.js').Flight} Flight */
 
 const LAYOUT_NAMES = /** @type {Record<string, string>} */ ({ xy: 'x–y', xz: 'x–z', zy: 'z–y', all: 'All' });
+/** Slices of each key, by its character and, with shift, by its place on the keyboard. @type {Record<string, number>} */
+const STEPS = { ',': -1, '.': 1, '<': -1, '>': 1, Comma: -1, Period: 1 };
 const KEYS = [
   [', and .', 'the slice before, the next one; held: fly'],
   ['shift', 'ten at a time'],
@@ -45,6 +47,7 @@ export class Controls {
     this._channels = channels;
     this._flight = flight;
     this._actions = actions;
+    this._held = ''; // the key that flies
     this._slider = make('input', { type: 'range', 'aria-label': 'Slice', step: 1 });
     this._axis = make('span', { class: 'axis' });
     this._inputs = ['x', 'y', 'z'].map((name, axis) => this._coordinate(name, axis));
@@ -170,7 +173,11 @@ export class Controls {
     const link = make('button', { type: 'button' }, 'Copy link');
     link.addEventListener('click', () => copy(this._actions.link(), link));
     const tile = make('button', { type: 'button' }, 'Copy address of this tile');
-    tile.addEventListener('click', () => copy(this._actions.tile(), tile));
+    tile.addEventListener('click', () => {
+      const address = this._actions.tile();
+      if (address) void copy(address, tile);
+      else announce(tile, 'No tile is in the middle');
+    });
     const catmaid = make('a', { class: 'button', href: this._actions.catmaid }, 'Values for CATMAID');
     return make('div', { class: 'actions' }, link, tile, ...(this._actions.neuroglancer() ? [this._neuroglancer] : []), catmaid);
   }
@@ -182,7 +189,7 @@ export class Controls {
     this._time.addEventListener('input', () => this._place.set({ time: Number(this._time.value) }));
     addEventListener('keydown', (event) => this._keyDown(event));
     addEventListener('keyup', (event) => {
-      if (',.<>'.includes(event.key)) this._flight.stop();
+      if (event.code === this._held) this._flight.stop(); // its character may be another one by now
     });
     for (const name of ['blur', 'visibilitychange']) addEventListener(name, () => this._flight.stop());
     this._neuroglancer.addEventListener('focus', () => { this._neuroglancer.href = this._actions.neuroglancer(); });
@@ -193,12 +200,14 @@ export class Controls {
   _keyDown(event) {
     const typing = event.target instanceof HTMLElement && event.target.matches('input[type=number], input[type=search], textarea');
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    const by = { ',': -1, '.': 1, '<': -10, '>': 10 }[event.key];
+    const by = STEPS[event.key] ?? (event.shiftKey ? STEPS[event.code] : undefined);
+    const layout = ['1', '2', '3', '4'].indexOf(event.key);
     if (by) {
       event.preventDefault();
-      if (!event.repeat) this._flight.start(event.shiftKey && Math.abs(by) === 1 ? 10 * by : by);
-    } else if ('1234'.includes(event.key) && !(event.target instanceof HTMLSelectElement)) {
-      this._choose(LAYOUTS[Number(event.key) - 1]);
+      this._held = event.code;
+      if (!event.repeat) this._flight.start(by * (event.shiftKey ? 10 : 1));
+    } else if (layout >= 0 && !(event.target instanceof HTMLSelectElement)) {
+      this._choose(LAYOUTS[layout]);
     }
   }
 

@@ -20,6 +20,7 @@ export class Flight {
     this._isReady = isReady;
     this._by = 0;
     this._due = 0;
+    this._frame = 0;
   }
 
   /**
@@ -29,12 +30,9 @@ export class Flight {
   start(by) {
     this._step(by);
     this._due = performance.now() + HELD_AFTER;
-    if (this._by) {
-      this._by = by;
-      return;
-    }
     this._by = by;
-    requestAnimationFrame((now) => this._fly(now));
+    cancelAnimationFrame(this._frame);
+    this._frame = requestAnimationFrame((now) => this._fly(now));
   }
 
   /** Stay where it is. */
@@ -49,6 +47,6 @@ export class Flight {
       if (!this._step(this._by)) this._by = 0;
       this._due = Math.max(this._due + 1000 / RATE, now - 1000 / RATE);
     }
-    requestAnimationFrame((next) => this._fly(next));
+    this._frame = requestAnimationFrame((next) => this._fly(next));
   }
 }

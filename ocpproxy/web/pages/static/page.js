@@ -41,11 +41,19 @@ export function make(name, attributes = {}, ...children) {
  * @param {HTMLElement} button
  */
 export async function copy(text, button) {
-  const done = await copied(text);
+  announce(button, (await copied(text)) ? 'Copied' : 'Select and copy it by hand');
+}
+
+/**
+ * Put other words on a button for a moment.
+ * @param {HTMLElement} button
+ * @param {string} text
+ */
+export function announce(button, text) {
   const words = [...button.childNodes].find((node) => node.nodeType === Node.TEXT_NODE);
-  if (!words) return;
+  if (!words || words.textContent === text) return;
   const before = words.textContent;
-  words.textContent = done ? 'Copied' : 'Select and copy it by hand';
+  words.textContent = text;
   setTimeout(() => { words.textContent = before; }, 1500);
 }
 

@@ -13,6 +13,7 @@ import { length } from './units.js';
 
 const AHEAD = 10; // slices that are decoded before they are shown
 const NAMES = /** @type {Record<string, string>} */ ({ xy: 'x–y', xz: 'x–z', zy: 'z–y' });
+const MAX_ZOOM = 8; // a voxel takes 256 pixels
 const BAR = 110; // pixels that a scale bar has at most
 
 export class Panel {
@@ -53,12 +54,13 @@ export class Panel {
     const map = this._map = L.map(this._container, {
       crs: L.CRS.Simple, attributionControl: false, zoomControl: false, zoomSnap: 0, zoomDelta: 0.5,
       wheelPxPerZoomLevel: 100, zoomAnimation: false, fadeAnimation: false, keyboardPanDelta: 120,
-      minZoom: this._zoomOf(this._largest() / 60), maxZoom: 6, bounceAtZoomLimits: false,
+      minZoom: this._zoomOf(this._largest() / 60), maxZoom: MAX_ZOOM, bounceAtZoomLimits: false,
     });
     this._layers = this._channels.all
       .filter((one) => one.channel.planes[this.plane])
       .map((one) => new SliceLayer(one, one.channel.planes[this.plane], this._pictures));
-    if (!this._place.scale) this._place.scale = this._fitting();
+    const finest = this._unit / 2 ** MAX_ZOOM;
+    this._place.scale = Math.min(this._largest() / 60, Math.max(finest, this._place.scale || this._fitting()));
     this.follow();
     map.on('move zoom', () => this._moved());
     map.on('mousemove', (event) => this._point(event.containerPoint));

@@ -3,7 +3,8 @@
  * @module
  */
 
-const MOST_KEPT = 320;
+const MOST_KEPT = 256; // each takes up to a megabyte
+const MOST_WANTED = 192; // so that nothing that is wanted makes room for something else that is
 const AT_ONCE = 8;
 const PATIENCE = 400; // milliseconds for a request that nobody wants any more
 const TRIES = 4;
@@ -23,8 +24,10 @@ export class Pictures {
     this._kept = new Map();
     /** @type {Map<string, {began: number, abort: AbortController}>} */
     this._loading = new Map();
-    /** by whoever wants them @type {Map<object, string[]>} */
-    this._wanted = new Map();
+    /** by whoever wants them, the most urgent first @type {Map<object, string[]>} */
+    this._lists = new Map();
+    /** of all of them, the most urgent first @type {Set<string>} */
+    this._wanted = new Set();
   }
 
   /**
@@ -62,11 +65,19 @@ export class Pictures {
    * @param {string[]} paths
    */
   want(owner, paths) {
-    this._wanted.set(owner, paths);
-    const wanted = new Set([...this._wanted.values()].flat());
+    if (paths.length) this._lists.set(owner, paths);
+    else this._lists.delete(owner);
+    const lists = [...this._lists.values()];
+    const longest = Math.max(0, ...lists.map((list) => list.length));
+    this._wanted.clear();
+    for (let n = 0; n < longest && this._wanted.size < MOST_WANTED; n += 1) {
+      for (const list of lists) {
+        if (n < list.length) this._wanted.add(list[n]);
+      }
+    }
     const now = performance.now();
     for (const [path, { began, abort }] of this._loading) {
-      if (!wanted.has(path) && now - began > PATIENCE) abort.abort();
+      if (!this._wanted.has(path) && now - began > PATIENCE) abort.abort();
     }
     this._load();
   }
@@ -80,14 +91,9 @@ export class Pictures {
   }
 
   _load() {
-    const lists = [...this._wanted.values()];
-    const longest = Math.max(0, ...lists.map((list) => list.length));
-    for (let n = 0; n < longest; n += 1) {
-      for (const list of lists) {
-        if (this._loading.size >= AT_ONCE) return;
-        const path = list[n];
-        if (path && !this._kept.has(path) && !this._loading.has(path)) void this._fetch(path, 0);
-      }
+    for (const path of this._wanted) {
+      if (this._loading.size >= AT_ONCE) return;
+      if (!this._kept.has(path) && !this._loading.has(path)) void this._fetch(path, 0);
     }
   }
 
@@ -126,10 +132,9 @@ export class Pictures {
    * @param {number} tries
    */
   _again(path, tries) {
-    const wanted = [...this._wanted.values()].some((list) => list.includes(path));
     if (!this.failure(path)) return;
     this._kept.delete(path);
-    if (wanted) void this._fetch(path, tries);
+    if (this._wanted.has(path)) void this._fetch(path, tries);
   }
 
   /**
@@ -138,10 +143,11 @@ export class Pictures {
    */
   _keep(path, picture) {
     this._kept.set(path, picture);
-    while (this._kept.size > MOST_KEPT) {
-      const [[oldest, dropped]] = this._kept;
-      if ('bitmap' in dropped) dropped.bitmap.close();
-      this._kept.delete(oldest);
+    for (const [old, kept] of this._kept) {
+      if (this._kept.size <= MOST_KEPT) break;
+      if (this._wanted.has(old)) continue;
+      if ('bitmap' in kept) kept.bitmap.close();
+      this._kept.delete(old);
     }
   }
 }

@@ -15,13 +15,14 @@ export class Place extends EventTarget {
     super();
     this.volume = volume;
     /** nm from the volume's start, x y z @type {Triple} */
-    this.point = /** @type {Triple} */ (volume.size.map((size, axis) => (Math.floor(size / 2) + 0.5) * volume.voxel[axis]));
+    this.point = /** @type {Triple} */ ([0, 0, 0]);
     /** nm of a pixel of the screen */
     this.scale = 0;
     this.time = 0;
     this.layout = 'xy';
     /** the plane that keys and slider move through */
     this.active = 'xy';
+    volume.size.forEach((size, axis) => this.goTo(axis, volume.offset[axis] + Math.floor(size / 2)));
   }
 
   /** The voxel at the point, counted absolutely. @returns {Triple} */
@@ -57,7 +58,8 @@ export class Place extends EventTarget {
   slices(plane) {
     const axis = axesOf(plane)[2];
     const first = this.volume.offset[axis];
-    return [first, first + this.volume.size[axis]];
+    const end = first + this.volume.size[axis];
+    return [Math.min(Math.max(first, 0), end - 1), end]; // tiles have no numbers below 0
   }
 
   /**
@@ -67,7 +69,8 @@ export class Place extends EventTarget {
    */
   goTo(axis, voxel) {
     const { offset, size, voxel: edge } = this.volume;
-    const number = Math.min(size[axis] - 1, Math.max(0, Math.round(voxel) - offset[axis]));
+    const first = Math.min(size[axis] - 1, Math.max(0, -offset[axis]));
+    const number = Math.min(size[axis] - 1, Math.max(first, Math.round(voxel) - offset[axis]));
     const point = /** @type {Triple} */ ([...this.point]);
     point[axis] = (number + 0.5) * edge[axis];
     this.set({ point });

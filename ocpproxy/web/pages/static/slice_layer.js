@@ -96,7 +96,6 @@ export class SliceLayer extends L.Layer {
     for (const tile of tiles) {
       if (!this._put(context, tile) && this._pictures.failure(tile.path)) hatch(context, tile);
     }
-    this._tint(context, view);
     this._canvas.style.opacity = String(this.shown.opacity);
     this._canvas.style.filter = this.shown.filter;
     this._canvas.style.mixBlendMode = this.shown.channel.kind === 'grey' && !isLowest ? 'plus-lighter' : 'normal';
@@ -140,20 +139,14 @@ export class SliceLayer extends L.Layer {
     context.imageSmoothingEnabled = !isLabels && tile.width / tile.columns < CRISP_FROM;
     if (isLabels) context.clearRect(x0, y0, x1 - x0, y1 - y0); // a coarser one would show through
     context.drawImage(bitmap, 0, 0, tile.columns, tile.rows, x0, y0, x1 - x0, y1 - y0);
+    const colour = this.shown.channel.kind === 'grey' ? COLOUR_VALUES[this.shown.colour] : undefined;
+    if (colour) {
+      context.globalCompositeOperation = 'multiply'; // twice is the same as once, where tiles of two levels meet
+      context.fillStyle = colour;
+      context.fillRect(x0, y0, x1 - x0, y1 - y0);
+      context.globalCompositeOperation = 'source-over';
+    }
     return true;
-  }
-
-  /**
-   * Give a grey channel its colour.
-   * @param {CanvasRenderingContext2D} context
-   * @param {View} view
-   */
-  _tint(context, view) {
-    if (this.shown.channel.kind !== 'grey' || this.shown.colour === 'grey') return;
-    context.globalCompositeOperation = 'multiply';
-    context.fillStyle = COLOUR_VALUES[this.shown.colour] ?? '#fff';
-    context.fillRect(0, 0, view.width, view.height);
-    context.globalCompositeOperation = 'source-over';
   }
 }
 

@@ -36,7 +36,10 @@ class Viewer {
     this._controls = new Controls(this.place, this._channels, flight, {
       link: () => new URL(`?${write(this.place, this._channels)}`, location.href).href,
       neuroglancer: () => this._neuroglancer(),
-      tile: () => new URL(this._active()?.middleTile() ?? '', this._root).href,
+      tile: () => {
+        const path = this._active()?.middleTile();
+        return path ? new URL(path, this._root).href : '';
+      },
       catmaid: 'catmaid',
     });
     new AddressBar(this.place, this._channels);
@@ -77,14 +80,13 @@ class Viewer {
   _arrange() {
     const { layout } = this.place;
     if (layout === this._layout) return;
-    const moves = this._layout !== '';
     this._layout = layout;
     for (const panel of this._panels) panel.close();
     element('panels').dataset.layout = layout;
     const planes = layout === 'all' ? PLANES : [layout];
     this._panels = planes.map((plane) => new Panel(plane, this.place, this._channels, this._pictures));
     for (const panel of this._panels) panel.open();
-    if (moves && document.activeElement === document.body) this._active()?.focus();
+    if (document.activeElement === document.body) this._active()?.focus(); // keys work at once
   }
 
   /** Draw all in the next frame. */
