@@ -1,8 +1,9 @@
-"""A disk that is full: a small tmpfs, which needs root."""
+"""A disk that is full: a small tmpfs, or a directory of btrfs with a quota, both of which need root."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,17 +21,32 @@ from tests.volumes import em, expected_tile
 class FullDiskTests(DaemonCase):
     """The real daemon with its cache, and its SQLite index, on a disk of 6 MiB."""
 
-    def mount(self, options: str) -> Path:
-        """Return a small file system."""
+    def mount(self, *arguments: str) -> Path:
+        """Return where a file system is mounted by these arguments."""
         disk = self.place / "disk"
         disk.mkdir()
-        if (
-            os.geteuid()
-            or subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], check=False).returncode
-        ):
-            raise SkipTest("a tmpfs cannot be mounted here")
+        if os.geteuid() or subprocess.run(["mount", *arguments, disk], check=False).returncode:
+            raise SkipTest("a file system cannot be mounted here")
         self.addCleanup(subprocess.run, ["umount", "--lazy", str(disk)], check=True)
         return disk
+
+    def quota(self, size: str) -> Path:
+        """Return a directory that may take so much: beyond it, writing fails with EDQUOT."""
+        image = self.place / "image"
+        with image.open("wb") as file:
+            file.truncate(300 * 2**20)
+        if shutil.which("mkfs.btrfs") is None:
+            raise SkipTest("btrfs-progs is not installed")
+        subprocess.run(["mkfs.btrfs", "-q", image], check=True, capture_output=True)
+        disk = self.mount("-t", "btrfs", "-o", "loop,commit=1", str(image))
+        box = disk / "box"
+        for words in (
+            ("subvolume", "create", box),
+            ("quota", "enable", disk),
+            ("qgroup", "limit", size, box),
+        ):
+            subprocess.run(["btrfs", *words], check=True, capture_output=True)
+        return box
 
     async def open_daemon(self, disk: Path) -> Daemon:
         """Start a daemon with all it keeps on the disk."""
@@ -60,10 +76,9 @@ class FullDiskTests(DaemonCase):
             self.assertEqual(code, 200)
             self.assertTrue((pixels(body) == expected_tile(em(), 0, z, 0, 0)).all())
 
-    async def use(self, options: str) -> None:
+    async def use(self, disk: Path) -> Daemon:
         """Fill the disk under a running daemon, start another one on it, and see that both serve and make room."""
         self.service = ocpserver.Service(em(), 2)
-        disk = self.mount(options)
         daemon = await self.open_daemon(disk)
         await self.tiles(daemon, 0)
         await daemon.rest()
@@ -94,11 +109,17 @@ class FullDiskTests(DaemonCase):
         )
         self.assertIn(code, (0, 1), out + err)
         self.assertNotIn("Traceback", daemon.log)
+        return daemon
 
     async def test_space(self) -> None:
         """No byte is left."""
-        await self.use("size=6m")
+        await self.use(self.mount("-t", "tmpfs", "-o", "size=6m", "tmpfs"))
 
     async def test_inodes(self) -> None:
         """No inode is left."""
-        await self.use("size=20m,nr_inodes=60")
+        await self.use(self.mount("-t", "tmpfs", "-o", "size=20m,nr_inodes=60", "tmpfs"))
+
+    async def test_quota(self) -> None:
+        """The user's quota is used up, though the disk has space."""
+        daemon = await self.use(self.quota("6M"))
+        self.assertIn("quota exceeded", daemon.log)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ _STUCK = 10
 """Seconds after which a MySQL connection without an answer is given up; its thread is stuck until then."""
 _SQLITE_LOCKED = 4
 """Seconds that a statement waits for another process's transaction."""
+_COPIES_ON_WRITE = {"bcachefs", "btrfs", "zfs"}
+"""File systems."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,31 @@ class _ReconnectedConnection(adbapi.Connection):
             self._pool.disconnect(connection)
 
 
+def copies_on_write(path: str) -> bool:
+    """Return whether the file system of a path writes each change to another place.
+
+    SQLite's write-ahead log, which lets readers and a writer work at the same time, needs a file in mapped memory. Where
+    a disk is full, or a quota used up, there is no place for a change of it, and the kernel ends the process (SIGBUS).
+    Other file systems have reserved that place. So there the older rollback journal is used.
+    """
+    place = os.path.realpath(os.path.dirname(path) or ".")
+    try:
+        lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return False  # no Linux
+    found = ("", "")
+    for line in lines:
+        _, mounted, kind, *_ = line.split(" ")
+        mounted = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), mounted)
+        if os.path.commonpath((place, mounted)) == mounted and len(mounted) >= len(found[0]):
+            found = (mounted, kind)
+    return found[1] in _COPIES_ON_WRITE
+
+
 def _sqlite(path: str) -> Backend:
     def prepare(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA busy_timeout = {_SQLITE_LOCKED * 1000}")
-        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA journal_mode = {'TRUNCATE' if copies_on_write(path) else 'WAL'}")
         connection.execute("PRAGMA synchronous = NORMAL")
 
     def make_pool(reactor: Any, size: int) -> adbapi.ConnectionPool:
