@@ -27,6 +27,7 @@ SUBCOMMANDS = {
     "pins": "ocpproxy.cli.pin",
     "reload": "ocpproxy.cli.reload",
     "trace": "ocpproxy.cli.trace",
+    "link": "ocpproxy.cli.link",
     "catmaid-import": "ocpproxy.cli.catmaid_import",
 }
 """The module of each subcommand. A module may have several."""

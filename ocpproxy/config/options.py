@@ -38,6 +38,7 @@ SERVER: Mapping[str, Option] = {
     "public_url": Option(values.public_url, ""),
     "mirrors": Option(values.mirrors, ""),
     "auth_header": Option(values.header_name, ""),
+    "link_secret": Option(values.secret, "", secret=True),
     "connections": Option(values.connections, "auto"),
 }
 CACHE: Mapping[str, Option] = {
@@ -58,7 +59,7 @@ INDEX: Mapping[str, Option] = {
 }
 ADMIN: Mapping[str, Option] = {
     "listen": Option(values.admin_address, "unix:/run/ocpproxy/admin.sock"),
-    "token": Option(values.admin_token, "", secret=True),
+    "token": Option(values.secret, "", secret=True),
 }
 UPSTREAM: Mapping[str, Option] = {
     "type": Option(values.kind_name, "ocp"),

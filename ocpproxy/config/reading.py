@@ -336,8 +336,11 @@ def _faults_of_cache(cache: Mapping[str, Any]) -> Iterator[Fault]:
 
 def _faults_of_visitors(server: Mapping[str, Any], datasets: Mapping[str, Mapping[str, Any]]) -> Iterator[Fault]:
     private = [token for token, found in datasets.items() if found.get("allow")]
-    if private and server.get("auth_header") == "":
-        expected = f"the header in which a front names the groups of a visitor: [dataset {private[0]}] has allow"
+    opened_by = {"auth_header", "link_secret"}
+    if private and opened_by <= server.keys() and not any(server[key] for key in opened_by):
+        expected = (
+            f"the header in which a front names groups, or link_secret: nobody may see {private[0]}, which has allow"
+        )
         yield Fault("server", "auth_header", "", expected)
 
 

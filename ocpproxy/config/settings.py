@@ -53,6 +53,8 @@ class ServerSettings:
     """The addresses of other gateways with the same datasets."""
     auth_header: str
     """The header in which a trusted front names the groups of a visitor; empty for none."""
+    link_secret: str | None = field(repr=False)
+    """What signed links are signed with; None where there are none."""
     connections: int | None
     """Clients' connections at most; None for as many as descriptors allow."""
 

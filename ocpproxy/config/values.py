@@ -382,10 +382,10 @@ def admin_address(text: str, directory: Path) -> AdminAddress | None:
     return AdminAddress(host=str(host), port=int(found[1]))
 
 
-def admin_token(text: str, _: Path) -> str | None:
-    """Read what requests to the admin endpoint have to show; an empty text is None."""
+def secret(text: str, _: Path) -> str | None:
+    """Read a secret that both sides know; an empty text is None."""
     if text and not re.fullmatch(r"[\x21-\x7e]{16,1000}", text):
-        raise BadValue("a token of 16 letters or more, without spaces, from the environment: ${NAME}")
+        raise BadValue("16 letters or more, without spaces, from the environment: ${NAME}")
     return text or None
 
 

@@ -31,6 +31,7 @@ from ocpproxy.web.pages.figures import StateSources
 from ocpproxy.web.pages.live_state import LiveState
 from ocpproxy.web.pages.site_pages import PageParts, SitePages
 from ocpproxy.web.route_cache import RouteCache
+from ocpproxy.web.signed_links import SignedLinks
 from ocpproxy.web.site import GatewaySite, SiteParts
 from ocpproxy.web.tiles import TilePolicy, TileSources, TokenResource
 from ocpproxy.web.tree import Root, RootParts
@@ -95,8 +96,11 @@ def make_serving(settings: Settings, reactor: Any, parts: ServedParts, access_lo
     record = AnswerRecord(metrics, access_log)
     known = KnownTiles(routes, parts.lookup, sources.lookahead.note)
     hot_path = HotPath(known, record, front, sources.now, server.max_age)
+    links = SignedLinks(server.link_secret, sources.now)
     connections = Connections(most_connections(server.connections), reactor)
-    return Serving(GatewaySite(root, SiteParts(hot_path, open_requests, record, front, connections), reactor), live)
+    return Serving(
+        GatewaySite(root, SiteParts(hot_path, open_requests, record, front, connections, links), reactor), live
+    )
 
 
 def _own_metrics(metrics: Metrics) -> Callable[[], Awaitable[bytes]]:

@@ -17,6 +17,7 @@
 `pages`          the pages that people look at
 `health`         what supervisors and Prometheus ask for
 `access`         who may see a dataset
+`signed_links`   links by which somebody sees one for some time
 `file_answers`   answers with files of installed packages
 `voxels`         the formats of other readers, and Neuroglancer
 `front`          the addresses of clients and of the gateway, directly or through a front

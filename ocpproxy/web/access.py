@@ -2,7 +2,8 @@
 
 A front that has logged somebody in names their groups in the header ``[server] auth_header``, with commas between them.
 Anybody can send such a header, so it counts only from a front that is trusted (`front`). An answer about a dataset with
-``allow`` is for one visitor: no shared cache may keep it.
+``allow`` is for one visitor: no shared cache may keep it. A signed link (`signed_links`) lets whoever has it see one
+dataset.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Access:
         if source is None or not source.allowed:
             return
         request.is_private = True
-        if not allows(source, request.groups):
+        if request.granted != token and not allows(source, request.groups):
             raise NotAllowed(token)
 
     def visible(self, tokens: Iterable[str], request: GatewayRequest) -> list[str]:
@@ -48,7 +49,11 @@ class Access:
         tokens, groups = list(tokens), request.groups
         sources = [(token, self._source(token)) for token in tokens]
         request.is_private = request.is_private or any(one is not None and one.allowed for _, one in sources)
-        return [token for token, source in sources if source is not None and allows(source, groups)]
+        return [
+            token
+            for token, source in sources
+            if source is not None and (token == request.granted or allows(source, groups))
+        ]
 
     def _source(self, token: str) -> DatasetSource | None:
         try:

@@ -13,6 +13,7 @@ from twisted.web import server
 
 from ocpproxy.cache.lookup import Result
 from ocpproxy.web import answers, request_ids, target
+from ocpproxy.web.signed_links import BadLink
 from ocpproxy.web.target import RefusedRequest
 
 
@@ -22,6 +23,9 @@ class GatewayRequest(server.Request):
     tile_result: str | None = None
     """The result under which the answer is counted, where the request is for a tile."""
     request_id = b"-"
+    granted: str | None = None
+    """The dataset that a signed link lets its visitor see."""
+    _prefix = ""
     is_private = False
     """True if the answer is about a dataset that not everybody may see: no shared cache may keep it."""
     began = 0.0
@@ -74,6 +78,13 @@ class GatewayRequest(server.Request):
             channel.persistent = False
             answers.text(400, str(refused), connection="close").send(self)
             return
+        try:
+            signed = site.signed_links.read(self.uri)
+        except BadLink as bad:
+            answers.text(403, str(bad)).send(self)
+            return
+        if signed is not None:
+            self.granted, self._prefix, self.uri = signed
         self.path = self.uri.partition(b"?")[0]
         super().process()
 
@@ -92,6 +103,10 @@ class GatewayRequest(server.Request):
 
     @property
     def root_url(self) -> str:
-        """The address of this gateway as the client sees it, without a slash at its end; empty if unknown."""
+        """The address of this gateway as the client sees it, without a slash at its end; empty if unknown.
+
+        That of somebody with a signed link goes on with it, so that all links lead to what they may see.
+        """
         channel: Any = self.channel
-        return str(channel.site.front.root_url(channel.peer, self.requestHeaders, secure=self.isSecure()))
+        root = str(channel.site.front.root_url(channel.peer, self.requestHeaders, secure=self.isSecure()))
+        return root and root + self._prefix

@@ -20,6 +20,7 @@ from ocpproxy.web.front import Front
 from ocpproxy.web.hot_path import LONGEST_REQUEST, HotPath
 from ocpproxy.web.open_requests import OpenRequests
 from ocpproxy.web.request import GatewayRequest
+from ocpproxy.web.signed_links import SignedLinks
 
 _ENDED = re.compile(rb"[^\r\n]\r\n\r\n\Z")
 """The end of a request without a body. Twisted counts empty lines that follow one request to the next."""
@@ -97,6 +98,7 @@ class SiteParts:
     answer_record: AnswerRecord
     front: Front
     connections: Connections
+    signed_links: SignedLinks
 
 
 class GatewaySite(server.Site):
@@ -112,6 +114,7 @@ class GatewaySite(server.Site):
         self.answer_record = parts.answer_record
         self.front = parts.front
         self.connections = parts.connections
+        self.signed_links = parts.signed_links
 
     def acceptableProtocols(self) -> list[bytes]:
         """Offer HTTP/1.1 to TLS clients, and not HTTP/2, whose channel is not ours."""
