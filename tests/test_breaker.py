@@ -306,7 +306,7 @@ class BreakerDaemonTests(PrefetchCase):
         self.assertEqual(await daemon.metric('ocpproxy_upstream_breaker{dataset="other tokens",home="1"}'), 2)
         self.assertIn("has failed 5 times in a row", daemon.log)
         _, page, _ = await daemon.get("")
-        self.assertIn(b"its upstream fails", page)
+        self.assertIn(b"Its upstream fails", page)
         self.assertEqual((await daemon.get("kat/0/0_0_0.png"))[0], 200, "what is cached is served")
         self.service.bad = frozenset()
         watch = Stopwatch(daemon.pid)

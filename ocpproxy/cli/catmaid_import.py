@@ -26,6 +26,7 @@ from twisted.web.http_headers import Headers
 
 from ocpproxy.cli.quantities import printable
 from ocpproxy.cli.reactor import run_in_reactor
+from ocpproxy.cli.settings import load_settings
 
 TOKEN_NAME = "CATMAID_API_TOKEN"  # noqa: S105 - the name of a variable of the environment
 _WITHIN = 60.0
@@ -70,8 +71,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--url", required=True, help="the address of CATMAID, such as https://catmaid.example.org")
     parser.add_argument("--token", metavar="T", help=f"CATMAID's API token; by default that in {TOKEN_NAME}")
     parser.add_argument(
-        "--gateway", required=True, metavar="URL", help="the address of the gateway, as CATMAID's users reach it"
+        "--gateway", metavar="URL", help="the gateway, as CATMAID's users reach it; by default [server] public_url"
     )
+    parser.add_argument("--config", metavar="F", help="the configuration file with [server] public_url")
     parser.add_argument("--output", metavar="F", help="where the document is written; by default to standard output")
     parser.add_argument("--json", action="store_true", help="print the comparison as one JSON object, and no document")
     parser.set_defaults(run=run)
@@ -80,6 +82,12 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Return 0 when CATMAID has everything, 1 when it does not, 2 when one of the two could not be asked."""
     token = arguments.token or os.environ.get(TOKEN_NAME, "")
+    if not arguments.gateway:
+        settings = None if arguments.config is None else load_settings(arguments.config)
+        arguments.gateway = "" if settings is None else settings.server.public_url
+    if not arguments.gateway:
+        print("ocpproxy catmaid-import: expected --gateway, or --config with [server] public_url", file=sys.stderr)
+        return _COULD_NOT_RUN
 
     async def compare(reactor: Any) -> list[Comparison] | NoAnswer:
         try:

@@ -112,9 +112,9 @@ class _ReconnectedConnection(adbapi.Connection):
 def copies_on_write(path: str) -> bool:
     """Return whether the file system of a path writes each change to another place.
 
-    SQLite's write-ahead log, which lets readers and a writer work at the same time, needs a file in mapped memory. Where
-    a disk is full, or a quota used up, there is no place for a change of it, and the kernel ends the process (SIGBUS).
-    Other file systems have reserved that place. So there the older rollback journal is used.
+    SQLite's write-ahead log, which lets readers and a writer work at the same time, needs a file in mapped memory.
+    Where a disk is full, or a quota used up, there is no place for a change of it, and the kernel ends the process
+    (SIGBUS). Other file systems have reserved that place. So there the older rollback journal is used.
     """
     place = os.path.realpath(os.path.dirname(path) or ".")
     try:

@@ -59,13 +59,17 @@ class Canaries:
         self._failed: TTLCache[str, bool] = TTLCache(_MOST_DATASETS, _ASK_AGAIN_AFTER, clock.seconds)
         self._one = DeferredLock()
 
-    async def placed(self, entry: CatalogueEntry, infos: Sequence[StackInfo], patience: float) -> list[StackInfo]:
+    async def find(self, entry: CatalogueEntry, infos: Sequence[StackInfo], patience: float) -> list[StackInfo]:
         """Return the stacks of a dataset with canaries inside the data, if one is found in so many seconds."""
         if infos and entry not in self._found and entry.dataset.token not in self._failed:
             self._found[entry] = None
             with working_for("", Lane.PREFETCH):
                 looking = shield(self._look(entry, infos[0]))
             await looking.addTimeout(patience, self._clock, lambda *_: None)
+        return self.known(entry, infos)
+
+    def known(self, entry: CatalogueEntry, infos: Sequence[StackInfo]) -> list[StackInfo]:
+        """Return the stacks of a dataset with canaries inside the data, if one has been found."""
         place = self._found.get(entry)
         return list(infos) if place is None else [_with(entry, info, place) for info in infos]
 

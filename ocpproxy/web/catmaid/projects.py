@@ -73,7 +73,7 @@ class CatmaidProjects:
             token = entry.dataset.token
             if rest == ["stacks"]:
                 return await self._document(documents.stacks(token, await self._stacks(entry)))
-            infos = await self.stacks(entry)
+            infos = self._canaries.known(entry, await self._stacks(entry))  # nobody imports it by this
             document = documents.stack_document(token, infos, int(rest[1]), request.root_url)
             if document is not None:
                 return answers.document(200, document)
@@ -88,7 +88,7 @@ class CatmaidProjects:
 
     async def stacks(self, entry: CatalogueEntry) -> list[StackInfo]:
         """Return the stacks of a dataset, of which there may be thousands, with canaries inside the data."""
-        return await self._canaries.placed(entry, await self._stacks(entry), _CANARY_PATIENCE)
+        return await self._canaries.find(entry, await self._stacks(entry), _CANARY_PATIENCE)
 
     async def _stacks(self, entry: CatalogueEntry) -> list[StackInfo]:
         return await in_pieces(stack_infos(entry), self._clock)
