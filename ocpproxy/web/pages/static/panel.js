@@ -44,7 +44,8 @@ export class Panel {
       'aria-label': `Slices in the plane ${plane}. Arrow keys move, plus and minus zoom, comma and full stop change the slice.` });
     this.element = make('section', { class: 'panel', 'aria-label': `Plane ${plane}` },
       this._container,
-      make('div', { class: 'overlay' }, make('span', { class: 'plane' }, NAMES[plane]), this._bar, this._pointer),
+      make('div', { class: 'overlay' }, make('span', { class: 'plane' }, NAMES[plane]),
+        this._bar, make('span', { class: 'waiting' }, 'loading'), this._pointer),
       make('div', { class: 'cross', 'aria-hidden': 'true' }));
   }
 
@@ -87,7 +88,8 @@ export class Panel {
 
   /** Focus it, so that keys reach it. */
   focus() {
-    this._container.focus({ preventScroll: true });
+    // No ring: nobody has used the keyboard yet.
+    this._container.focus(/** @type {FocusOptions} */ ({ preventScroll: true, focusVisible: false }));
   }
 
   // -- between the map and the place
