@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from typing import Any
 from urllib.parse import urlsplit
 
 from hypothesis import given
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy.web.signed_links import BadLink, SignedLinks, prefix
+from ocpproxy.web.signed_links import BadLink, SignedLinks, hidden, prefix
 from tests import ocpserver
 from tests.channels import SMALL, ViewsCase
 from tests.daemons import ROOT, Daemon
+from tests.raw_http import raw_get
 from tests.volumes import em
 
 SECRET = "0123456789abcdef0123"
@@ -37,7 +39,10 @@ class ReadTests(SynchronousTestCase):
         """A link that was signed opens its dataset, and the rest is the path that is meant."""
         found = self.links.read((prefix(SECRET, token, expires) + rest).encode())
         assert found is not None
-        self.assertEqual((found.token, found.rest), (token, (rest if rest.startswith("/") else "/" + rest).encode()))
+        self.assertEqual((found.token, found.rest), (token, rest.encode()))
+        self.assertEqual(hidden(f"x{found.prefix}{rest}".encode()), f"x/~{token}.-{rest}".encode())
+        again = self.links.read((prefix(SECRET, token, expires).replace("~", "%7E") + rest).encode())
+        self.assertEqual(again, found)
 
     @given(st.integers(0, 40), st.integers(1, 255))
     def test_changed(self, at: int, change: int) -> None:
@@ -70,10 +75,11 @@ class ReadTests(SynchronousTestCase):
 class LinkTests(ViewsCase):
     """A daemon with a dataset that nobody may see without a link."""
 
-    async def before(self) -> Daemon:
+    async def before(self, **options: Any) -> Daemon:
         """Start it."""
         service = ocpserver.Service(em(), 2, **SMALL)
-        self.config = self.configure(self.serve(service), server_link_secret="${OCPPROXY_TEST_SECRET}")
+        secret = "${OCPPROXY_TEST_SECRET}"
+        self.config = self.configure(self.serve(service), server_link_secret=secret, **options)
         with self.config.open("a") as file:
             file.write("[dataset kat]\nallow = nobody\n[dataset katzen]\nallow = nobody\n")
         return await self.start(self.config, OCPPROXY_TEST_SECRET=SECRET)
@@ -116,7 +122,26 @@ class LinkTests(ViewsCase):
             self.assertTrue(url.startswith(f"{daemon.url}/{base}/ocpcatmaid/kat/"), url)
         _, body, _ = await daemon.get(f"{base}/neuroglancer/kat/state")
         self.assertIn(f"precomputed://{daemon.url}/{base}/precomputed/kat/image", body.decode())
-        self.assertNotIn("~kat", daemon.log)
+        status = json.loads((await daemon.get(f"{base}/status.json"))[1])["tables"]
+        self.assertEqual([row["token"] for row in status["usage"]], ["kat"])
+        code, _, headers = await raw_get(daemon, base, {})
+        self.assertEqual((code, headers["location"]), (302, f"{base}/"))
+        await daemon.get(f"{base}/kat/3/0_0_0.png", Referer=f"{daemon.url}/{base}/view/kat/")
+        await daemon.get(f"{base}/{base}/kat/3/0_0_0.png")
+        await daemon.get(f"{base.replace('~', '%7e')}/kat/3/0_0_0.png")
+        await raw_get(daemon, f"{base}/kat/3/0_0_0.png", {"Content-Length": "1"})
+        self.assertEqual(await daemon.stop(), 0)  # the log is written in batches
+        self.assertIn("/~kat.-/", daemon.log)
+        self.assertNotIn(base.rpartition(".")[2], daemon.log)
+
+    async def test_mirrors(self) -> None:
+        """Mirrors are named once each, and with the prefix: they have the same secret."""
+        daemon = await self.before(server_mirrors="https://a.example.org", server_public_url="https://b.example.org")
+        _, out, _ = await self.command("kat", "--json")
+        base = urlsplit(json.loads(out)["links"]["slices"]).path.removeprefix("/").removesuffix("/view/kat/")
+        _, body, _ = await daemon.get(f"{base}/projects/export")
+        bases = {url.partition("/ocpcatmaid/")[0] for url in re.findall(r'"url": "([^"]+)"', body.decode())}
+        self.assertEqual(bases, {f"https://{name}.example.org/{base}" for name in "ab"})
 
     async def test_command(self) -> None:
         """What is missing or makes no sense is named; a link of another secret opens nothing."""
@@ -125,6 +150,7 @@ class LinkTests(ViewsCase):
             (("k/at", "--url", daemon.url), "expected a token"),
             (("kat",), "--url, or [server] public_url"),
             (("kat", "--url", daemon.url, "--for", "9000d"), "up to 366d"),
+            (("kat", "--url", "http://h/?x=1"), "--url, or [server] public_url"),
         ):
             code, out, err = await self.command(*words)
             self.assertEqual((code, out), (2, ""), words)

@@ -7,10 +7,13 @@ import json
 import re
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from ocpproxy.cli import quantities
 from ocpproxy.cli.settings import load_settings
+from ocpproxy.config import values
 from ocpproxy.model.dataset import NAME
 from ocpproxy.web import signed_links
 
@@ -28,9 +31,7 @@ def add_parser(commands: Any) -> None:
         epilog="Exit code 0: done; 2: it cannot be done.",
     )
     parser.add_argument("token", metavar="TOKEN")
-    parser.add_argument(
-        "--for", dest="lifetime", type=quantities.age, default=7 * 86400, metavar="AGE", help="30d, 12h"
-    )
+    parser.add_argument("--for", dest="lifetime", type=quantities.age, default=_USUAL, metavar="AGE", help="30d, 12h")
     parser.add_argument("--url", help="the address of the gateway; by default [server] public_url")
     parser.add_argument("--config", required=True, metavar="F")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -42,7 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load_settings(arguments.config)
     if settings is None:
         return _COULD_NOT_RUN
-    root, secret = (arguments.url or settings.server.public_url).rstrip("/"), settings.server.link_secret
+    root, secret = settings.server.public_url, settings.server.link_secret
+    if arguments.url is not None:
+        with suppress(values.BadValue):
+            root = values.public_url(arguments.url, Path())
     problem = _problem(arguments, root, secret)
     if problem or secret is None:
         print(f"ocpproxy link: {problem}", file=sys.stderr)
@@ -59,6 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"expires": expires, "links": links}))
         return 0
+    dataset = settings.datasets.get(arguments.token)
+    if dataset is None or not dataset.allow:
+        print(f"{arguments.token} has no allow in a section of its own: nothing keeps others away", file=sys.stderr)
     print(f"until {until}, for everybody who has one of these links:")
     for name, link in links.items():
         print(f"{name:13} {link}")
@@ -71,8 +78,8 @@ def _problem(arguments: argparse.Namespace, root: str, secret: str | None) -> st
         return f"expected a token, not {arguments.token!r}"
     if secret is None:
         return "expected [server] link_secret in the configuration, which the links are signed with"
-    if not re.match("https?://", root):
-        return "expected the address of the gateway: --url, or [server] public_url"
+    if not root:
+        return "expected the address of the gateway, such as https://tiles.example.org: --url, or [server] public_url"
     if not 0 < arguments.lifetime <= _LONGEST:
         return "expected a time of up to 366d after --for"
     return ""

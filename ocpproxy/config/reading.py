@@ -47,7 +47,7 @@ _SINGLE = {"server": SERVER, "cache": CACHE, "index": INDEX, "admin": ADMIN}
 """The sections that are there once and have fixed options."""
 _LETTERS = "a TOKEN has up to 64 of the letters a to z, A to Z, 0 to 9, _ and -, and does not begin with -"
 _DEMO_CACHE_MIB = 4096
-_LOOKS_SECRET = re.compile(r"auth|token|pass|secret|key|cred|^pw", re.IGNORECASE)
+_LOOKS_SECRET = re.compile(r"auth|token|pass|secret|key|cred|link|hmac|sign|^pw", re.IGNORECASE)
 """Names of options that somebody may have meant for a secret."""
 _NO_SECRETS = ("", "Token", "Bearer", "Basic", "Token public")
 """What an authorization may consist of beside names of the environment."""
@@ -257,7 +257,8 @@ class _Reader:
                 continue
             near = difflib.get_close_matches(key, options, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            yield Fault(section, key, _shown(key, written[key]), problem="there is no such option" + hint)
+            meant = options[near[0]] if near and options[near[0]].secret else None
+            yield Fault(section, key, _shown(key, written[key], meant), problem="there is no such option" + hint)
 
     def _expand(self, text: str, *, in_address: bool = False) -> str:
         """Return the text with ``${NAME}`` replaced by variables of the environment.

@@ -59,6 +59,8 @@ _LONG_LIFE = 30.0
 """Seconds after which a death is not young, and the pause is the first one again."""
 _ASK_EVERY = 5.0
 """Seconds between two requests for the workers' metrics. The last counts of a worker that is killed are lost."""
+_FETCHES_WITHIN = 0.3
+"""Seconds that a worker has to report its fetches: a page waits for that."""
 _LONGEST_LINE = 2**16
 """Bytes of a line of a worker's log; what is longer is cut."""
 _USE_WITHIN = 30.0
@@ -119,6 +121,8 @@ class _WorkerProcess(ProcessProtocol):
         self.began = began
         self.metrics = b""
         """Its latest metrics."""
+        self.fetches = b""
+        """Its latest `FetchReport`, as JSON."""
         self.connection = _WorkerConnection(pool, number)
         self.ended: Deferred[None] = Deferred()
         self._pool = pool
@@ -338,14 +342,18 @@ class WorkerPool(Service):
         return merge_metrics([worker.metrics for worker in self._living.values()], self._dead_counts)
 
     async def all_fetches(self) -> bytes:
-        """Return how long the fetches of all living workers took, as JSON."""
+        """Return how long the fetches of all living workers took, as JSON.
+
+        Of a worker that is busy it is what it has reported last.
+        """
+        workers = [worker for worker in self._living.values() if worker.connection.transport is not None]
         asked = [
-            worker.connection.callRemote(GetFetches).addTimeout(ANSWER_WITHIN, self._reactor)
-            for worker in self._living.values()
-            if worker.connection.transport is not None
+            worker.connection.callRemote(GetFetches).addTimeout(_FETCHES_WITHIN, self._reactor) for worker in workers
         ]
         answers = await DeferredList(asked, consumeErrors=True)
-        return FetchReport.of(answer["text"] for answered, answer in answers if answered).to_json()
+        for worker, (answered, answer) in zip(workers, answers, strict=True):
+            worker.fetches = answer["text"] if answered else worker.fetches
+        return FetchReport.of(worker.fetches for worker in workers if worker.fetches).to_json()
 
 
 def _is_null(descriptor: int) -> bool:

@@ -6,6 +6,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,24 +117,27 @@ def copies_on_write(path: str) -> bool:
     Where a disk is full, or a quota used up, there is no place for a change of it, and the kernel ends the process
     (SIGBUS). Other file systems have reserved that place. So there the older rollback journal is used.
     """
-    place = os.path.realpath(os.path.dirname(path) or ".")
+    place = os.path.dirname(os.path.realpath(path))
     try:
-        lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        text = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return False  # no Linux
-    found = ("", "")
-    for line in lines:
-        _, mounted, kind, *_ = line.split(" ")
-        mounted = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), mounted)
-        if os.path.commonpath((place, mounted)) == mounted and len(mounted) >= len(found[0]):
-            found = (mounted, kind)
-    return found[1] in _COPIES_ON_WRITE
+    kind, at = "", ""
+    for line in text.split("\n"):
+        fields = line.split(" ")
+        mounted = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[1]) if len(fields) > 2 else ""
+        is_above = mounted.startswith("/") and os.path.commonpath((place, mounted)) == mounted
+        # What is mounted later hides what is there, whether it is the same directory or one above it.
+        if is_above and (len(mounted) >= len(at) or at.startswith(mounted)):
+            kind, at = fields[2], mounted
+    return kind in _COPIES_ON_WRITE
 
 
 def _sqlite(path: str) -> Backend:
     def prepare(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA busy_timeout = {_SQLITE_LOCKED * 1000}")
-        connection.execute(f"PRAGMA journal_mode = {'TRUNCATE' if copies_on_write(path) else 'WAL'}")
+        with suppress(sqlite3.OperationalError):  # another process has the file open, so its mode stays for now
+            connection.execute(f"PRAGMA journal_mode = {'TRUNCATE' if copies_on_write(path) else 'WAL'}")
         connection.execute("PRAGMA synchronous = NORMAL")
 
     def make_pool(reactor: Any, size: int) -> adbapi.ConnectionPool:

@@ -9,6 +9,7 @@ dataset.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from ocpproxy.cache.catalogue import Catalogue
 from ocpproxy.cache.entries import DatasetSource
@@ -17,16 +18,29 @@ from ocpproxy.web.answers import NotAllowed
 from ocpproxy.web.request import GatewayRequest
 
 
+class Visitor(NamedTuple):
+    """What decides which datasets somebody may see."""
+
+    groups: frozenset[str]
+    granted: str | None
+    """The dataset of their signed link."""
+
+
+def visitor_of(request: GatewayRequest) -> Visitor:
+    """Return whoever sends a request."""
+    return Visitor(request.groups, request.granted)
+
+
 class Access:
     """The rules of all datasets."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
 
-    def may_see(self, token: str, groups: frozenset[str]) -> bool:
-        """Return whether somebody of these groups may see a dataset; nobody sees what is not served any more."""
+    def may_see(self, token: str, visitor: Visitor) -> bool:
+        """Return whether somebody may see a dataset; nobody sees what is not served any more."""
         source = self._source(token)
-        return source is not None and allows(source, groups)
+        return source is not None and (token == visitor.granted or allows(source, visitor.groups))
 
     def mark(self, request: GatewayRequest) -> None:
         """Mark the answer to a request as private if some dataset is not for everybody."""
@@ -41,19 +55,15 @@ class Access:
         if source is None or not source.allowed:
             return
         request.is_private = True
-        if request.granted != token and not allows(source, request.groups):
+        if not self.may_see(token, visitor_of(request)):
             raise NotAllowed(token)
 
     def visible(self, tokens: Iterable[str], request: GatewayRequest) -> list[str]:
         """Return those datasets that whoever asks may see. The answer is private where some dataset is."""
-        tokens, groups = list(tokens), request.groups
-        sources = [(token, self._source(token)) for token in tokens]
-        request.is_private = request.is_private or any(one is not None and one.allowed for _, one in sources)
-        return [
-            token
-            for token, source in sources
-            if source is not None and (token == request.granted or allows(source, groups))
-        ]
+        tokens, visitor = list(tokens), visitor_of(request)
+        sources = map(self._source, tokens)
+        request.is_private = request.is_private or any(one is not None and one.allowed for one in sources)
+        return [token for token in tokens if self.may_see(token, visitor)]
 
     def _source(self, token: str) -> DatasetSource | None:
         try:

@@ -20,6 +20,7 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from ocpproxy.log import Logger
+from ocpproxy.web.signed_links import hidden
 
 _FLUSH_AFTER = 0.25
 """Seconds that a line may wait."""
@@ -41,7 +42,7 @@ def quote(text: bytes) -> bytes:
 
 def agent_fields(referer: bytes | None, agent: bytes | None) -> bytes:
     """Return the fields of the page and the program that ask, quoted."""
-    return b"%b %b" % (quote((referer or _NONE)[:1024]), quote((agent or _NONE)[:512]))
+    return b"%b %b" % (quote(hidden(referer or _NONE)[:1024]), quote((agent or _NONE)[:512]))
 
 
 class Answered(NamedTuple):

@@ -13,6 +13,7 @@ from twisted.web import server
 
 from ocpproxy.cache.lookup import Result
 from ocpproxy.web import answers, request_ids, target
+from ocpproxy.web.answers import Reply
 from ocpproxy.web.signed_links import BadLink
 from ocpproxy.web.target import RefusedRequest
 
@@ -25,7 +26,8 @@ class GatewayRequest(server.Request):
     request_id = b"-"
     granted: str | None = None
     """The dataset that a signed link lets its visitor see."""
-    _prefix = ""
+    link_prefix = ""
+    """The prefix of this link, without a slash at its end; empty for a visitor without one."""
     is_private = False
     """True if the answer is about a dataset that not everybody may see: no shared cache may keep it."""
     began = 0.0
@@ -84,7 +86,13 @@ class GatewayRequest(server.Request):
             answers.text(403, str(bad)).send(self)
             return
         if signed is not None:
-            self.granted, self._prefix, self.uri = signed
+            self.granted, self.link_prefix, rest = signed
+            self.setHeader(b"referrer-policy", b"no-referrer")
+            if not rest.startswith(b"/"):  # addresses in a page are relative to its own
+                where = self.link_prefix.removeprefix("/").encode() + b"/" + rest
+                Reply(302, b"", {b"location": where, b"cache-control": b"no-store"}).send(self)
+                return
+            self.uri = rest
         self.path = self.uri.partition(b"?")[0]
         super().process()
 
@@ -107,6 +115,10 @@ class GatewayRequest(server.Request):
 
         That of somebody with a signed link goes on with it, so that all links lead to what they may see.
         """
+        return self.own_url + self.link_prefix
+
+    @property
+    def own_url(self) -> str:
+        """The address of this gateway as the client sees it, whoever that is; empty if unknown."""
         channel: Any = self.channel
-        root = str(channel.site.front.root_url(channel.peer, self.requestHeaders, secure=self.isSecure()))
-        return root and root + self._prefix
+        return str(channel.site.front.root_url(channel.peer, self.requestHeaders, secure=self.isSecure()))

@@ -3,7 +3,8 @@
 ``/~TOKEN.EXPIRES.SIGNATURE/...`` is answered like ``/...`` for somebody who may see TOKEN. EXPIRES is in seconds since
 1970. SIGNATURE is the first half of the HMAC-SHA256 (RFC 2104) of both by the secret of ``[server] link_secret``, in
 Base64 for URLs (RFC 4648, 5). CATMAID sends neither cookies nor passwords to another origin, so what its users may see
-there has to be in the address. Whoever has the link can pass it on; another secret ends all links.
+there has to be in the address. Whoever has the link can pass it on; another secret ends all links. No log has one whole
+(`hidden`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from typing import NamedTuple
 
-_PREFIX = re.compile(rb"/~(\w[\w-]{0,63})\.(\d{1,12})\.([\w-]{22})(?=[/?]|\Z)", re.ASCII)
+_TILDE = rb"/(?:~|%7[eE])"
+"""Both mean the same (RFC 3986, 2.3)."""
+_PREFIX = re.compile(_TILDE + rb"(\w[\w-]{0,63})\.(\d{1,12})\.([\w-]{22})(?=[/?]|\Z)", re.ASCII)
+_ANYWHERE = re.compile(_TILDE + rb"(\w[\w-]{0,63})\.\d{1,12}\.[\w-]+", re.ASCII)
 _PURPOSE = "ocpproxy link 1"
 
 
@@ -30,7 +34,7 @@ class SignedPath(NamedTuple):
     prefix: str
     """Without a slash at its end."""
     rest: bytes
-    """The path that is meant, with its query."""
+    """The path that is meant, with its query; without a slash where the address ends behind the prefix."""
 
 
 class SignedLinks:
@@ -49,7 +53,7 @@ class SignedLinks:
 
         :raises BadLink: it cannot be used.
         """
-        if not path.startswith(b"/~"):
+        if not re.match(_TILDE, path):
             return None
         found = _PREFIX.match(path)
         if found is None or self._secret is None:
@@ -59,8 +63,13 @@ class SignedLinks:
             raise BadLink("this is no link of this gateway, or all links were ended")
         if self._now() >= expires:
             raise BadLink("this link has expired; ask whoever gave it to you for another one")
-        rest = path[found.end() :]
-        return SignedPath(token, found[0].decode(), rest if rest.startswith(b"/") else b"/" + rest)
+        written = f"/~{token}.{found[2].decode()}.{found[3].decode()}"
+        return SignedPath(token, written, path[found.end() :])
+
+
+def hidden(text: bytes) -> bytes:
+    """Return a target or an address without the signatures of links in it, for logs."""
+    return _ANYWHERE.sub(rb"/~\1.-", text)
 
 
 def sign(secret: str, token: str, expires: int) -> str:

@@ -20,7 +20,7 @@ from ocpproxy.web.front import Front
 from ocpproxy.web.hot_path import LONGEST_REQUEST, HotPath
 from ocpproxy.web.open_requests import OpenRequests
 from ocpproxy.web.request import GatewayRequest
-from ocpproxy.web.signed_links import SignedLinks
+from ocpproxy.web.signed_links import SignedLinks, hidden
 
 _ENDED = re.compile(rb"[^\r\n]\r\n\r\n\Z")
 """The end of a request without a body. Twisted counts empty lines that follow one request to the next."""
@@ -127,7 +127,7 @@ class GatewaySite(server.Site):
         self.answer_record.record(
             Answered(
                 request.client_host,
-                quote(b"%b %b %b" % (request.method, request.uri, request.clientproto)),
+                quote(hidden(b"%b %b %b" % (request.method, request.uri, request.clientproto))),
                 request.code,
                 request.sentLength,
                 answer(b"cache-status", [b""])[0],

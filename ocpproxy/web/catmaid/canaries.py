@@ -31,7 +31,7 @@ from ocpproxy.log import Logger
 from ocpproxy.model.address import TileAddress
 from ocpproxy.model.dataset import TILE, CannotDisplay, Plane, Triple, Z
 from ocpproxy.store.keys import NotIndexable
-from ocpproxy.upstream.base import UpstreamFailure
+from ocpproxy.upstream.base import UpstreamDown, UpstreamFailure
 from ocpproxy.web.catmaid.stacks import StackInfo
 
 _PARTS = (0.5, 0.25, 0.75)
@@ -77,12 +77,13 @@ class Canaries:
         await self._one.acquire()
         try:
             self._found[entry] = await self._search(entry, info)
-        except (UpstreamFailure, Undescribed, CannotDisplay, NotIndexable) as error:
+        except Exception as error:
             del self._found[entry]
             self._failed[entry.dataset.token] = True
-            self._log.debug("no canary for {token}: {reason}", token=entry.dataset.token, reason=str(error))
-        except Exception:
-            self._log.failure("while looking for a place inside {token}", token=entry.dataset.token)
+            if isinstance(error, (UpstreamFailure, Undescribed, CannotDisplay, NotIndexable)):
+                self._log.debug("no canary for {token}: {reason}", token=entry.dataset.token, reason=str(error))
+            else:
+                self._log.failure("while looking for a place inside {token}", token=entry.dataset.token)
         finally:
             self._one.release()
 
@@ -104,8 +105,8 @@ class Canaries:
             for row, col in tiles:
                 address = TileAddress(base, stack.slice_at(level, z), row, col, number)
                 answer = await self._cache.tile(await self._cache.locate(address))
-                if answer.result in (Result.BLANK, Result.PLACEHOLDER):
-                    continue
+                if answer.result is Result.PLACEHOLDER:
+                    raise UpstreamDown("a placeholder stands for the tile")
                 inside = (middle[0] - col * TILE, middle[1] - row * TILE)
                 found = await self._run_in_thread(bright_pixel, bytes(answer.tile.picture), inside)
                 if found is not None:

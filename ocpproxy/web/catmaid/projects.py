@@ -84,7 +84,8 @@ class CatmaidProjects:
 
     def roots(self, request: GatewayRequest) -> list[str]:
         """Return the address of this gateway, as its client sees it, and those of its mirrors."""
-        return [request.root_url, *(mirror for mirror in self._mirrors if mirror != request.root_url)]
+        mirrors = [mirror for mirror in self._mirrors if mirror != request.own_url]
+        return [request.root_url, *(mirror + request.link_prefix for mirror in mirrors)]
 
     async def stacks(self, entry: CatalogueEntry) -> list[StackInfo]:
         """Return the stacks of a dataset, of which there may be thousands, with canaries inside the data."""

@@ -87,7 +87,7 @@ async def page(
         b"content-type": b"text/html; charset=utf-8",
         b"cache-control": b"no-cache" if code == 200 else b"no-store",
         b"content-security-policy": POLICY,
-        b"referrer-policy": b"same-origin",
+        b"referrer-policy": b"no-referrer",
     }
     return Reply(code, b"<!DOCTYPE html>\n" + html, headers)
 

@@ -18,7 +18,7 @@ from twisted.internet.task import LoopingCall, deferLater
 
 from ocpproxy.log import Logger
 from ocpproxy.web import answers
-from ocpproxy.web.access import Access
+from ocpproxy.web.access import Access, Visitor, visitor_of
 from ocpproxy.web.answers import Reply
 from ocpproxy.web.front import network
 from ocpproxy.web.pages.figures import MOST_ROWS, PLOTS, Reading, StateSources, figures
@@ -64,8 +64,7 @@ class _State(NamedTuple):
 class _OpenPage(NamedTuple):
     """A page that is open somewhere."""
 
-    groups: frozenset[str]
-    """Those of its visitor."""
+    visitor: Visitor
     client: str
     until: float
 
@@ -100,7 +99,7 @@ class LiveState(Service):
     async def read(self, request: GatewayRequest) -> dict[str, Any]:
         """Return the state as it is now, as JSON, for whoever asks."""
         self._access.mark(request)
-        return (await self._read(await self._sources.read())).visible(self._sees(request.groups))
+        return (await self._read(await self._sources.read())).visible(self._sees(visitor_of(request)))
 
     def open(self, request: GatewayRequest) -> Reply | None:
         """Send events to a page from now on. Return an answer where there are too many pages already."""
@@ -110,15 +109,15 @@ class LiveState(Service):
             return answers.text(503, "too many pages are open, or the gateway is stopping; try again", retry_after="30")
         for name, value in HEADERS.items():
             request.setHeader(name, value)
-        self._pages[request] = _OpenPage(request.groups, client, self._clock.seconds() + _LONGEST)
+        self._pages[request] = _OpenPage(visitor_of(request), client, self._clock.seconds() + _LONGEST)
         request.notifyFinish().addBoth(lambda _: self._pages.pop(request, None))
         request.write(b"retry: 5000\n" + _event(self._past(), b"history"))
         if not self._loop.running:
             self._loop.start(_EVERY)
         return None
 
-    def _sees(self, groups: frozenset[str]) -> Callable[[str], bool]:
-        return lambda token: self._access.may_see(token, groups)
+    def _sees(self, visitor: Visitor) -> Callable[[str], bool]:
+        return lambda token: self._access.may_see(token, visitor)
 
     async def _read(self, reading: Reading) -> _State:
         before = self._before
@@ -140,7 +139,7 @@ class LiveState(Service):
             self._log.failure("while the pages were shown the state")
 
     async def _send(self, state: _State) -> None:
-        made: dict[frozenset[str], bytes] = {}
+        made: dict[Visitor, bytes] = {}
         for n, (request, page) in enumerate(list(self._pages.items())):
             if n and n % _AT_ONCE == 0:
                 await deferLater(self._clock, _PAUSE)
@@ -149,9 +148,9 @@ class LiveState(Service):
             if self._clock.seconds() > page.until:
                 self._end(request)
                 continue
-            event = made.get(page.groups)
+            event = made.get(page.visitor)
             if event is None:
-                event = made[page.groups] = _event(state.visible(self._sees(page.groups)))
+                event = made[page.visitor] = _event(state.visible(self._sees(page.visitor)))
             channel: Any = request.channel
             if not channel.behind:  # who does not read gets the next one
                 request.write(event)

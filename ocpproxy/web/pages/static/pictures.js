@@ -9,7 +9,7 @@ const AT_ONCE = 8;
 const PATIENCE = 400; // milliseconds for a request that nobody wants any more
 const TRIES = 4;
 
-/** @typedef {{bitmap: ImageBitmap} | {failure: string, tries: number}} Picture */
+/** @typedef {{bitmap: ImageBitmap} | {failure: string}} Picture */
 
 /** All pictures. */
 export class Pictures {
@@ -24,6 +24,8 @@ export class Pictures {
     this._kept = new Map();
     /** @type {Map<string, {began: number, abort: AbortController}>} */
     this._loading = new Map();
+    /** how often a picture that has failed was asked for again @type {Map<string, number>} */
+    this._tries = new Map();
     /** by whoever wants them, the most urgent first @type {Map<object, string[]>} */
     this._lists = new Map();
     /** of all of them, the most urgent first @type {Set<string>} */
@@ -84,6 +86,7 @@ export class Pictures {
 
   /** Ask again for all that has failed. */
   retry() {
+    this._tries.clear();
     for (const [path, picture] of this._kept) {
       if ('failure' in picture) this._kept.delete(path);
     }
@@ -93,48 +96,48 @@ export class Pictures {
   _load() {
     for (const path of this._wanted) {
       if (this._loading.size >= AT_ONCE) return;
-      if (!this._kept.has(path) && !this._loading.has(path)) void this._fetch(path, 0);
+      if (!this._kept.has(path) && !this._loading.has(path)) void this._fetch(path);
     }
   }
 
-  /**
-   * @param {string} path
-   * @param {number} tries
-   */
-  async _fetch(path, tries) {
+  /** @param {string} path */
+  async _fetch(path) {
     const abort = new AbortController();
     this._loading.set(path, { began: performance.now(), abort });
     let again = 0;
     try {
       const answer = await fetch(this._up + path, { signal: abort.signal });
       if (answer.ok) {
-        const bitmap = await createImageBitmap(await answer.blob());
-        this._keep(path, { bitmap });
+        this._keep(path, { bitmap: await createImageBitmap(await answer.blob()) });
+        this._tries.delete(path);
       } else {
         again = 1000 * Number(answer.headers.get('retry-after') ?? 0);
-        this._keep(path, { failure: reason(answer.status), tries });
+        this._keep(path, { failure: reason(answer.status) });
       }
     } catch (error) {
       if (!abort.signal.aborted) {
         again = 2000;
-        this._keep(path, { failure: 'the gateway does not answer', tries });
+        this._keep(path, { failure: 'the gateway does not answer' });
       }
     }
     this._loading.delete(path);
-    if (again && tries < TRIES) setTimeout(() => this._again(path, tries + 1), again * 2 ** tries);
+    const tries = this._tries.get(path) ?? 0;
+    if (again && tries < TRIES) {
+      this._tries.set(path, tries + 1);
+      setTimeout(() => this._again(path), again * 2 ** tries);
+    }
     this._changed();
     this._load();
   }
 
   /**
-   * Ask again for a picture that has failed, if it is still wanted.
+   * Forget that a picture has failed: if it is still wanted, it is asked for in its turn.
    * @param {string} path
-   * @param {number} tries
    */
-  _again(path, tries) {
+  _again(path) {
     if (!this.failure(path)) return;
     this._kept.delete(path);
-    if (this._wanted.has(path)) void this._fetch(path, tries);
+    this._load();
   }
 
   /**

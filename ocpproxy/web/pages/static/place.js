@@ -47,7 +47,7 @@ export class Place extends EventTarget {
    * @param {string} plane
    */
   slice(plane) {
-    return this.voxel[axesOf(plane)[2]];
+    return Math.max(this.slices(plane)[0], this.voxel[axesOf(plane)[2]]);
   }
 
   /**
@@ -69,8 +69,7 @@ export class Place extends EventTarget {
    */
   goTo(axis, voxel) {
     const { offset, size, voxel: edge } = this.volume;
-    const first = Math.min(size[axis] - 1, Math.max(0, -offset[axis]));
-    const number = Math.min(size[axis] - 1, Math.max(first, Math.round(voxel) - offset[axis]));
+    const number = Math.min(size[axis] - 1, Math.max(0, Math.round(voxel) - offset[axis]));
     const point = /** @type {Triple} */ ([...this.point]);
     point[axis] = (number + 0.5) * edge[axis];
     this.set({ point });
@@ -83,7 +82,8 @@ export class Place extends EventTarget {
    */
   step(count) {
     const before = this.slice(this.active);
-    this.goTo(axesOf(this.active)[2], before + count);
+    const [first, end] = this.slices(this.active);
+    this.goTo(axesOf(this.active)[2], Math.min(end - 1, Math.max(first, before + count)));
     return this.slice(this.active) !== before;
   }
 }
