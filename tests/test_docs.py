@@ -178,7 +178,7 @@ class ConfigurationTests(SynchronousTestCase):
 
     def read(self, text: str) -> Settings:
         """Return the settings of a text; all variables that it names are set."""
-        environment = dict.fromkeys(re.findall(r"\$\{(\w+)\}", text), "secret")
+        environment = dict.fromkeys(re.findall(r"\$\{(\w+)\}", text), "a-secret-of-this-test")
         return parse(text, Path(self.mktemp()), environment, KINDS)
 
     def test_blocks(self) -> None:

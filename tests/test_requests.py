@@ -295,9 +295,13 @@ class ManyConnectionsTests(DaemonCase):
         self.service = ocpserver.Service(em(), 2)
         daemon = await self.start(self.configure(self.serve(self.service), cache_memory="0"))
         await daemon.get("kat/1/0_0_0.png")
-        used = len(os.listdir(f"/proc/{daemon.pid}/fd"))
+        await daemon.rest()
+        used, last = 0, -1
+        while used != last:  # the index opens its files when it needs them
+            last, used = used, max(used, len(os.listdir(f"/proc/{daemon.pid}/fd")))
+            await pause(0.5)
         before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (used + 3, before[1]))
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (used + 4, before[1]))
         asked = [Deferred.fromCoroutine(daemon.get(f"kat/{n % 20 + 1}/{n % 2}_0_0.png")) for n in range(40)]
         for answered, answer in await DeferredList(asked, consumeErrors=True):
             if answered:  # else it could not be accepted
