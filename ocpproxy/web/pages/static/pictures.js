@@ -62,7 +62,7 @@ export class Pictures {
   }
 
   /**
-   * Say which pictures are wanted now, the most urgent first. What was said before is forgotten.
+   * Say which pictures are wanted now, the most urgent first. An earlier list of the same owner is forgotten.
    * @param {object} owner whoever wants them
    * @param {string[]} paths
    */
