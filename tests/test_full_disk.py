@@ -12,6 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SkipTest
 
+from ocpproxy.index.backends import copies_on_write
 from tests import ocpserver
 from tests.daemons import Daemon, DaemonCase, pause
 from tests.pictures import pixels
@@ -121,5 +122,11 @@ class FullDiskTests(DaemonCase):
 
     async def test_quota(self) -> None:
         """The user's quota is used up, though the disk has space."""
-        daemon = await self.use(self.quota("6M"))
+        box = self.quota("6M")
+        link = self.place / "linked"
+        link.symlink_to(box / "i")
+        self.assertEqual(
+            [copies_on_write(str(path)) for path in (box / "i", link, self.place / "i")], [True, True, False]
+        )
+        daemon = await self.use(box)
         self.assertIn("quota exceeded", daemon.log)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase
 
-from ocpproxy.web.signed_links import BadLink, SignedLinks, hidden, prefix
+from ocpproxy.web.signed_links import BadLink, SignedLinks, hidden, prefix, without_prefix
 from tests import ocpserver
 from tests.channels import SMALL, ViewsCase
 from tests.daemons import ROOT, Daemon
@@ -41,6 +41,7 @@ class ReadTests(SynchronousTestCase):
         assert found is not None
         self.assertEqual((found.token, found.rest), (token, rest.encode()))
         self.assertEqual(hidden(f"x{found.prefix}{rest}".encode()), f"x/~{token}.-{rest}".encode())
+        self.assertEqual(without_prefix((found.prefix + rest).encode()), rest.encode())
         again = self.links.read((prefix(SECRET, token, expires).replace("~", "%7E") + rest).encode())
         self.assertEqual(again, found)
 

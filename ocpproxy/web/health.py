@@ -15,7 +15,7 @@ from ocpproxy.web.request import GatewayRequest
 
 @dataclass(frozen=True)
 class GatewayState:
-    """What is asked of the gateway's parts each time."""
+    """What the answers are made from. Each function is called for each request."""
 
     index_available: Callable[[], bool]
     check_writable: Callable[[], Awaitable[None]]

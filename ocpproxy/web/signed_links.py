@@ -67,6 +67,12 @@ class SignedLinks:
         return SignedPath(token, written, path[found.end() :])
 
 
+def without_prefix(path: bytes) -> bytes:
+    """Return a path without the prefix of a link, whether that can be used or not: for the administrator."""
+    found = _PREFIX.match(path)
+    return path if found is None else path[found.end() :]
+
+
 def hidden(text: bytes) -> bytes:
     """Return a target or an address without the signatures of links in it, for logs."""
     return _ANYWHERE.sub(rb"/~\1.-", text)

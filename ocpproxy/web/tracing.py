@@ -35,6 +35,7 @@ from ocpproxy.store.tile_store import TileStore
 from ocpproxy.upstream import trail
 from ocpproxy.upstream.base import UpstreamFailure
 from ocpproxy.web import answers, target
+from ocpproxy.web.signed_links import without_prefix
 from ocpproxy.web.target import RefusedRequest
 from ocpproxy.web.voxels import voxel_answers
 from ocpproxy.web.voxels.resource import FORMATS
@@ -92,7 +93,7 @@ class Tracer:
         return steps
 
     async def _steps(self, asked: str, *, fetch: bool) -> AsyncIterator[Step]:
-        uri = target.read(asked.encode("utf-8"), b"HTTP/1.0", Headers())
+        uri = without_prefix(target.read(asked.encode("utf-8"), b"HTTP/1.0", Headers()))
         yield Step("request", uri.decode("utf-8", "replace"))
         path, _, query = uri.decode("latin-1").partition("?")
         voxels = _read_voxels(path)

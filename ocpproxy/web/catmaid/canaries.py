@@ -31,7 +31,7 @@ from ocpproxy.log import Logger
 from ocpproxy.model.address import TileAddress
 from ocpproxy.model.dataset import TILE, CannotDisplay, Plane, Triple, Z
 from ocpproxy.store.keys import NotIndexable
-from ocpproxy.upstream.base import UpstreamDown, UpstreamFailure
+from ocpproxy.upstream.base import UpstreamFailure
 from ocpproxy.web.catmaid.stacks import StackInfo
 
 _PARTS = (0.5, 0.25, 0.75)
@@ -42,11 +42,15 @@ _ASK_AGAIN_AFTER = 60.0
 """Seconds after an upstream has failed."""
 _MOST_DATASETS = 10_000
 _AROUND = 2
-"""Pixels around the one that is found which are no background either."""
+"""Pixels on each side of the one that is found which show something too."""
+
+
+class NoPictureNow(Exception):
+    """A placeholder stands for a tile, so nothing can be seen of it."""
 
 
 class Canaries:
-    """The places."""
+    """Looks for the places, and keeps them."""
 
     _log = Logger()
 
@@ -80,7 +84,7 @@ class Canaries:
         except Exception as error:
             del self._found[entry]
             self._failed[entry.dataset.token] = True
-            if isinstance(error, (UpstreamFailure, Undescribed, CannotDisplay, NotIndexable)):
+            if isinstance(error, (NoPictureNow, UpstreamFailure, Undescribed, CannotDisplay, NotIndexable)):
                 self._log.debug("no canary for {token}: {reason}", token=entry.dataset.token, reason=str(error))
             else:
                 self._log.failure("while looking for a place inside {token}", token=entry.dataset.token)
@@ -88,7 +92,7 @@ class Canaries:
             self._one.release()
 
     async def _search(self, entry: CatalogueEntry, info: StackInfo) -> Triple | None:
-        """Return a voxel of level 0 that is no background; None where none is seen."""
+        """Return a voxel of level 0 that shows something; None where no voxel that is looked at does."""
         dataset = entry.dataset
         base = replace(info.base, plane=Plane.XY)
         stack = entry.stack(base)
@@ -106,7 +110,7 @@ class Canaries:
                 address = TileAddress(base, stack.slice_at(level, z), row, col, number)
                 answer = await self._cache.tile(await self._cache.locate(address))
                 if answer.result is Result.PLACEHOLDER:
-                    raise UpstreamDown("a placeholder stands for the tile")
+                    raise NoPictureNow("a placeholder stands for its tile")
                 inside = (middle[0] - col * TILE, middle[1] - row * TILE)
                 found = await self._run_in_thread(bright_pixel, bytes(answer.tile.picture), inside)
                 if found is not None:
@@ -123,7 +127,7 @@ def _distance(tile: tuple[int, int], middle: tuple[float, float]) -> float:
 
 
 def bright_pixel(picture: bytes, middle: tuple[float, float]) -> tuple[int, int] | None:
-    """Return the pixel closest to `middle` that is no background, nor are those around it; None where all is.
+    """Return the pixel closest to `middle` that, with those around it, shows something; None where none does.
 
     :param picture: a PNG of a tile.
     :param middle: column and row, which may be outside.

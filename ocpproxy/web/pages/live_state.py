@@ -66,7 +66,9 @@ class _OpenPage(NamedTuple):
 
     visitor: Visitor
     client: str
+    """What stands for the client in bounds (`web.front.network`)."""
     until: float
+    """When the stream ends, by the clock."""
 
 
 class LiveState(Service):

@@ -31,7 +31,6 @@ export class SliceLayer extends L.Layer {
     this._pictures = pictures;
     this._canvas = document.createElement('canvas');
     this._canvas.className = 'slice';
-    this._ratio = 1;
   }
 
   /** @param {L.Map} map */

@@ -51,10 +51,10 @@ function show(state) {
   for (const value of values) {
     value.textContent = shown(state.figures[value.dataset.key ?? ''], value.dataset.unit ?? '');
   }
-  for (const [name, make_] of Object.entries(rows)) {
+  for (const [name, cells] of Object.entries(rows)) {
     const table = /** @type {HTMLTableElement} */ (element(`table-${name}`));
     const found = state.tables[name] ?? [];
-    table.tBodies[0].replaceChildren(...found.map((row) => make('tr', {}, ...make_(row, state).map((cell) => make('td', {}, cell)))));
+    table.tBodies[0].replaceChildren(...found.map((row) => make('tr', {}, ...cells(row, state).map((cell) => make('td', {}, cell)))));
     table.closest('section')?.classList.toggle('empty-table', !found.length);
   }
 }

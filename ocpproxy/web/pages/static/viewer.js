@@ -32,8 +32,8 @@ class Viewer {
     element('viewer').append(this._message);
     this._retry = make('button', { type: 'button' }, 'Try again');
     this._retry.addEventListener('click', () => this._pictures.retry());
-    const flight = new Flight((by) => this.place.step(by), (by) => this._isReady(by));
-    this._controls = new Controls(this.place, this._channels, flight, {
+    this._flight = new Flight((by) => this.place.step(by), (by) => this._isReady(by));
+    this._controls = new Controls(this.place, this._channels, this._flight, {
       link: () => new URL(`?${write(this.place, this._channels)}`, location.href).href,
       neuroglancer: () => this._neuroglancer(),
       tile: () => {
